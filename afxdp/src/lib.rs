@@ -1,0 +1,1 @@
+//! Moves frames between AF_XDP sockets.

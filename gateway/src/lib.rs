@@ -1,0 +1,1 @@
+//! Gateway API objects in, snapshot and status conditions out; pure.

@@ -1,0 +1,1 @@
+//! The few tricks Blixt plays with memory, safe on the outside.

@@ -1,0 +1,487 @@
+//! The wanted state: Gateways, their listeners, and the services behind them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::{
+    Generation, HashSeed, ListenerId, ListenerName, ObjectName, Port, Protocol, RouteId,
+    ServicePortId, Weight,
+};
+
+/// Everything that is wanted, at one moment.
+///
+/// Made only through [`Snapshot::new`], so that these hold: every
+/// [`ServiceIndex`] in it points at a service of it with the listener's
+/// protocol, no service or Gateway appears twice, no two listeners want the
+/// same address, protocol and port, and no endpoint is listed twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    generation: Generation,
+    seed: HashSeed,
+    gateways: Vec<Gateway>,
+    services: Vec<ServicePort>,
+}
+
+/// One Gateway that is to be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// Its addresses (VIPs). Each listener listens on each of them.
+    pub addresses: Vec<IpAddr>,
+    /// The listeners that were accepted.
+    pub listeners: Vec<Listener>,
+}
+
+/// One accepted listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name within the Gateway.
+    pub name: ListenerName,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// The port on every address of the Gateway.
+    pub port: Port,
+    /// The route that sends its traffic somewhere; `None` refuses all of it.
+    pub route: Option<RouteId>,
+    /// Where the route sends it. All weights 0, or none at all, refuses all.
+    pub backends: Vec<Backend>,
+}
+
+/// One backendRef of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Its share of the listener's new flows.
+    pub weight: Weight,
+    /// Who gets this share.
+    pub target: Target,
+}
+
+/// Who gets a backendRef's share of the traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The endpoints of a service.
+    Service(ServiceIndex),
+    /// Nobody: the reference is bad, and its share is refused rather than
+    /// given to the others (Gateway API, `ResolvedRefs`).
+    Rejected(RejectReason),
+}
+
+/// Why a backendRef's share is refused. The names are Gateway API's reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectReason {
+    /// No such Service, no such port in it, or it is of type ExternalName.
+    BackendNotFound,
+    /// Not a Service.
+    InvalidKind,
+    /// In another namespace, and no ReferenceGrant allows it.
+    RefNotPermitted,
+}
+
+impl RejectReason {
+    /// The reason as Gateway API spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BackendNotFound => "BackendNotFound",
+            Self::InvalidKind => "InvalidKind",
+            Self::RefNotPermitted => "RefNotPermitted",
+        }
+    }
+}
+
+/// Points into [`Snapshot::services`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceIndex(pub u32);
+
+/// One port of a Service, with the endpoints behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Which Service and port.
+    pub id: ServicePortId,
+    /// Whether a client stays with an endpoint.
+    pub affinity: Affinity,
+    /// Its endpoints, of both address families.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// `Service.spec.sessionAffinity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Affinity {
+    /// Each flow chooses by itself.
+    #[default]
+    None,
+    /// All flows of one client address choose the same endpoint.
+    ClientIp,
+}
+
+/// One place that takes the traffic of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// The port it listens on there.
+    pub port: Port,
+    /// Whether it takes new flows.
+    pub state: EndpointState,
+}
+
+/// Whether an endpoint takes new flows. One that takes none and has no old
+/// ones either is simply not in the snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndpointState {
+    /// New flows are sent to it.
+    Ready,
+    /// Its old flows stay, new ones go elsewhere (terminating, or not ready).
+    Draining,
+}
+
+/// Why parts do not make a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Two Gateways of one name.
+    #[error("gateway {0} is listed twice")]
+    DuplicateGateway(ObjectName),
+    /// Two services of one identity.
+    #[error("service {0} is listed twice")]
+    DuplicateService(ServicePortId),
+    /// One endpoint twice in a service.
+    #[error("service {service} lists endpoint {address} port {port} twice")]
+    DuplicateEndpoint {
+        /// The service.
+        service: ServicePortId,
+        /// The endpoint's address.
+        address: IpAddr,
+        /// The endpoint's port.
+        port: Port,
+    },
+    /// Two listeners on one address, protocol and port.
+    #[error("listener {listener} wants {address} port {port}/{protocol}, already taken by {owner}")]
+    PortTaken {
+        /// Who comes too late.
+        listener: ListenerId,
+        /// The address both want.
+        address: IpAddr,
+        /// The protocol both want.
+        protocol: Protocol,
+        /// The port both want.
+        port: Port,
+        /// Who has it.
+        owner: ListenerId,
+    },
+    /// A backend that points at no service of this snapshot.
+    #[error(
+        "listener {listener} points at service number {index}, but the snapshot has {services}"
+    )]
+    DanglingService {
+        /// The listener.
+        listener: ListenerId,
+        /// Where it points.
+        index: u32,
+        /// How many there are.
+        services: usize,
+    },
+    /// A TCP listener with a UDP service, or the other way round.
+    #[error("listener {listener} speaks {protocol}, but its backend is {service}")]
+    ProtocolMismatch {
+        /// The listener.
+        listener: ListenerId,
+        /// What it speaks.
+        protocol: Protocol,
+        /// The service it points at.
+        service: ServicePortId,
+    },
+    /// An address that no listener can have.
+    #[error("gateway {gateway} has the address {address}, which is no unicast address of a host")]
+    BadAddress {
+        /// The Gateway.
+        gateway: ObjectName,
+        /// The address.
+        address: IpAddr,
+    },
+}
+
+impl Snapshot {
+    /// Puts the parts together and checks what [`Snapshot`] promises.
+    pub fn new(
+        generation: Generation,
+        seed: HashSeed,
+        gateways: Vec<Gateway>,
+        services: Vec<ServicePort>,
+    ) -> Result<Self, SnapshotError> {
+        check_services(&services)?;
+        check_gateways(&gateways, &services)?;
+        Ok(Self { generation, seed, gateways, services })
+    }
+
+    /// A snapshot that wants nothing.
+    pub fn empty(generation: Generation) -> Self {
+        Self { generation, seed: HashSeed::default(), gateways: Vec::new(), services: Vec::new() }
+    }
+
+    /// Which snapshot this is.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The same wishes under another number.
+    #[must_use]
+    pub fn with_generation(self, generation: Generation) -> Self {
+        Self { generation, ..self }
+    }
+
+    /// Whether both want the same, whatever their generations.
+    pub fn same_wishes(&self, other: &Self) -> bool {
+        self.seed == other.seed
+            && self.gateways == other.gateways
+            && self.services == other.services
+    }
+
+    /// What seeds the choice of backends.
+    pub fn seed(&self) -> HashSeed {
+        self.seed
+    }
+
+    /// The Gateways, in the order they were given.
+    pub fn gateways(&self) -> &[Gateway] {
+        &self.gateways
+    }
+
+    /// The services that backends point at.
+    pub fn services(&self) -> &[ServicePort] {
+        &self.services
+    }
+
+    /// The service a backend points at. `None` only for an index that was
+    /// made for another snapshot.
+    pub fn service(&self, index: ServiceIndex) -> Option<&ServicePort> {
+        self.services.get(usize::try_from(index.0).ok()?)
+    }
+
+    /// All addresses of all Gateways, each once, in order.
+    pub fn vips(&self) -> BTreeSet<IpAddr> {
+        self.gateways.iter().flat_map(|gateway| gateway.addresses.iter().copied()).collect()
+    }
+}
+
+fn check_services(services: &[ServicePort]) -> Result<(), SnapshotError> {
+    let mut seen = BTreeSet::new();
+    for service in services {
+        if !seen.insert(&service.id) {
+            return Err(SnapshotError::DuplicateService(service.id.clone()));
+        }
+        let mut endpoints = BTreeSet::new();
+        for endpoint in &service.endpoints {
+            if !endpoints.insert((endpoint.address, endpoint.port)) {
+                return Err(SnapshotError::DuplicateEndpoint {
+                    service: service.id.clone(),
+                    address: endpoint.address,
+                    port: endpoint.port,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_gateways(gateways: &[Gateway], services: &[ServicePort]) -> Result<(), SnapshotError> {
+    let mut names = BTreeSet::new();
+    let mut owners: BTreeMap<(IpAddr, Protocol, Port), ListenerId> = BTreeMap::new();
+    for gateway in gateways {
+        if !names.insert(&gateway.name) {
+            return Err(SnapshotError::DuplicateGateway(gateway.name.clone()));
+        }
+        for &address in &gateway.addresses {
+            if !is_host_unicast(address) {
+                return Err(SnapshotError::BadAddress { gateway: gateway.name.clone(), address });
+            }
+        }
+        for listener in &gateway.listeners {
+            let id = ListenerId { gateway: gateway.name.clone(), listener: listener.name.clone() };
+            check_backends(&id, listener, services)?;
+            for &address in &gateway.addresses {
+                let key = (address, listener.protocol, listener.port);
+                if let Some(owner) = owners.insert(key, id.clone()) {
+                    return Err(SnapshotError::PortTaken {
+                        listener: id,
+                        address,
+                        protocol: listener.protocol,
+                        port: listener.port,
+                        owner,
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_backends(
+    id: &ListenerId,
+    listener: &Listener,
+    services: &[ServicePort],
+) -> Result<(), SnapshotError> {
+    for backend in &listener.backends {
+        let Target::Service(index) = backend.target else { continue };
+        let service = usize::try_from(index.0).ok().and_then(|index| services.get(index));
+        let Some(service) = service else {
+            return Err(SnapshotError::DanglingService {
+                listener: id.clone(),
+                index: index.0,
+                services: services.len(),
+            });
+        };
+        if service.id.protocol != listener.protocol {
+            return Err(SnapshotError::ProtocolMismatch {
+                listener: id.clone(),
+                protocol: listener.protocol,
+                service: service.id.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a listener can have the address: not unspecified, loopback,
+/// multicast or broadcast, and not an IPv4 address written as IPv6
+/// (RFC 4291 §2.5.5.2), which would be the same VIP under two names.
+fn is_host_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_unspecified()
+                || v6.is_loopback()
+                || v6.is_multicast()
+                || v6.to_ipv4_mapped().is_some())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str, protocol: Protocol) -> ServicePort {
+        ServicePort {
+            id: ServicePortId {
+                service: name.parse().unwrap(),
+                protocol,
+                port: Port::new(80).unwrap(),
+            },
+            affinity: Affinity::None,
+            endpoints: vec![Endpoint {
+                address: "10.1.0.1".parse().unwrap(),
+                port: Port::new(8080).unwrap(),
+                state: EndpointState::Ready,
+            }],
+        }
+    }
+
+    fn gateway(name: &str, address: &str, index: u32) -> Gateway {
+        Gateway {
+            name: name.parse().unwrap(),
+            addresses: vec![address.parse().unwrap()],
+            listeners: vec![Listener {
+                name: ListenerName::new("web").unwrap(),
+                protocol: Protocol::Tcp,
+                port: Port::new(80).unwrap(),
+                route: None,
+                backends: vec![Backend {
+                    weight: Weight::DEFAULT,
+                    target: Target::Service(ServiceIndex(index)),
+                }],
+            }],
+        }
+    }
+
+    fn snapshot(
+        gateways: Vec<Gateway>,
+        services: Vec<ServicePort>,
+    ) -> Result<Snapshot, SnapshotError> {
+        Snapshot::new(Generation(1), HashSeed(0), gateways, services)
+    }
+
+    #[test]
+    fn a_whole_snapshot_is_accepted() {
+        let made = snapshot(
+            vec![gateway("a", "10.0.0.10", 0), gateway("b", "10.0.0.11", 0)],
+            vec![service("web", Protocol::Tcp)],
+        )
+        .unwrap();
+        assert_eq!(made.vips().len(), 2);
+        assert_eq!(made.service(ServiceIndex(0)).unwrap().endpoints.len(), 1);
+        assert!(made.service(ServiceIndex(1)).is_none());
+        assert!(made.same_wishes(&made.clone().with_generation(Generation(9))));
+    }
+
+    #[test]
+    fn a_dangling_service_is_refused() {
+        let error =
+            snapshot(vec![gateway("a", "10.0.0.10", 1)], vec![service("web", Protocol::Tcp)])
+                .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "listener default/a/web points at service number 1, but the snapshot has 1"
+        );
+    }
+
+    #[test]
+    fn one_address_and_port_has_one_owner() {
+        let error = snapshot(
+            vec![gateway("a", "10.0.0.10", 0), gateway("b", "10.0.0.10", 0)],
+            vec![service("web", Protocol::Tcp)],
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "listener default/b/web wants 10.0.0.10 port 80/TCP, already taken by default/a/web"
+        );
+    }
+
+    #[test]
+    fn protocols_must_agree() {
+        let error =
+            snapshot(vec![gateway("a", "10.0.0.10", 0)], vec![service("dns", Protocol::Udp)])
+                .unwrap_err();
+        assert!(matches!(error, SnapshotError::ProtocolMismatch { .. }), "{error}");
+    }
+
+    #[test]
+    fn duplicates_are_refused() {
+        let twice = vec![service("web", Protocol::Tcp), service("web", Protocol::Tcp)];
+        assert!(matches!(snapshot(vec![], twice), Err(SnapshotError::DuplicateService(_))));
+
+        let mut doubled = service("web", Protocol::Tcp);
+        let mut again = doubled.endpoints[0];
+        again.state = EndpointState::Draining;
+        doubled.endpoints.push(again);
+        assert!(matches!(
+            snapshot(vec![], vec![doubled]),
+            Err(SnapshotError::DuplicateEndpoint { .. })
+        ));
+
+        let gateways = vec![gateway("a", "10.0.0.10", 0), gateway("a", "10.0.0.11", 0)];
+        assert!(matches!(
+            snapshot(gateways, vec![service("web", Protocol::Tcp)]),
+            Err(SnapshotError::DuplicateGateway(_))
+        ));
+    }
+
+    #[test]
+    fn only_unicast_addresses_of_hosts_are_vips() {
+        for bad in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+        ] {
+            let made = snapshot(vec![gateway("a", bad, 0)], vec![service("web", Protocol::Tcp)]);
+            assert!(matches!(made, Err(SnapshotError::BadAddress { .. })), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Frames, network namespaces and captures for the tests of Blixt.
