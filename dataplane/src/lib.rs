@@ -1,1 +1,32 @@
-//! Decides what becomes of each packet; pure.
+//! Decides what becomes of each packet.
+//!
+//! A worker gives a [`Burst`] of received frames to its [`Pipeline`], which
+//! rewrites them in place and leaves a [`Verdict`] on each. What it looks up
+//! comes with every burst as a [`View`]: the compiled [`Tables`], the kernel's
+//! routes and neighbours as a [`Fib`], and the counters of slots. What it
+//! remembers, its flows, it owns alone.
+//!
+//! Nothing here knows sockets, threads, clocks or logs, and nothing allocates
+//! once a pipeline is made: time and memory come from outside.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+mod checksum;
+mod counters;
+mod drops;
+mod fib;
+mod packet;
+mod pipeline;
+mod tables;
+mod wire;
+
+pub use counters::{Counter, Counters, SlotCounters, SlotStats};
+pub use drops::DropReason;
+pub use fib::{Fib, Interface, Link, Mac, Path, Route, RouteAction, Tags};
+pub use packet::{BURST, Burst, InterfaceSlot, Neighbour, Packet, Tick, Verdict, WorkerId};
+pub use pipeline::{Pipeline, PipelineConfig, Sink, View};
+pub use tables::{
+    AddressRole, CompileError, CompileOptions, MaglevSize, MaglevSizeError, SlotOwner, Slots,
+    Tables, choose_offline,
+};

@@ -1,1 +1,38 @@
-//! Gateway API objects in, snapshot and status conditions out; pure.
+//! Gateway API objects in, snapshot and status conditions out.
+//!
+//! Two things feed an [`Index`]: the controller, with events from its
+//! watches, and the standalone agent, whose [`Manifests`] read YAML files and
+//! check them as an API server and its CRDs would. [`compile`] then turns the
+//! index into a [`blixt_model::Snapshot`] and the [`Statuses`] of every
+//! object that is ours.
+//!
+//! Everything here is pure and deterministic: no I/O, clock, thread or log,
+//! and the same objects give the same result whatever the order in which they
+//! arrived.
+
+#![forbid(unsafe_code)]
+
+pub mod apis;
+mod compile;
+mod index;
+mod manifest;
+mod object;
+mod route;
+mod schema;
+mod standalone;
+pub mod status;
+mod validate;
+
+pub use compile::{Compiled, CrdVersion, Environment, Programming, compile};
+pub use index::{Event, Index};
+pub use manifest::ObjectRef;
+pub use object::{Kind, Object, ObjectKey};
+pub use route::ParentRef;
+pub use standalone::{Manifests, Refusal, Update};
+pub use status::Statuses;
+
+/// The `GatewayClass.spec.controllerName` that makes a class ours.
+pub const CONTROLLER_NAME: &str = "gateway.networking.k8s.io/blixt";
+
+/// The group of the Gateway API.
+pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";

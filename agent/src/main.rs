@@ -1,0 +1,3 @@
+//! The node agent of Blixt.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What agent, controller and CLI say to each other.

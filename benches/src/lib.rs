@@ -1,0 +1,1 @@
+//! Benches: instruction counts, time, throughput.

@@ -1,0 +1,3 @@
+//! `blixtctl`.
+
+fn main() {}

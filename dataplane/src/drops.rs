@@ -1,0 +1,104 @@
+//! Every reason for which a packet is not delivered: its name in metrics, and
+//! what it means to the person who reads them.
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $meaning:literal;)*) => {
+        /// Why a packet was not delivered. Some are answered all the same: a
+        /// refused SYN gets a RST.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl DropReason {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The value of the label `reason` of `blixt_drops_total`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for people.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    Truncated = "truncated", "The frame ends before its headers do.";
+    Ethertype = "ethertype", "The frame is neither IPv4, IPv6 nor ARP, or has more than two VLAN tags.";
+    IpHeader = "ip_header", "The IP header contradicts itself: wrong version, header length or total length.";
+    IpChecksum = "ip_checksum", "The IPv4 header's checksum is wrong.";
+    ExtensionHeaders = "extension_headers", "The IPv6 extension headers are malformed, out of order, or more than eight.";
+    RoutingHeader = "routing_header", "An IPv6 routing header asks to be forwarded on; addresses of a Gateway are final destinations.";
+    Fragment = "fragment", "The packet is a fragment; fragments are not followed yet.";
+    Protocol = "protocol", "The transport protocol is none that is balanced (TCP, UDP) or answered (ICMP).";
+    L4Header = "l4_header", "The TCP, UDP or ICMP header contradicts itself: wrong length, or port 0.";
+    L4Checksum = "l4_checksum", "The first packet of a flow has a wrong TCP or UDP checksum.";
+    NotOurMac = "not_our_mac", "The frame's destination is another station's MAC address, or a group's.";
+    SourceAddress = "source_address", "The source address is one that no host can have, or an address of a Gateway.";
+    NotOurAddress = "not_our_address", "The destination is neither a Gateway's address nor a SNAT address (yet, or any more).";
+    Arp = "arp", "An ARP packet that asks nothing of us, or is malformed.";
+    Ndp = "ndp", "A neighbour solicitation that asks nothing of us, or is malformed.";
+    NoListener = "no_listener", "No listener of the Gateway has this port and protocol. TCP is answered with a RST.";
+    NoRoute = "no_route_attached", "The listener has no route. TCP is answered with a RST.";
+    NoWeight = "no_weight", "The listener's route has no backendRef with a weight above 0. TCP is answered with a RST.";
+    BadBackend = "bad_backend", "The share of a backendRef that does not resolve (see the route's ResolvedRefs). TCP is answered with a RST.";
+    NoEndpoint = "no_endpoint", "The chosen Service has no endpoint of the packet's address family that takes new flows. TCP is answered with a RST.";
+    NoFlow = "no_flow", "The packet belongs to no known flow and cannot start one. TCP is answered with a RST.";
+    EndpointGone = "endpoint_gone", "The flow's endpoint no longer exists. TCP is answered with a RST.";
+    FlowTableFull = "flow_table_full", "There is no room for a new flow; raise --flow-capacity.";
+    SnatPorts = "snat_ports", "Each SNAT port is in use towards this endpoint; add a --snat-address.";
+    NoSnatAddress = "no_snat_address", "There is no SNAT address of the packet's address family; add a --snat-address.";
+    HopLimit = "hop_limit", "The packet's TTL or hop limit ran out; answered with an ICMP time exceeded.";
+    TooBig = "too_big", "The packet does not fit the next link's MTU; answered with an ICMP that names the MTU.";
+    TooBigToFragment = "too_big_to_fragment", "The packet does not fit the next link's MTU and allows fragmenting, which is not done yet.";
+    Unroutable = "unroutable", "The kernel has no route to the destination, or one that forbids it.";
+    NotAttached = "not_attached", "The route leads out of an interface that the agent is not attached to; give it with --interface.";
+    LocalEndpoint = "local_endpoint", "The destination is the node itself, which a packet cannot reach from here yet.";
+    Unresolved = "unresolved", "The next hop did not answer ARP or neighbour discovery in time.";
+    HoldFull = "hold_full", "Too many packets already wait for next hops to be resolved.";
+    ResetLimit = "reset_limit", "The limit of resets a second is used up; the sender is not answered.";
+    IcmpLimit = "icmp_limit", "The limit of ICMP answers a second is used up; the sender is not answered.";
+    IcmpType = "icmp_type", "An ICMP message that is neither an echo request nor an error about a flow.";
+    IcmpChecksum = "icmp_checksum", "The ICMP message's checksum is wrong.";
+    IcmpQuote = "icmp_quote", "The ICMP error's quoted packet is too short or malformed to tell its flow.";
+    IcmpNoFlow = "icmp_no_flow", "The ICMP error's quoted packet belongs to no known flow.";
+    NoFrame = "no_frame", "No free frame was left for a packet that had to be made.";
+    TxRingFull = "tx_ring_full", "The transmit ring stayed full; the link or the driver is too slow or stalled.";
+    InterfaceGone = "interface_gone", "The interface went away while the packet waited to leave through it.";
+    HandOffFull = "hand_off_full", "The queue to the worker that owns the flow is full.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_fit_metrics() {
+        let names: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        for reason in DropReason::ALL {
+            assert!(
+                reason
+                    .name()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{reason:?}"
+            );
+            assert!(reason.meaning().ends_with('.'), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_follow_the_list() {
+        for (number, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, number);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Where a packet leaves: routes and neighbours, as the kernel has them.
+//!
+//! The agent mirrors the kernel's tables and builds a [`Fib`] out of them;
+//! workers only look up. It never asks anybody: what is not known comes back
+//! as a [`Neighbour`] to be resolved by others.
+
+use std::collections::HashMap;
+
+use arrayvec::ArrayVec;
+use prefix_trie::PrefixMap;
+
+use crate::address;
+use crate::drops::DropReason;
+use crate::packet::{InterfaceSlot, Neighbour};
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// The VLAN tags of a link, outer first: TPID and TCI, as on the wire.
+pub type Tags = ArrayVec<[u16; 2], 2>;
+
+/// An interface the agent is attached to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// The kernel's number for it.
+    pub ifindex: u32,
+    /// Its MAC address: frames to others are not ours.
+    pub mac: Mac,
+    /// Whether its driver hands over packets whose checksum a local sender
+    /// left to the hardware (veth does).
+    pub partial_checksums: bool,
+}
+
+/// A network device through which packets could leave: an attached interface,
+/// a VLAN on top of one, or any other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's number for it.
+    pub ifindex: u32,
+    /// The attached interface its frames leave through, if there is one.
+    pub attached: Option<InterfaceSlot>,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// The largest IP packet it takes, in bytes.
+    pub mtu: u32,
+    /// The tags its frames carry.
+    pub tags: Tags,
+}
+
+/// One route of the kernel's main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The network; see [`crate::address`].
+    pub prefix: u128,
+    /// Its length within the 128 bits: an IPv4 route's is 96 longer than its
+    /// own.
+    pub prefix_bits: u8,
+    /// Of routes to the same network the one with the lowest is used.
+    pub metric: u32,
+    /// Where it leads.
+    pub action: RouteAction,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteAction {
+    /// Over one of these paths.
+    Forward(Vec<Path>),
+    /// To the node itself.
+    Local,
+    /// Nowhere: blackhole, unreachable, prohibit.
+    Refuse,
+}
+
+/// One path of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path {
+    /// The link.
+    pub ifindex: u32,
+    /// The router there; `None` when the destination itself is on the link.
+    pub via: Option<u128>,
+}
+
+/// Names a [`NextHop`] of one [`Fib`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HopId(pub(crate) u32);
+
+impl HopId {
+    /// No hop is known; look it up.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+}
+
+impl Default for HopId {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+/// How to reach a neighbour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NextHop {
+    pub(crate) egress: InterfaceSlot,
+    pub(crate) mtu: usize,
+    /// Destination and source MAC, as the frame begins.
+    pub(crate) macs: [u8; 12],
+    pub(crate) tags: Tags,
+}
+
+/// What a look-up gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resolution {
+    Hop(HopId),
+    Unresolved(Neighbour),
+    Drop(DropReason),
+}
+
+/// The kernel's routes and neighbours at one moment.
+#[derive(Debug, Default)]
+pub struct Fib {
+    interfaces: Vec<Interface>,
+    links: HashMap<u32, Link>,
+    routes: PrefixMap<(u128, u8), Route>,
+    hops: Vec<NextHop>,
+    neighbours: HashMap<Neighbour, HopId>,
+}
+
+impl Fib {
+    /// Builds it out of what the kernel says. Neighbours on links that lead
+    /// out of no attached interface are left out.
+    pub fn new(
+        interfaces: Vec<Interface>,
+        links: impl IntoIterator<Item = Link>,
+        routes: impl IntoIterator<Item = Route>,
+        neighbours: impl IntoIterator<Item = (Neighbour, Mac)>,
+    ) -> Self {
+        let mut fib = Self {
+            interfaces,
+            links: links.into_iter().map(|link| (link.ifindex, link)).collect(),
+            ..Self::default()
+        };
+        for route in routes {
+            fib.add_route(route);
+        }
+        for (neighbour, mac) in neighbours {
+            fib.add_neighbour(neighbour, mac);
+        }
+        fib
+    }
+
+    /// The attached interfaces, by slot.
+    pub fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    /// The attached interface of a slot.
+    #[inline(always)]
+    pub fn interface(&self, slot: InterfaceSlot) -> Option<&Interface> {
+        self.interfaces.get(usize::from(slot.0))
+    }
+
+    #[inline(always)]
+    pub(crate) fn hop(&self, id: HopId) -> Option<&NextHop> {
+        self.hops.get(id.0 as usize)
+    }
+
+    /// How to reach `destination`. `spread` chooses among equal paths.
+    pub(crate) fn resolve(&self, destination: u128, spread: u64) -> Resolution {
+        let Some((_, route)) = self.routes.get_lpm(&(destination, 128)) else {
+            return Resolution::Drop(DropReason::Unroutable);
+        };
+        let path = match &route.action {
+            RouteAction::Local => return Resolution::Drop(DropReason::LocalEndpoint),
+            RouteAction::Refuse => return Resolution::Drop(DropReason::Unroutable),
+            RouteAction::Forward(paths) => {
+                let chosen = (spread % paths.len().max(1) as u64) as usize;
+                match paths.get(chosen) {
+                    Some(path) => path,
+                    None => return Resolution::Drop(DropReason::Unroutable),
+                }
+            }
+        };
+        let neighbour =
+            Neighbour { ifindex: path.ifindex, address: path.via.unwrap_or(destination) };
+        if let Some(&hop) = self.neighbours.get(&neighbour) {
+            return Resolution::Hop(hop);
+        }
+        match self.links.get(&path.ifindex) {
+            Some(Link { attached: Some(_), .. }) => Resolution::Unresolved(neighbour),
+            _ => Resolution::Drop(DropReason::NotAttached),
+        }
+    }
+
+    fn add_route(&mut self, route: Route) {
+        let key = (route.prefix, route.prefix_bits.min(128));
+        if self.routes.get(&key).is_none_or(|known| route.metric < known.metric) {
+            self.routes.insert(key, route);
+        }
+    }
+
+    fn add_neighbour(&mut self, neighbour: Neighbour, mac: Mac) {
+        let Some(link) = self.links.get(&neighbour.ifindex) else { return };
+        let (Some(egress), Ok(id)) = (link.attached, u32::try_from(self.hops.len())) else {
+            return;
+        };
+        let mut macs = [0; 12];
+        for (to, from) in macs.iter_mut().zip(mac.iter().chain(&link.mac)) {
+            *to = *from;
+        }
+        self.hops.push(NextHop { egress, mtu: link.mtu as usize, macs, tags: link.tags.clone() });
+        self.neighbours.insert(neighbour, HopId(id));
+    }
+}
+
+impl Route {
+    /// A route to `prefix`/`bits`, the length as written for its family.
+    pub fn new(prefix: std::net::IpAddr, bits: u8, metric: u32, action: RouteAction) -> Self {
+        let mapped = if prefix.is_ipv4() { 96 } else { 0 };
+        Self {
+            prefix: address::from_ip(prefix),
+            prefix_bits: bits.saturating_add(mapped).min(128),
+            metric,
+            action,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    const NEAR: Mac = [2, 0, 0, 0, 0, 1];
+    const OURS: Mac = [2, 0, 0, 0, 0, 9];
+
+    fn ip(text: &str) -> u128 {
+        address::from_ip(text.parse::<IpAddr>().unwrap())
+    }
+
+    fn link(ifindex: u32, attached: Option<u16>) -> Link {
+        Link {
+            ifindex,
+            attached: attached.map(InterfaceSlot),
+            mac: OURS,
+            mtu: 1_500,
+            tags: Tags::new(),
+        }
+    }
+
+    fn route(prefix: &str, bits: u8, metric: u32, ifindex: u32, via: Option<&str>) -> Route {
+        let path = Path { ifindex, via: via.map(ip) };
+        Route::new(prefix.parse().unwrap(), bits, metric, RouteAction::Forward(vec![path]))
+    }
+
+    fn near(ifindex: u32, address: &str) -> Neighbour {
+        Neighbour { ifindex, address: ip(address) }
+    }
+
+    fn fib(routes: Vec<Route>) -> Fib {
+        Fib::new(
+            vec![],
+            [link(1, Some(0)), link(2, None), link(3, Some(1))],
+            routes,
+            [(near(1, "10.0.0.1"), NEAR), (near(3, "10.9.0.1"), NEAR), (near(2, "10.2.0.1"), NEAR)],
+        )
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_then_the_lowest_metric() {
+        let fib = fib(vec![
+            route("0.0.0.0", 0, 0, 1, Some("10.0.0.1")),
+            route("10.9.0.0", 16, 100, 1, None),
+            route("10.9.0.0", 16, 50, 3, None),
+            route("10.9.0.0", 16, 70, 1, None),
+        ]);
+        let egress = |to: &str| match fib.resolve(ip(to), 0) {
+            Resolution::Hop(id) => fib.hop(id).unwrap().egress.0,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(egress("8.8.8.8"), 0);
+        assert_eq!(egress("10.9.0.1"), 1);
+        assert_eq!(fib.resolve(ip("10.9.0.2"), 0), Resolution::Unresolved(near(3, "10.9.0.2")));
+        // IPv4's default route is none for IPv6.
+        assert_eq!(fib.resolve(ip("2001:db8::1"), 0), Resolution::Drop(DropReason::Unroutable));
+    }
+
+    #[test]
+    fn a_hop_knows_its_frame() {
+        let fib = fib(vec![route("10.0.0.0", 24, 0, 1, None)]);
+        let Resolution::Hop(id) = fib.resolve(ip("10.0.0.1"), 0) else { panic!("no hop") };
+        let hop = fib.hop(id).unwrap();
+        assert_eq!(hop.macs, [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9]);
+        assert_eq!(hop.mtu, 1_500);
+    }
+
+    #[test]
+    fn links_that_are_not_attached_are_named() {
+        let fib = fib(vec![route("10.2.0.0", 24, 0, 2, None), route("10.3.0.0", 24, 0, 77, None)]);
+        for to in ["10.2.0.1", "10.3.0.1"] {
+            assert_eq!(fib.resolve(ip(to), 0), Resolution::Drop(DropReason::NotAttached));
+        }
+    }
+
+    #[test]
+    fn local_and_refusing_routes_drop() {
+        let special = |prefix: &str, action| Route::new(prefix.parse().unwrap(), 32, 0, action);
+        let fib = fib(vec![
+            special("10.0.0.9", RouteAction::Local),
+            special("10.0.0.8", RouteAction::Refuse),
+            special("10.0.0.7", RouteAction::Forward(vec![])),
+        ]);
+        let drop = |to: &str| fib.resolve(ip(to), 5);
+        assert_eq!(drop("10.0.0.9"), Resolution::Drop(DropReason::LocalEndpoint));
+        assert_eq!(drop("10.0.0.8"), Resolution::Drop(DropReason::Unroutable));
+        assert_eq!(drop("10.0.0.7"), Resolution::Drop(DropReason::Unroutable));
+    }
+
+    #[test]
+    fn equal_paths_share() {
+        let paths = vec![
+            Path { ifindex: 1, via: Some(ip("10.0.0.1")) },
+            Path { ifindex: 3, via: Some(ip("10.9.0.1")) },
+        ];
+        let route = Route::new("::".parse().unwrap(), 0, 0, RouteAction::Forward(paths));
+        let fib = fib(vec![route]);
+        let hops: Vec<_> = (0..4).map(|spread| fib.resolve(ip("2001:db8::1"), spread)).collect();
+        assert_eq!(hops[0], hops[2]);
+        assert_eq!(hops[1], hops[3]);
+        assert_ne!(hops[0], hops[1]);
+    }
+}

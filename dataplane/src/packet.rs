@@ -1,0 +1,188 @@
+//! A packet on its way through the pipeline, and what becomes of it.
+
+use arrayvec::ArrayVec;
+
+use crate::drops::DropReason;
+use crate::fib::HopId;
+
+/// How many packets go through the pipeline together. Enough to hide memory
+/// latency behind prefetching, few enough to stay in the first-level cache.
+pub const BURST: usize = 64;
+
+/// Packets that go through the pipeline together.
+pub type Burst<'a> = ArrayVec<Packet<'a>, BURST>;
+
+/// Which attached interface, by its place in [`crate::Fib::interfaces`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterfaceSlot(pub u16);
+
+/// Which worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u16);
+
+/// A moment: nanoseconds on a clock that never goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Tick(pub u64);
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send the frame, as it is now, out of this interface.
+    Transmit(InterfaceSlot),
+    /// Another worker owns the flow.
+    HandOff(WorkerId),
+    /// Keep the frame for a bounded time, until the neighbour is known; then
+    /// [`crate::Pipeline::retry`] it.
+    Hold(Neighbour),
+    /// Give the frame back; the reason was counted.
+    Drop(DropReason),
+}
+
+/// A neighbour whose link-layer address is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Neighbour {
+    /// The kernel's number of the interface.
+    pub ifindex: u32,
+    /// Its IP address; see [`crate::address`].
+    pub address: u128,
+}
+
+/// One received frame.
+///
+/// `buffer` begins with the Ethernet header and goes on to the end of the
+/// room there is, so that answers longer than their question can be made in
+/// place.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    buffer: &'a mut [u8],
+    bytes: usize,
+    ingress: InterfaceSlot,
+    verdict: Option<Verdict>,
+    pub(crate) meta: Meta,
+}
+
+/// What the stages tell each other about a packet.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Meta {
+    /// Where the network header starts: 14, or more with VLAN tags.
+    pub(crate) l3: usize,
+    /// Where the transport header starts.
+    pub(crate) l4: usize,
+    /// Where the IP packet ends; Ethernet padding may follow.
+    pub(crate) end: usize,
+    pub(crate) kind: Kind,
+    pub(crate) tcp_flags: u8,
+    /// The checksum field holds just the pseudo-header's sum: to be completed.
+    pub(crate) partial_checksum: bool,
+    pub(crate) tuple: Tuple,
+    /// Of `tuple`, under the flow table's key.
+    pub(crate) hash: u64,
+    /// What the tuple becomes.
+    pub(crate) rewritten: Tuple,
+    pub(crate) hop: HopId,
+}
+
+/// What parsing found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Kind {
+    #[default]
+    Unparsed,
+    Arp,
+    Tcp,
+    Udp,
+    /// ICMP or ICMPv6, by the address family.
+    Icmp,
+}
+
+/// Who talks to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tuple {
+    pub(crate) src: u128,
+    pub(crate) dst: u128,
+    pub(crate) src_port: u16,
+    pub(crate) dst_port: u16,
+    /// IANA's number; 6 or 17 for anything that is balanced.
+    pub(crate) protocol: u8,
+}
+
+impl Tuple {
+    /// The other way round.
+    #[inline(always)]
+    pub(crate) fn reversed(self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            protocol: self.protocol,
+        }
+    }
+}
+
+impl<'a> Packet<'a> {
+    /// A frame of `bytes` bytes at the start of `buffer`, received on
+    /// `ingress`. More bytes than the buffer has are cut off.
+    #[inline]
+    pub fn new(buffer: &'a mut [u8], bytes: usize, ingress: InterfaceSlot) -> Self {
+        let bytes = bytes.min(buffer.len());
+        Self { buffer, bytes, ingress, verdict: None, meta: Meta::default() }
+    }
+
+    /// The frame as it is now.
+    #[inline(always)]
+    pub fn frame(&self) -> &[u8] {
+        self.buffer.get(..self.bytes).unwrap_or(&[])
+    }
+
+    /// How many bytes the frame has now.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing is left of it.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Where it came from.
+    #[inline(always)]
+    pub fn ingress(&self) -> InterfaceSlot {
+        self.ingress
+    }
+
+    /// What becomes of it; `None` until the pipeline has run.
+    #[inline(always)]
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.verdict
+    }
+
+    #[inline(always)]
+    pub(crate) fn frame_mut(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(..self.bytes).unwrap_or_default()
+    }
+
+    /// Whether no stage has decided yet.
+    #[inline(always)]
+    pub(crate) fn is_pending(&self) -> bool {
+        self.verdict.is_none()
+    }
+
+    #[inline(always)]
+    pub(crate) fn decide(&mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+    }
+
+    /// Makes the frame longer or shorter, zeroing what is new; refused, with
+    /// nothing changed, where the buffer has no room.
+    pub(crate) fn resize(&mut self, bytes: usize) -> bool {
+        if bytes > self.buffer.len() {
+            return false;
+        }
+        if let Some(new) = self.buffer.get_mut(self.bytes..bytes) {
+            new.fill(0);
+        }
+        self.bytes = bytes;
+        true
+    }
+}

@@ -1,0 +1,134 @@
+//! Who gets a new flow.
+//!
+//! Every node must choose alike, so the hash's input is fixed: source and
+//! destination address (16 bytes each, IPv4 as IPv4-mapped), source and
+//! destination port, protocol number, all big-endian; or, with ClientIP
+//! affinity, the source address alone.
+
+use std::hash::Hasher;
+use std::net::{IpAddr, SocketAddr};
+
+use blixt_model::{Affinity, HashSeed, Port, Protocol};
+use siphasher::sip128::{Hash128, Hasher128, SipHasher13};
+
+use super::{ByShare, EndpointFate, ListenerKey, Members, ServiceTable, Shares, Tables};
+use crate::address;
+use crate::drops::DropReason;
+use crate::packet::Tuple;
+
+/// The outcome for one new flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// The backendRef's slot, where one was chosen.
+    pub(crate) backend_slot: Option<u32>,
+    pub(crate) endpoint: Result<EndpointChoice, DropReason>,
+}
+
+/// The endpoint a flow goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EndpointChoice {
+    pub(crate) slot: u32,
+    pub(crate) address: u128,
+    pub(crate) port: u16,
+}
+
+impl Choice {
+    fn refused(reason: DropReason) -> Self {
+        Self { backend_slot: None, endpoint: Err(reason) }
+    }
+}
+
+impl Tables {
+    /// Chooses for the first packet of a flow from a client to a VIP.
+    pub(crate) fn choose(&self, tuple: &Tuple) -> Choice {
+        let key = ListenerKey { vip: tuple.dst, port: tuple.dst_port, protocol: tuple.protocol };
+        let Some(listener) = self.listeners.get(&key) else {
+            return Choice::refused(DropReason::NoListener);
+        };
+        let shares: &Shares = &listener.shares;
+        let by_flow = hash(self.seed, tuple, Affinity::None);
+        let by_client = hash(self.seed, tuple, Affinity::ClientIp);
+
+        let share_hash = if shares.by_client { by_client.h1 } else { by_flow.h1 };
+        let place = match &shares.by_slot {
+            ByShare::Nobody(reason) => return Choice::refused(*reason),
+            ByShare::One(place) => *place,
+            ByShare::Table(table) => match pick(table, share_hash) {
+                Some(place) => place,
+                None => return Choice::refused(DropReason::NoWeight),
+            },
+        };
+        let Some(backend) = shares.backends.get(usize::from(place)) else {
+            return Choice::refused(DropReason::NoWeight);
+        };
+        let service = backend.service.and_then(|index| self.services.get(index as usize));
+        let endpoint = match service {
+            None => Err(DropReason::BadBackend),
+            Some(service) => service.choose(tuple, by_flow.h2, by_client.h2),
+        };
+        Choice { backend_slot: Some(backend.slot), endpoint }
+    }
+}
+
+impl ServiceTable {
+    fn choose(
+        &self,
+        tuple: &Tuple,
+        by_flow: u64,
+        by_client: u64,
+    ) -> Result<EndpointChoice, DropReason> {
+        let hash = match self.source.affinity {
+            Affinity::None => by_flow,
+            Affinity::ClientIp => by_client,
+        };
+        let members: &Members = if address::is_v4(tuple.dst) { &self.v4 } else { &self.v6 };
+        pick(&members.by_slot, hash)
+            .and_then(|place| members.endpoints.get(usize::from(place)).copied())
+            .ok_or(DropReason::NoEndpoint)
+    }
+}
+
+fn pick<T: Copy>(table: &[T], hash: u64) -> Option<T> {
+    let slots = table.len() as u64;
+    if slots == 0 {
+        return None;
+    }
+    table.get((hash % slots) as usize).copied()
+}
+
+fn hash(seed: HashSeed, tuple: &Tuple, affinity: Affinity) -> Hash128 {
+    let mut hasher = SipHasher13::new_with_keys(seed.0, FLOW_KEY);
+    hasher.write(&tuple.src.to_be_bytes());
+    if affinity == Affinity::None {
+        hasher.write(&tuple.dst.to_be_bytes());
+        hasher.write(&tuple.src_port.to_be_bytes());
+        hasher.write(&tuple.dst_port.to_be_bytes());
+        hasher.write(&[tuple.protocol]);
+    }
+    hasher.finish128()
+}
+
+/// Sets these hashes apart from those of candidates; any constant does.
+const FLOW_KEY: u64 = u64::from_be_bytes(*b"flow____");
+
+/// Which endpoint a new flow would go to, without a packet: for tests, and
+/// for tools that explain.
+pub fn choose_offline(
+    tables: &Tables,
+    client: SocketAddr,
+    vip: SocketAddr,
+    protocol: Protocol,
+) -> Result<(IpAddr, Port), DropReason> {
+    let tuple = Tuple {
+        src: address::from_ip(client.ip()),
+        dst: address::from_ip(vip.ip()),
+        src_port: client.port(),
+        dst_port: vip.port(),
+        protocol: protocol.ip_number(),
+    };
+    let endpoint = tables.choose(&tuple).endpoint?;
+    match (Port::new(endpoint.port), tables.fate(endpoint.slot)) {
+        (Ok(port), EndpointFate::Keeps) => Ok((address::to_ip(endpoint.address), port)),
+        _ => Err(DropReason::EndpointGone),
+    }
+}

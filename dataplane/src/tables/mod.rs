@@ -1,0 +1,130 @@
+//! What workers look up: a snapshot, compiled.
+//!
+//! Tables are made whole by one writer, never changed, and shared by all
+//! workers. They hold no pointers into the snapshot they came from.
+
+mod choice;
+mod compile;
+mod maglev;
+mod slots;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use blixt_model::{Generation, HashSeed};
+
+pub use choice::choose_offline;
+pub(crate) use choice::{Choice, EndpointChoice};
+pub use compile::{CompileError, CompileOptions};
+pub use maglev::{MaglevSize, MaglevSizeError};
+pub use slots::{SlotOwner, Slots};
+
+/// The compiled tables of one snapshot.
+#[derive(Debug, Default)]
+pub struct Tables {
+    generation: Generation,
+    seed: HashSeed,
+    addresses: HashMap<u128, AddressRole>,
+    listeners: HashMap<ListenerKey, ListenerTable>,
+    services: Vec<Arc<ServiceTable>>,
+    /// By slot.
+    endpoints: Vec<EndpointFate>,
+}
+
+/// Why an address is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressRole {
+    /// Clients send to it.
+    Vip,
+    /// Endpoints reply to it.
+    Snat,
+}
+
+/// Whether flows to an endpoint may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum EndpointFate {
+    /// It exists, or nothing is known of it any more: flows go on.
+    #[default]
+    Keeps,
+    /// Its service no longer lists it: flows end.
+    Gone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct ListenerKey {
+    vip: u128,
+    port: u16,
+    protocol: u8,
+}
+
+/// A listener's first level: shares of backendRefs.
+#[derive(Debug)]
+struct ListenerTable {
+    shares: Arc<Shares>,
+}
+
+#[derive(Debug)]
+struct Shares {
+    backends: Vec<BackendEntry>,
+    by_slot: ByShare,
+    /// Each flow of one client gets the same backendRef: all of them point at
+    /// services with ClientIP affinity.
+    by_client: bool,
+}
+
+#[derive(Debug)]
+enum ByShare {
+    /// Everything is refused.
+    Nobody(crate::DropReason),
+    /// There is just one with a weight.
+    One(u8),
+    /// A Maglev table of places in `backends`.
+    Table(Box<[u8]>),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BackendEntry {
+    slot: u32,
+    /// Place in [`Tables::services`]; `None` refuses the share.
+    service: Option<u32>,
+}
+
+/// A service port's second level: shares of endpoints, by address family.
+#[derive(Debug)]
+struct ServiceTable {
+    /// What it was made of, to see whether it has changed.
+    source: blixt_model::ServicePort,
+    size: MaglevSize,
+    v4: Members,
+    v6: Members,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    endpoints: Vec<EndpointChoice>,
+    by_slot: Box<[u16]>,
+}
+
+impl Tables {
+    /// Which snapshot they came from.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Why an address is ours, if it is.
+    #[inline]
+    pub fn role(&self, address: u128) -> Option<AddressRole> {
+        self.addresses.get(&address).copied()
+    }
+
+    /// All addresses that are ours.
+    pub fn addresses(&self) -> impl Iterator<Item = (u128, AddressRole)> {
+        self.addresses.iter().map(|(&address, &role)| (address, role))
+    }
+
+    /// Whether flows to the endpoint of this slot may go on.
+    #[inline]
+    pub(crate) fn fate(&self, endpoint_slot: u32) -> EndpointFate {
+        self.endpoints.get(endpoint_slot as usize).copied().unwrap_or_default()
+    }
+}

@@ -1,0 +1,43 @@
+//! The types of the objects we read, one family of one version: what the
+//! `gateway-api` crate has, TCPRoute and UDPRoute generated beside it by the
+//! same generator, and the core kinds of `k8s-openapi`.
+//!
+//! That they know every field of the CRDs is tested in `schema`.
+
+pub use gateway_api::gatewayclasses::{
+    GatewayClass, GatewayClassSpec, GatewayClassStatus, GatewayClassStatusSupportedFeatures,
+};
+pub use gateway_api::gateways::{
+    Gateway, GatewayAddresses, GatewayListeners, GatewayListenersAllowedRoutes,
+    GatewayListenersAllowedRoutesNamespacesFrom, GatewayListenersAllowedRoutesNamespacesSelector,
+    GatewayListenersTlsMode, GatewaySpec, GatewayStatus, GatewayStatusAddresses,
+    GatewayStatusListeners, GatewayStatusListenersSupportedKinds,
+};
+pub use gateway_api::referencegrants::{ReferenceGrant, ReferenceGrantSpec};
+pub use k8s_openapi::api::core::v1::{Namespace, Service, ServiceSpec};
+pub use k8s_openapi::api::discovery::v1::EndpointSlice;
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+mod tcproutes;
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+mod udproutes;
+
+pub use tcproutes::{
+    TcpRoute, TcpRouteParentRefs, TcpRouteRules, TcpRouteRulesBackendRefs, TcpRouteSpec,
+    TcpRouteStatus, TcpRouteStatusParents, TcpRouteStatusParentsParentRef,
+};
+pub use udproutes::{
+    UdpRoute, UdpRouteParentRefs, UdpRouteRules, UdpRouteRulesBackendRefs, UdpRouteSpec,
+    UdpRouteStatus, UdpRouteStatusParents, UdpRouteStatusParentsParentRef,
+};

@@ -1,0 +1,265 @@
+//! What was judged, as conditions. The messages are for people: what is
+//! wrong, where, and what to do.
+
+use std::collections::BTreeMap;
+
+use blixt_model::{ObjectName, RouteId};
+
+use super::backends::{Backends, Resolved};
+use super::gateways::{Gateway, Gateways};
+use super::listeners::Listener;
+use super::routes::{Attached, Attachments, Outcome, Parent};
+use super::{Environment, Programming};
+use crate::status::{
+    Condition, ConditionStatus, ConditionType, GatewayStatus, ListenerStatus, RouteParentStatus,
+    RouteStatus, reason,
+};
+
+/// The status of every Gateway of ours.
+pub(super) fn gateways(gateways: &Gateways<'_>) -> BTreeMap<ObjectName, GatewayStatus> {
+    let status = |gateway: &Gateway<'_>| GatewayStatus {
+        addresses: if gateway.is_accepted() {
+            gateway.addresses.assigned.clone()
+        } else {
+            Vec::new()
+        },
+        conditions: vec![accepted(gateway), programmed(gateway)],
+        listeners: gateway.listeners.iter().map(|l| listener(l, gateway)).collect(),
+    };
+    gateways.iter().map(|(&name, gateway)| (name.clone(), status(gateway))).collect()
+}
+
+/// The status of every route that refers to a Gateway of ours.
+pub(super) fn routes(
+    attachments: &Attachments<'_>,
+    gateways: &Gateways<'_>,
+    resolved: &Resolved<'_>,
+    environment: &Environment<'_>,
+) -> BTreeMap<RouteId, RouteStatus> {
+    let status = |id: &RouteId, attached: &Attached<'_>| {
+        let generation = attached.stored.generation;
+        let parents = attached.parents.iter().map(|parent| RouteParentStatus {
+            parent_ref: parent.parent_ref.clone(),
+            controller_name: environment.controller_name.to_owned(),
+            conditions: vec![
+                route_accepted(id, parent, gateways, generation),
+                route_resolved(resolved.get(id), generation),
+            ],
+        });
+        RouteStatus { parents: parents.collect() }
+    };
+    attachments.routes().map(|(id, attached)| (id.clone(), status(id, attached))).collect()
+}
+
+fn accepted(gateway: &Gateway<'_>) -> Condition {
+    let faulty: Vec<_> = gateway
+        .listeners
+        .iter()
+        .filter_map(|listener| Some(format!("{} ({})", listener.spec.name, listener.fault()?)))
+        .collect();
+    let (holds, reason, message) = if gateway.has_parameters() {
+        (
+            false,
+            reason::INVALID_PARAMETERS,
+            "spec.infrastructure.parametersRef is set, but this controller knows no parameters: \
+             remove it."
+                .to_owned(),
+        )
+    } else if !gateway.addresses.unsupported.is_empty() {
+        let unsupported = gateway.addresses.unsupported.join(", ");
+        let message =
+            format!("Addresses of this type are not served: {unsupported}. Use IPAddress.");
+        (false, reason::UNSUPPORTED_ADDRESS, message)
+    } else if !gateway.is_accepted() {
+        let message =
+            format!("No listener can be served: {}. See their status.", faulty.join(", "));
+        (false, reason::LISTENERS_NOT_VALID, message)
+    } else if !faulty.is_empty() {
+        let message =
+            format!("Some listeners can't be served: {}. See their status.", faulty.join(", "));
+        (true, reason::LISTENERS_NOT_VALID, message)
+    } else {
+        (true, reason::ACCEPTED, "All listeners are good.".to_owned())
+    };
+    Condition::new(ConditionType::Accepted, holds, reason, message, gateway.stored.generation)
+}
+
+fn programmed(gateway: &Gateway<'_>) -> Condition {
+    let (status, reason, message) = gateway_programmed(gateway);
+    Condition::new(ConditionType::Programmed, status, reason, message, gateway.stored.generation)
+}
+
+fn gateway_programmed(gateway: &Gateway<'_>) -> (bool, &'static str, String) {
+    let addresses = &gateway.addresses;
+    // With some addresses there is traffic, and that should be known.
+    let meanwhile = if gateway.is_served() {
+        let assigned: Vec<_> = addresses.assigned.iter().map(ToString::to_string).collect();
+        format!(" Meanwhile it is served on {}.", assigned.join(", "))
+    } else {
+        String::new()
+    };
+    if !gateway.is_accepted() {
+        let message = "The Gateway is not accepted: see the condition Accepted.".to_owned();
+        (false, reason::INVALID, message)
+    } else if !addresses.unusable.is_empty() {
+        let message = format!("{}.{meanwhile}", addresses.unusable.join("; "));
+        (false, reason::ADDRESS_NOT_USABLE, message)
+    } else if addresses.wants_any {
+        let message = format!(
+            "There is no pool to take an address from: set the address in spec.addresses.{meanwhile}"
+        );
+        (false, reason::ADDRESS_NOT_ASSIGNED, message)
+    } else {
+        from_data_plane(&gateway.programming)
+    }
+}
+
+fn from_data_plane(programming: &Programming) -> (bool, &'static str, String) {
+    match programming {
+        Programming::Applied => (
+            true,
+            reason::PROGRAMMED,
+            "All nodes that carry the Gateway have applied it.".to_owned(),
+        ),
+        Programming::Pending => (
+            false,
+            reason::PENDING,
+            "Waiting for the nodes that carry the Gateway to apply it.".to_owned(),
+        ),
+        Programming::Refused { node, reason } => {
+            (false, reason::REFUSED_BY_NODE, format!("Node {node} can't apply it: {reason}."))
+        }
+    }
+}
+
+fn listener(listener: &Listener<'_>, gateway: &Gateway<'_>) -> ListenerStatus {
+    let generation = gateway.stored.generation;
+    ListenerStatus {
+        name: listener.spec.name.clone(),
+        supported_kinds: listener.kinds.clone(),
+        attached_routes: listener.attached.len(),
+        conditions: vec![
+            listener_accepted(listener, generation),
+            listener_programmed(listener, gateway),
+            listener_resolved(listener, generation),
+            listener_conflicted(listener, generation),
+        ],
+    }
+}
+
+fn listener_accepted(listener: &Listener<'_>, generation: i64) -> Condition {
+    let (holds, reason, message) = match (&listener.conflict, &listener.rejected) {
+        (Some(conflict), _) => (false, reason::PROTOCOL_CONFLICT, conflict.clone()),
+        (None, Some((reason, message))) => (false, *reason, message.clone()),
+        (None, None) => (true, reason::ACCEPTED, "The listener is good.".to_owned()),
+    };
+    Condition::new(ConditionType::Accepted, holds, reason, message, generation)
+}
+
+fn listener_programmed(listener: &Listener<'_>, gateway: &Gateway<'_>) -> Condition {
+    let see = |condition: &str| format!("It can't be served: see the condition {condition}.");
+    let (status, reason, message) = if listener.conflict.is_some() {
+        (false, reason::PROTOCOL_CONFLICT, see("Conflicted"))
+    } else if listener.rejected.is_some() {
+        (false, reason::INVALID, see("Accepted"))
+    } else if listener.kinds.is_empty() {
+        (false, reason::INVALID, see("ResolvedRefs"))
+    } else if !gateway.is_accepted() {
+        let message = "The Gateway is not accepted: see its condition Accepted.".to_owned();
+        (false, reason::INVALID, message)
+    } else if gateway.addresses.assigned.is_empty() {
+        let message = "The Gateway has no address: see its condition Programmed.".to_owned();
+        (false, reason::PENDING, message)
+    } else {
+        from_data_plane(&gateway.programming)
+    };
+    let generation = gateway.stored.generation;
+    Condition::new(ConditionType::Programmed, status, reason, message, generation)
+}
+
+fn listener_resolved(listener: &Listener<'_>, generation: i64) -> Condition {
+    let (status, reason, message) = if !listener.invalid_kinds.is_empty() {
+        let kinds: Vec<_> = listener.kinds.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "A listener of protocol {} can't take {}: remove it from allowedRoutes.kinds.{}",
+            listener.spec.protocol,
+            listener.invalid_kinds.join(", "),
+            if kinds.is_empty() {
+                String::new()
+            } else {
+                format!(" It takes {} all the same.", kinds.join(", "))
+            },
+        );
+        (ConditionStatus::False, reason::INVALID_ROUTE_KINDS, message)
+    } else if listener.spec.tls.is_some() {
+        // Nobody has looked at the certificates.
+        let message = "TLS is not served, so its references were not looked at.".to_owned();
+        (ConditionStatus::Unknown, reason::PENDING, message)
+    } else {
+        (ConditionStatus::True, reason::RESOLVED_REFS, "All references are good.".to_owned())
+    };
+    Condition::new(ConditionType::ResolvedRefs, status, reason, message, generation)
+}
+
+fn listener_conflicted(listener: &Listener<'_>, generation: i64) -> Condition {
+    let (holds, reason, message) = match &listener.conflict {
+        Some(conflict) => (true, reason::PROTOCOL_CONFLICT, conflict.clone()),
+        None => (false, reason::NO_CONFLICTS, "No other listener wants its port.".to_owned()),
+    };
+    Condition::new(ConditionType::Conflicted, holds, reason, message, generation)
+}
+
+fn route_accepted(
+    id: &RouteId,
+    parent: &Parent<'_>,
+    gateways: &Gateways<'_>,
+    generation: i64,
+) -> Condition {
+    let (holds, reason, message) = match &parent.outcome {
+        Outcome::Refused(reason, message) => (false, *reason, message.clone()),
+        Outcome::Attached(positions) => {
+            let message = match gateways.get(parent.gateway) {
+                Some(gateway) => attached(id, positions, gateway),
+                None => String::new(),
+            };
+            (true, reason::ACCEPTED, message)
+        }
+    };
+    Condition::new(ConditionType::Accepted, holds, reason, message, generation)
+}
+
+/// Accepted is not the same as having traffic: says where it has none.
+fn attached(id: &RouteId, positions: &[usize], gateway: &Gateway<'_>) -> String {
+    let listeners = positions.iter().filter_map(|&position| gateway.listeners.get(position));
+    let mut names = Vec::new();
+    let mut message = String::new();
+    for listener in listeners {
+        let name = &listener.spec.name;
+        names.push(name.as_str());
+        match &listener.winner {
+            Some(winner) if winner != id => message.push_str(&format!(
+                " Listener {name} sends no traffic here: {winner} was there first."
+            )),
+            _ if listener.served().is_none() || !gateway.is_served() => {
+                message.push_str(&format!(" Listener {name} is not served: see the Gateway."));
+            }
+            _ => {}
+        }
+    }
+    format!("Attached to {}.{message}", names.join(", "))
+}
+
+fn route_resolved(backends: Option<&Backends>, generation: i64) -> Condition {
+    let reason = backends.and_then(Backends::reason);
+    let problems = backends.map(|backends| backends.problems.as_slice()).unwrap_or_default();
+    let (reason, message) = match reason {
+        Some(reason) => {
+            let problems: Vec<_> = problems.iter().map(|(_, problem)| problem.as_str()).collect();
+            let message = format!("Their share is refused: {}.", problems.join("; "));
+            (reason.as_str(), message)
+        }
+        None => (reason::RESOLVED_REFS, "All backends are known.".to_owned()),
+    };
+    let holds = problems.is_empty();
+    Condition::new(ConditionType::ResolvedRefs, holds, reason, message, generation)
+}

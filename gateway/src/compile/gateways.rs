@@ -1,0 +1,71 @@
+//! The Gateways that are ours, judged.
+
+use std::collections::BTreeMap;
+
+use blixt_model::ObjectName;
+
+use super::addresses::{self, Addresses};
+use super::classes::Classes;
+use super::listeners::{self, Listener};
+use super::{Environment, Programming};
+use crate::apis::GatewaySpec;
+use crate::index::{Index, Stored};
+
+/// One Gateway, judged.
+pub(super) struct Gateway<'a> {
+    pub(super) stored: &'a Stored<GatewaySpec>,
+    pub(super) addresses: Addresses,
+    pub(super) listeners: Vec<Listener<'a>>,
+    /// How far the data plane is with it.
+    pub(super) programming: Programming,
+}
+
+/// All that are ours, by name.
+pub(super) type Gateways<'a> = BTreeMap<&'a ObjectName, Gateway<'a>>;
+
+impl Gateway<'_> {
+    /// Whether it asks for nothing that we do not have, and some listener of
+    /// it can be served.
+    pub(super) fn is_accepted(&self) -> bool {
+        !self.has_parameters()
+            && self.addresses.unsupported.is_empty()
+            && self.listeners.iter().any(|listener| listener.served().is_some())
+    }
+
+    /// Whether it is in the snapshot. One that has some of its addresses is
+    /// served on those: it is not programmed, but its traffic flows.
+    pub(super) fn is_served(&self) -> bool {
+        self.is_accepted() && !self.addresses.assigned.is_empty()
+    }
+
+    /// The place to look parameters up, once there is a kind for them.
+    pub(super) fn has_parameters(&self) -> bool {
+        let infrastructure = self.stored.spec.infrastructure.as_ref();
+        infrastructure.is_some_and(|infrastructure| infrastructure.parameters_ref.is_some())
+    }
+}
+
+/// Judges the Gateways of the accepted classes; others are not ours.
+pub(super) fn judge<'a>(
+    index: &'a Index,
+    classes: &Classes,
+    environment: &Environment<'_>,
+) -> Gateways<'a> {
+    let ours: Vec<_> = index
+        .gateways()
+        .iter()
+        .filter(|(_, gateway)| classes.accepts(&gateway.spec.gateway_class_name))
+        .collect();
+    let mut addresses = addresses::assign(&ours, environment.unusable_addresses);
+    ours.into_iter()
+        .map(|(name, stored)| {
+            let gateway = Gateway {
+                stored,
+                addresses: addresses.remove(name).unwrap_or_default(),
+                listeners: listeners::judge(&stored.spec),
+                programming: (environment.programmed)(name),
+            };
+            (name, gateway)
+        })
+        .collect()
+}

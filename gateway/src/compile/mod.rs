@@ -1,0 +1,102 @@
+//! The index into a snapshot and conditions.
+//!
+//! It reads from top to bottom: which classes are ours, which of their
+//! Gateways get which addresses, which listeners are good, which routes
+//! attach to them, where these send the traffic; then the same facts are
+//! told twice, as a snapshot and as statuses.
+
+mod addresses;
+mod backends;
+mod classes;
+mod conditions;
+mod endpoints;
+mod gateways;
+mod listeners;
+mod namespaces;
+mod routes;
+mod selector;
+mod snapshot;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use blixt_model::{Generation, HashSeed, ObjectName, Snapshot, SnapshotError};
+
+use crate::index::Index;
+use crate::status::Statuses;
+
+/// What the result depends on besides the objects.
+pub struct Environment<'a> {
+    /// Which classes are ours; see [`crate::CONTROLLER_NAME`].
+    pub controller_name: &'a str,
+    /// Seeds the choice of backends.
+    pub seed: HashSeed,
+    /// The number of the snapshot.
+    pub generation: Generation,
+    /// Whether the cluster's CRDs are known.
+    pub crds: CrdVersion,
+    /// Addresses that no Gateway can have, each with the reason, as the end
+    /// of a sentence that begins with the address: "is the node's own address
+    /// on eth0".
+    pub unusable_addresses: &'a BTreeMap<IpAddr, String>,
+    /// How far the data plane is with a Gateway.
+    pub programmed: &'a dyn Fn(&ObjectName) -> Programming,
+}
+
+/// Whether the Gateway API CRDs of the cluster are of a version we know.
+/// Files have none, so there they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CrdVersion {
+    /// They are.
+    Supported,
+    /// They are not; we do our best.
+    Unsupported {
+        /// What was found, such as "Gateway API v1.9.0".
+        found: String,
+    },
+}
+
+/// How far the data plane is with a Gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Programming {
+    /// Some node that carries it has yet to apply it.
+    Pending,
+    /// All have.
+    Applied,
+    /// One can't.
+    Refused {
+        /// Which.
+        node: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What is wanted, and what becomes of each object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compiled {
+    /// What is wanted.
+    pub snapshot: Snapshot,
+    /// What becomes of each object that is ours.
+    pub status: Statuses,
+}
+
+/// Compiles all objects.
+///
+/// Bad objects never make it fail: they become conditions. An error is a
+/// fault of this code, and there is a test that looks for one; the caller
+/// keeps the last good snapshot.
+pub fn compile(index: &Index, environment: &Environment<'_>) -> Result<Compiled, SnapshotError> {
+    let classes = classes::judge(index, environment);
+    let mut gateways = gateways::judge(index, &classes, environment);
+    let attachments = routes::attach(index, &mut gateways);
+    let resolved = backends::resolve(index, attachments.routes());
+    Ok(Compiled {
+        snapshot: snapshot::build(index, environment, &gateways, &resolved)?,
+        status: Statuses {
+            classes: classes.statuses,
+            gateways: conditions::gateways(&gateways),
+            routes: conditions::routes(&attachments, &gateways, &resolved, environment),
+        },
+    })
+}

@@ -1,0 +1,55 @@
+//! From which namespaces a listener takes routes.
+
+use crate::apis::{
+    GatewayListenersAllowedRoutes as AllowedRoutes,
+    GatewayListenersAllowedRoutesNamespacesFrom as From,
+};
+use crate::compile::selector::Selector;
+use crate::index::Index;
+
+/// Every namespace has this label, also one whose object we do not see
+/// (`LabelMetadataName` of Kubernetes).
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// From which namespaces a listener takes routes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum AllowedNamespaces {
+    All,
+    Same,
+    Selected(Selector),
+}
+
+impl AllowedNamespaces {
+    /// Reads it, or says what is wrong with it.
+    pub(super) fn new(allowed: Option<&AllowedRoutes>) -> Result<Self, String> {
+        let Some(namespaces) = allowed.and_then(|allowed| allowed.namespaces.as_ref()) else {
+            return Ok(Self::Same);
+        };
+        let here = "allowedRoutes.namespaces";
+        match namespaces.from {
+            Some(From::All) => Ok(Self::All),
+            Some(From::Same) | None => Ok(Self::Same),
+            Some(From::Selector) => match &namespaces.selector {
+                Some(selector) => Selector::new(selector)
+                    .map(Self::Selected)
+                    .map_err(|why| format!("{here}.selector can't be used: {why}")),
+                None => Err(format!("{here}.from is Selector: set {here}.selector too")),
+            },
+        }
+    }
+
+    /// Whether a route of this namespace may attach.
+    pub(super) fn allow(&self, route: &str, gateway: &str, index: &Index) -> bool {
+        match self {
+            Self::All => true,
+            Self::Same => route == gateway,
+            Self::Selected(selector) => {
+                let labels = index.namespace_labels(route);
+                selector.selects(|key| match key {
+                    NAME_LABEL => Some(route),
+                    _ => labels.and_then(|labels| labels.get(key)).map(String::as_str),
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Map names and layouts that the XDP program and the agent share.
