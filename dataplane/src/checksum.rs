@@ -3,6 +3,7 @@
 //! Sums are kept unfolded in 64 bits: there is room for more bytes than any
 //! packet has, and folding once at the end costs less than carrying along.
 
+use crate::packet::{Kind, Packet};
 use crate::wire;
 
 /// One's-complement sum of 16-bit words, not folded yet.
@@ -106,6 +107,25 @@ impl Delta {
             checksum => udp(self.applied_to(checksum)),
         }
     }
+}
+
+/// Whether the checksum of a parsed TCP or UDP packet is right, over all its
+/// bytes; so it is asked only where a packet makes something new. One that is
+/// partial, or that UDP over IPv4 leaves out (RFC 768), counts as right.
+pub(crate) fn l4_is_right(packet: &Packet<'_>) -> bool {
+    let meta = &packet.meta;
+    if meta.partial_checksum {
+        return true;
+    }
+    if meta.kind == Kind::Udp && wire::u16_at(packet.frame(), meta.l4 + 6) == 0 {
+        return true;
+    }
+    let segment = wire::slice(packet.frame(), meta.l4, meta.end);
+    let tuple = &meta.tuple;
+    Sum::of_pseudo_header(tuple.src, tuple.dst, tuple.protocol, segment.len())
+        .and(Sum::of(segment))
+        .folded()
+        == 0xffff
 }
 
 /// A computed UDP checksum as the field holds it (RFC 768).

@@ -25,7 +25,7 @@ pub use counters::{Counter, Counters, SlotCounters, SlotStats};
 pub use drops::DropReason;
 pub use fib::{Fib, Interface, Link, Mac, Path, Route, RouteAction, Tags};
 pub use packet::{BURST, Burst, InterfaceSlot, Neighbour, Packet, Tick, Verdict, WorkerId};
-pub use pipeline::{Pipeline, PipelineConfig, Sink, View};
+pub use pipeline::{Limits, Pipeline, PipelineConfig, Sink, View};
 pub use tables::{
     AddressRole, CompileError, CompileOptions, MaglevSize, MaglevSizeError, SlotOwner, Slots,
     Tables, choose_offline,

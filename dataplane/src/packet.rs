@@ -71,6 +71,8 @@ pub(crate) struct Meta {
     /// Where the IP packet ends; Ethernet padding may follow.
     pub(crate) end: usize,
     pub(crate) kind: Kind,
+    /// Which of our addresses it was sent to.
+    pub(crate) side: Side,
     pub(crate) tcp_flags: u8,
     /// The checksum field holds just the pseudo-header's sum: to be completed.
     pub(crate) partial_checksum: bool,
@@ -79,7 +81,26 @@ pub(crate) struct Meta {
     pub(crate) hash: u64,
     /// What the tuple becomes.
     pub(crate) rewritten: Tuple,
+    /// The flow it belongs to, once it is tracked.
+    pub(crate) flow: Option<FlowId>,
+    /// How it leaves, where that is known already.
     pub(crate) hop: HopId,
+    /// Why it cannot go on. The last stage counts it, and answers or drops.
+    pub(crate) refusal: Option<DropReason>,
+}
+
+/// Names an entry of the flow table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FlowId(pub(crate) u32);
+
+/// Which way a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Side {
+    /// From a client to a VIP.
+    #[default]
+    ToVip,
+    /// From an endpoint to a SNAT address.
+    ToSnat,
 }
 
 /// What parsing found.
@@ -162,10 +183,29 @@ impl<'a> Packet<'a> {
         self.buffer.get_mut(..self.bytes).unwrap_or_default()
     }
 
-    /// Whether no stage has decided yet.
+    /// Whether it is still on its way: no stage has decided or refused yet.
     #[inline(always)]
     pub(crate) fn is_pending(&self) -> bool {
-        self.verdict.is_none()
+        self.verdict.is_none() && self.meta.refusal.is_none()
+    }
+
+    /// Stops it here. It is neither counted nor answered until the last
+    /// stage, so that this happens in one place; the first reason counts.
+    #[inline(always)]
+    pub(crate) fn refuse(&mut self, reason: DropReason) {
+        self.meta.refusal.get_or_insert(reason);
+    }
+
+    /// Whether it is a TCP or UDP packet on its way: one to be balanced.
+    #[inline(always)]
+    pub(crate) fn is_balanced(&self) -> bool {
+        self.is_pending() && matches!(self.meta.kind, Kind::Tcp | Kind::Udp)
+    }
+
+    /// The bytes of the IP packet: headers and payload, no padding.
+    #[inline(always)]
+    pub(crate) fn ip_bytes(&self) -> usize {
+        self.meta.end.saturating_sub(self.meta.l3)
     }
 
     #[inline(always)]

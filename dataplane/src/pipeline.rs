@@ -33,6 +33,28 @@ pub struct PipelineConfig {
     pub snat_ports: RangeInclusive<u16>,
     /// Keys the flow table's hash; random, and secret.
     pub hash_key: [u64; 2],
+    /// How much it answers by itself.
+    pub limits: Limits,
+}
+
+/// How many answers a worker makes a second: enough for people and for path
+/// MTU discovery, too few to be worth reflecting off (RFC 4443 §2.4 (f),
+/// RFC 5961 §7). As many may come at once after a quiet second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Resets that refuse TCP segments.
+    pub resets_per_second: u32,
+    /// Echo replies and ICMP errors of our own.
+    pub icmp_per_second: u32,
+}
+
+impl Default for Limits {
+    /// Linux allows 1,000 ICMP messages a second for the whole host
+    /// (`icmp_msgs_per_sec`); refused connections deserve more, since each
+    /// one not answered leaves a client waiting.
+    fn default() -> Self {
+        Self { resets_per_second: 10_000, icmp_per_second: 1_000 }
+    }
 }
 
 /// Takes packets that are made besides those received: resets, announcements.
