@@ -1,0 +1,40 @@
+//! Makes Rust of the proto files. protox compiles them, so that nobody needs
+//! to install protoc.
+
+use std::error::Error;
+use std::path::Path;
+
+const ROOT: &str = "proto";
+const FILES: [&str; 1] = ["blixt/v1alpha1/local.proto"];
+
+/// Enumerations are numbers on the wire and in the generated structs; in JSON
+/// they are words.
+const ENUM_FIELDS: [(&str, &str); 6] = [
+    ("Interface.state", "interface_state"),
+    ("Interface.xdp_mode", "xdp_mode"),
+    ("Queue.mode", "bind_mode"),
+    ("Listener.protocol", "protocol"),
+    ("Backend.affinity", "affinity"),
+    ("Endpoint.state", "endpoint_state"),
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for file in FILES {
+        println!("cargo::rerun-if-changed={}", Path::new(ROOT).join(file).display());
+    }
+    let descriptors = protox::compile(FILES, [ROOT])?;
+    let mut builder = tonic_prost_build::configure()
+        // The transport belongs to those who use it.
+        .build_transport(false)
+        .message_attribute(".", "#[cfg_attr(feature = \"serde\", derive(serde::Serialize))]");
+    for (field, module) in ENUM_FIELDS {
+        builder = builder.field_attribute(
+            format!(".blixt.v1alpha1.{field}"),
+            format!(
+                "#[cfg_attr(feature = \"serde\", serde(serialize_with = \"crate::words::{module}\"))]"
+            ),
+        );
+    }
+    builder.compile_fds(descriptors)?;
+    Ok(())
+}
