@@ -1,0 +1,3 @@
+//! The node agent of Blixt: it only wires the other crates together.
+
+pub mod worker;

@@ -1,0 +1,201 @@
+//! What the control thread and a worker say to each other.
+//!
+//! What changes often and is read by every burst is [`Published`]; what is
+//! asked for is a [`Command`], with its answer in a oneshot; what a worker
+//! tells unasked is an [`Event`]; what it counts is in [`super::WorkerStatus`].
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use blixt_afxdp::{BindError, Sizes};
+use blixt_dataplane::{
+    Fib, InterfaceSlot, Neighbour, PipelineConfig, SlotStats, Tables, WorkerId,
+};
+use blixt_mem::RegionError;
+use tokio::sync::oneshot;
+
+/// What one worker is made with.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Which worker it is.
+    pub id: WorkerId,
+    /// The core its thread is pinned to; `None` leaves that to the kernel.
+    pub core: Option<usize>,
+    /// What its pipeline is made with.
+    pub pipeline: PipelineConfig,
+    /// Frames and rings.
+    pub sizes: Sizes,
+    /// How many packets may wait for neighbours, and how long.
+    pub hold: HoldLimits,
+    /// Never sleeps: takes a whole core, and saves the time of waking up.
+    pub spin: bool,
+}
+
+/// The bounds of what waits for neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldLimits {
+    /// Packets in all.
+    pub packets: usize,
+    /// Packets for one neighbour.
+    pub per_neighbour: usize,
+    /// How long a packet waits.
+    pub patience: Duration,
+}
+
+impl Default for HoldLimits {
+    fn default() -> Self {
+        // The kernel's own queue has about 100 packets of 2 KiB a neighbour
+        // (`unres_qlen_bytes`), and gives up after three probes a second
+        // apart; a client retries a SYN after one second.
+        Self { packets: 1_024, per_neighbour: 64, patience: Duration::from_secs(1) }
+    }
+}
+
+/// What all workers read, published by the control thread. After a change,
+/// [`super::WorkerHandle::wake`] lets a sleeping worker see it at once.
+#[derive(Debug)]
+pub struct Published {
+    /// The compiled snapshot.
+    pub tables: ArcSwap<Tables>,
+    /// The kernel's routes and neighbours. Its interfaces are in the order of
+    /// their slots.
+    pub fib: ArcSwap<Fib>,
+    /// Each worker's counters of slots, by worker. Grown before the tables
+    /// that use the new slots are published.
+    pub stats: Vec<ArcSwap<SlotStats>>,
+}
+
+impl Published {
+    /// Nothing yet, for so many workers.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            tables: ArcSwap::default(),
+            fib: ArcSwap::default(),
+            stats: (0..workers).map(|_| ArcSwap::default()).collect(),
+        }
+    }
+}
+
+/// What a worker is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Bind queues of an interface.
+    Attach(Attach),
+    /// Let go of the queues of an interface, whether it still exists or not.
+    Detach {
+        /// Which.
+        slot: InterfaceSlot,
+        /// Answered when they are free; the number of queues that were bound.
+        reply: oneshot::Sender<usize>,
+    },
+    /// Announce every address on every attached interface.
+    Announce,
+    /// Let go of everything and end. The answer is [`Event::Stopped`].
+    Stop,
+}
+
+/// Asks for queues of an interface to be bound.
+#[derive(Debug)]
+pub struct Attach {
+    /// Which interface it is in [`Published::fib`].
+    pub slot: InterfaceSlot,
+    /// Its name.
+    pub name: String,
+    /// The queues that are this worker's.
+    pub queues: Vec<u32>,
+    /// Whether zero-copy may be tried: not where the XDP program runs in
+    /// generic mode, which never fills a socket in zero-copy mode.
+    pub zero_copy: bool,
+    /// All queues that now have a new socket, or why there is none.
+    ///
+    /// Besides the queues asked for these can be queues of other interfaces:
+    /// where the memory they share had to be made anew. All of them go into
+    /// the XSKMAP.
+    pub reply: oneshot::Sender<Result<Vec<BoundQueue>, BindError>>,
+}
+
+/// A queue with its new socket.
+#[derive(Debug)]
+pub struct BoundQueue {
+    /// The interface.
+    pub slot: InterfaceSlot,
+    /// Its queue.
+    pub queue: u32,
+    /// The socket, to be put into the XSKMAP and dropped at once: a queue is
+    /// free only when every descriptor of its socket is closed.
+    pub socket: OwnedFd,
+    /// Whether the kernel says that frames are not copied (XDP_OPTIONS).
+    pub zero_copy: bool,
+}
+
+/// What a worker tells unasked.
+#[derive(Debug)]
+pub enum Event {
+    /// Packets wait for this neighbour: have the kernel resolve it.
+    Unresolved(Neighbour),
+    /// A queue's socket no longer works; most often its interface is gone.
+    /// The worker leaves it alone until it is told to detach.
+    QueueDead {
+        /// The interface.
+        slot: InterfaceSlot,
+        /// Its queue.
+        queue: u32,
+        /// What the kernel says.
+        error: std::io::Error,
+    },
+    /// The worker has ended.
+    Stopped {
+        /// Which.
+        worker: WorkerId,
+        /// What became of its frames.
+        frames: FrameAccount,
+    },
+}
+
+/// What became of a worker's frames: all that were born have come home, or
+/// something lost them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FrameAccount {
+    /// Frames made.
+    pub born: u64,
+    /// Frames that are free, or were when their memory was given back.
+    pub home: u64,
+}
+
+/// Why a worker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// There is no memory for its flows.
+    #[error("no memory for the flow table of worker {worker}: {source}")]
+    Flows {
+        /// Which worker.
+        worker: u16,
+        /// Why.
+        source: RegionError,
+    },
+    /// Nothing is published for it.
+    #[error("worker {worker} has no counters: {workers} workers were announced")]
+    NoStats {
+        /// Which worker.
+        worker: u16,
+        /// How many there are.
+        workers: usize,
+    },
+    /// The kernel refused its thread, or what wakes it.
+    #[error("worker {worker} cannot start: {source}")]
+    Thread {
+        /// Which worker.
+        worker: u16,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// Its thread could not be pinned.
+    #[error("worker {worker} cannot be pinned to core {core}: use a core of this process's CPU set")]
+    Core {
+        /// Which worker.
+        worker: u16,
+        /// The core.
+        core: usize,
+    },
+}

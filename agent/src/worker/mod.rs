@@ -1,0 +1,15 @@
+//! The pinned thread that moves packets.
+//!
+//! A worker owns its sockets, frames, flows and counters alone. The control
+//! thread publishes what it reads, sends it commands, and listens to its
+//! events; see [`Published`], [`Command`] and [`Event`]. Nothing here decides
+//! about packets: that is [`blixt_dataplane::Pipeline`].
+
+mod contract;
+mod status;
+
+pub use contract::{
+    Attach, BoundQueue, Command, Event, FrameAccount, HoldLimits, Published, SpawnError,
+    WorkerConfig,
+};
+pub use status::{InterfaceCounters, MAX_INTERFACES, WorkerStatus};

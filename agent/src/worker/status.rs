@@ -1,0 +1,92 @@
+//! What a worker counts besides its pipeline. The worker is the only writer;
+//! anybody may read, at any time.
+
+use std::sync::Arc;
+
+use blixt_dataplane::{Counter, Counters, InterfaceSlot};
+
+use super::FrameAccount;
+
+/// How many interfaces a worker can have.
+pub const MAX_INTERFACES: usize = 64;
+
+/// What one worker has counted, and where it stands.
+#[derive(Debug)]
+pub struct WorkerStatus {
+    /// What its pipeline counts.
+    pub pipeline: Arc<Counters>,
+    /// The generation of the tables that it uses.
+    pub tables_generation: Counter,
+    /// How often it has taken up a new [`blixt_dataplane::Fib`].
+    pub fibs_adopted: Counter,
+    /// Frames made; see [`FrameAccount`].
+    pub frames_born: Counter,
+    /// Frames that are free.
+    pub frames_home: Counter,
+    /// Packets that wait for a neighbour.
+    pub holding: Counter,
+    /// How often it went to sleep.
+    pub sleeps: Counter,
+    interfaces: Box<[InterfaceCounters]>,
+}
+
+/// What is counted for one attached interface, all its queues together.
+/// Counting goes on when the interface is detached and attached again.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct InterfaceCounters {
+    /// Frames received.
+    pub rx_packets: Counter,
+    /// Their bytes.
+    pub rx_bytes: Counter,
+    /// Frames given to the kernel to send.
+    pub tx_packets: Counter,
+    /// Their bytes.
+    pub tx_bytes: Counter,
+    /// Queues that are bound.
+    pub queues: Counter,
+    /// Of these, queues whose frames are not copied.
+    pub zero_copy_queues: Counter,
+    /// Frames the kernel could not deliver because the fill ring was empty.
+    pub fill_ring_empty: Counter,
+    /// Frames the kernel could not deliver because the rx ring was full.
+    pub rx_ring_full: Counter,
+    /// Frames the kernel could not deliver for any other reason.
+    pub rx_dropped: Counter,
+    /// Frames the kernel refused to send. Always 0, or there is a bug.
+    pub tx_invalid: Counter,
+    /// Frames dropped because the tx ring was full.
+    pub tx_ring_full: Counter,
+    /// How often the kernel was told to send.
+    pub kicks: Counter,
+    /// How often a ring had not moved for long.
+    pub stalls: Counter,
+    /// Frames copied because they came from an interface in the other mode.
+    pub copied: Counter,
+}
+
+impl WorkerStatus {
+    pub(super) fn new(pipeline: Arc<Counters>) -> Self {
+        Self {
+            pipeline,
+            tables_generation: Counter::default(),
+            fibs_adopted: Counter::default(),
+            frames_born: Counter::default(),
+            frames_home: Counter::default(),
+            holding: Counter::default(),
+            sleeps: Counter::default(),
+            interfaces: (0..MAX_INTERFACES).map(|_| InterfaceCounters::default()).collect(),
+        }
+    }
+
+    /// The counters of an interface; `None` for a slot beyond
+    /// [`MAX_INTERFACES`].
+    pub fn interface(&self, slot: InterfaceSlot) -> Option<&InterfaceCounters> {
+        self.interfaces.get(usize::from(slot.0))
+    }
+
+    /// Where the frames are now. While traffic flows some are on their way.
+    pub fn frames(&self) -> FrameAccount {
+        FrameAccount { born: self.frames_born.value(), home: self.frames_home.value() }
+    }
+}
