@@ -3,7 +3,9 @@
 //! Sums are kept unfolded in 64 bits: there is room for more bytes than any
 //! packet has, and folding once at the end costs less than carrying along.
 
+use crate::address;
 use crate::packet::{Kind, Packet};
+use crate::parse::ICMPV6;
 use crate::wire;
 
 /// One's-complement sum of 16-bit words, not folded yet.
@@ -120,12 +122,30 @@ pub(crate) fn l4_is_right(packet: &Packet<'_>) -> bool {
     if meta.kind == Kind::Udp && wire::u16_at(packet.frame(), meta.l4 + 6) == 0 {
         return true;
     }
-    let segment = wire::slice(packet.frame(), meta.l4, meta.end);
+    let segment = wire::slice(packet.frame(), meta.l4, meta.l4_end);
     let tuple = &meta.tuple;
     Sum::of_pseudo_header(tuple.src, tuple.dst, tuple.protocol, segment.len())
         .and(Sum::of(segment))
         .folded()
         == 0xffff
+}
+
+/// The sum over an ICMP message, or an ICMPv6 message and its pseudo-header
+/// (RFC 4443 §2.3), by the family of its addresses.
+pub(crate) fn icmp(src: u128, dst: u128, message: &[u8]) -> Sum {
+    let sum = Sum::of(message);
+    if address::is_v4(dst) {
+        sum
+    } else {
+        sum.and(Sum::of_pseudo_header(src, dst, ICMPV6, message.len()))
+    }
+}
+
+/// Whether the checksum of a parsed ICMP or ICMPv6 message is right.
+pub(crate) fn icmp_is_right(packet: &Packet<'_>) -> bool {
+    let meta = &packet.meta;
+    let message = wire::slice(packet.frame(), meta.l4, meta.l4_end);
+    icmp(meta.tuple.src, meta.tuple.dst, message).folded() == 0xffff
 }
 
 /// A computed UDP checksum as the field holds it (RFC 768).

@@ -29,7 +29,7 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    Truncated = "truncated", "The frame ends before its headers do.";
+    Truncated = "truncated", "The frame ends before its packet does.";
     Ethertype = "ethertype", "The frame is neither IPv4, IPv6 nor ARP, or has more than two VLAN tags.";
     IpHeader = "ip_header", "The IP header contradicts itself: wrong version, header length or total length.";
     IpChecksum = "ip_checksum", "The IPv4 header's checksum is wrong.";
@@ -70,7 +70,7 @@ drop_reasons! {
     IcmpNoFlow = "icmp_no_flow", "The ICMP error's quoted packet belongs to no known flow.";
     NoFrame = "no_frame", "No free frame was left for a packet that had to be made.";
     TxRingFull = "tx_ring_full", "The transmit ring stayed full; the link or the driver is too slow or stalled.";
-    InterfaceGone = "interface_gone", "The interface went away while the packet waited to leave through it.";
+    InterfaceGone = "interface_gone", "The interface went away while the packet was on its way.";
     HandOffFull = "hand_off_full", "The queue to the worker that owns the flow is full.";
 }
 

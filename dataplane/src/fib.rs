@@ -12,6 +12,7 @@ use prefix_trie::PrefixMap;
 use crate::address;
 use crate::drops::DropReason;
 use crate::packet::{InterfaceSlot, Neighbour};
+use crate::wire;
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -106,11 +107,26 @@ pub(crate) struct NextHop {
     pub(crate) tags: Tags,
 }
 
+impl NextHop {
+    /// To the station `to`, from our `from`.
+    pub(crate) fn new(egress: InterfaceSlot, mtu: usize, to: Mac, from: Mac, tags: Tags) -> Self {
+        let mut macs = [0; 12];
+        wire::put(&mut macs, 0, &to);
+        wire::put(&mut macs, 6, &from);
+        Self { egress, mtu, macs, tags }
+    }
+}
+
 /// What a look-up gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolution {
     Hop(HopId),
-    Unresolved(Neighbour),
+    /// The neighbour's MAC address is not known; its link takes packets of
+    /// `mtu` bytes.
+    Unresolved {
+        neighbour: Neighbour,
+        mtu: usize,
+    },
     Drop(DropReason),
 }
 
@@ -158,6 +174,11 @@ impl Fib {
         self.interfaces.get(usize::from(slot.0))
     }
 
+    /// The links whose frames leave through an attached interface.
+    pub(crate) fn attached_links(&self) -> impl Iterator<Item = (InterfaceSlot, &Link)> {
+        self.links.values().filter_map(|link| link.attached.map(|slot| (slot, link)))
+    }
+
     #[inline(always)]
     pub(crate) fn hop(&self, id: HopId) -> Option<&NextHop> {
         self.hops.get(id.0 as usize)
@@ -185,7 +206,9 @@ impl Fib {
             return Resolution::Hop(hop);
         }
         match self.links.get(&path.ifindex) {
-            Some(Link { attached: Some(_), .. }) => Resolution::Unresolved(neighbour),
+            Some(Link { attached: Some(_), mtu, .. }) => {
+                Resolution::Unresolved { neighbour, mtu: *mtu as usize }
+            }
             _ => Resolution::Drop(DropReason::NotAttached),
         }
     }
@@ -202,11 +225,7 @@ impl Fib {
         let (Some(egress), Ok(id)) = (link.attached, u32::try_from(self.hops.len())) else {
             return;
         };
-        let mut macs = [0; 12];
-        for (to, from) in macs.iter_mut().zip(mac.iter().chain(&link.mac)) {
-            *to = *from;
-        }
-        self.hops.push(NextHop { egress, mtu: link.mtu as usize, macs, tags: link.tags.clone() });
+        self.hops.push(NextHop::new(egress, link.mtu as usize, mac, link.mac, link.tags.clone()));
         self.neighbours.insert(neighbour, HopId(id));
     }
 }
@@ -278,7 +297,8 @@ mod tests {
         };
         assert_eq!(egress("8.8.8.8"), 0);
         assert_eq!(egress("10.9.0.1"), 1);
-        assert_eq!(fib.resolve(ip("10.9.0.2"), 0), Resolution::Unresolved(near(3, "10.9.0.2")));
+        let waits = Resolution::Unresolved { neighbour: near(3, "10.9.0.2"), mtu: 1_500 };
+        assert_eq!(fib.resolve(ip("10.9.0.2"), 0), waits);
         // IPv4's default route is none for IPv6.
         assert_eq!(fib.resolve(ip("2001:db8::1"), 0), Resolution::Drop(DropReason::Unroutable));
     }

@@ -12,12 +12,17 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod answers;
 mod checksum;
+mod classify;
 mod counters;
 mod drops;
 mod fib;
+mod forward;
 mod packet;
+mod parse;
 mod pipeline;
+mod rewrite;
 mod tables;
 mod wire;
 

@@ -68,6 +68,8 @@ pub(crate) struct Meta {
     pub(crate) l3: usize,
     /// Where the transport header starts.
     pub(crate) l4: usize,
+    /// Where the TCP segment, UDP datagram or ICMP message ends.
+    pub(crate) l4_end: usize,
     /// Where the IP packet ends; Ethernet padding may follow.
     pub(crate) end: usize,
     pub(crate) kind: Kind,
@@ -85,6 +87,8 @@ pub(crate) struct Meta {
     pub(crate) flow: Option<FlowId>,
     /// How it leaves, where that is known already.
     pub(crate) hop: HopId,
+    /// The MTU that it is too big for, if it was refused for that.
+    pub(crate) mtu: usize,
     /// Why it cannot go on. The last stage counts it, and answers or drops.
     pub(crate) refusal: Option<DropReason>,
 }
@@ -111,7 +115,13 @@ pub(crate) enum Kind {
     Arp,
     Tcp,
     Udp,
-    /// ICMP or ICMPv6, by the address family.
+    /// An ICMP or ICMPv6 echo request.
+    EchoRequest,
+    /// An NDP neighbour solicitation.
+    Solicitation,
+    /// An ICMP or ICMPv6 error, which quotes the packet it is about.
+    IcmpError,
+    /// Any other ICMP or ICMPv6 message.
     Icmp,
 }
 
@@ -164,6 +174,12 @@ impl<'a> Packet<'a> {
     /// Whether nothing is left of it.
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// How many bytes the frame could have.
+    #[inline(always)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.len()
     }
 
     /// Where it came from.

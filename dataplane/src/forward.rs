@@ -1,0 +1,134 @@
+//! Where each packet leaves: its next hop is found before it is rewritten, so
+//! that an ICMP error can still quote it as it came, and its frame is
+//! addressed afterwards.
+
+use crate::address;
+use crate::counters::Counters;
+use crate::drops::DropReason;
+use crate::fib::{Fib, HopId, NextHop, Resolution};
+use crate::packet::{Burst, Kind, Packet, Side, Verdict};
+use crate::parse::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::wire;
+
+/// Finds the next hop of each packet that goes on, and refuses what does not
+/// fit or has none. A neighbour that is not known yet leaves the hop open.
+pub(crate) fn resolve(burst: &mut Burst<'_>, fib: &Fib) {
+    for packet in burst {
+        if !goes_on(packet) {
+            continue;
+        }
+        match fib.resolve(packet.meta.rewritten.dst, packet.meta.hash) {
+            Resolution::Hop(id) => {
+                packet.meta.hop = id;
+                if let Some(hop) = fib.hop(id) {
+                    check_size(packet, hop.mtu);
+                }
+            }
+            Resolution::Unresolved { mtu, .. } => {
+                packet.meta.hop = HopId::NONE;
+                check_size(packet, mtu);
+            }
+            Resolution::Drop(reason) => packet.refuse(reason),
+        }
+    }
+}
+
+/// Addresses each frame to its next hop and decides that it is sent, or that
+/// it waits for the hop to be known. Says how many wait.
+pub(crate) fn burst(burst: &mut Burst<'_>, fib: &Fib, counters: &Counters) -> u64 {
+    let mut waiting = 0;
+    for packet in burst {
+        if !goes_on(packet) {
+            continue;
+        }
+        let Some(hop) = fib.hop(packet.meta.hop) else {
+            waiting += u64::from(hold(packet, fib));
+            continue;
+        };
+        if !address_to(packet, hop) {
+            packet.refuse(DropReason::NoFrame);
+            continue;
+        }
+        match (packet.meta.kind, packet.meta.side) {
+            (Kind::IcmpError, _) => &counters.icmp_errors,
+            (_, Side::ToVip) => &counters.packets_to_endpoints,
+            (_, Side::ToSnat) => &counters.packets_to_clients,
+        }
+        .add(1);
+        packet.decide(Verdict::Transmit(hop.egress));
+    }
+    waiting
+}
+
+#[inline(always)]
+fn goes_on(packet: &Packet<'_>) -> bool {
+    packet.is_balanced() || packet.meta.kind == Kind::IcmpError && packet.is_pending()
+}
+
+/// Refuses a packet that the next link does not take.
+#[inline(always)]
+fn check_size(packet: &mut Packet<'_>, mtu: usize) {
+    if packet.ip_bytes() <= mtu {
+        return;
+    }
+    packet.meta.mtu = mtu;
+    let flags = wire::u8_at(packet.frame(), packet.meta.l3 + 6);
+    let may_be_fragmented = address::is_v4(packet.meta.rewritten.dst) && flags & 0x40 == 0;
+    packet.refuse(if may_be_fragmented {
+        DropReason::TooBigToFragment
+    } else {
+        DropReason::TooBig
+    });
+}
+
+/// The rare way: asks again for the neighbour to wait for.
+#[cold]
+fn hold(packet: &mut Packet<'_>, fib: &Fib) -> bool {
+    match fib.resolve(packet.meta.rewritten.dst, packet.meta.hash) {
+        Resolution::Unresolved { neighbour, .. } => {
+            packet.decide(Verdict::Hold(neighbour));
+            true
+        }
+        // Nothing has changed since `resolve` left the hop open.
+        Resolution::Hop(_) | Resolution::Drop(_) => {
+            packet.refuse(DropReason::Unroutable);
+            false
+        }
+    }
+}
+
+/// Puts the hop's MAC addresses and tags in front of the IP packet, which
+/// moves if there are more or fewer tags than before. Ethernet padding stays:
+/// frames that were long enough for the wire still are. `false` if the buffer
+/// has no room.
+#[inline(always)]
+fn address_to(packet: &mut Packet<'_>, hop: &NextHop) -> bool {
+    let (l3, bytes) = (packet.meta.l3, packet.len());
+    let new_l3 = ETHERNET_BYTES + 4 * hop.tags.len();
+    if new_l3 != l3 {
+        let moved = bytes.saturating_sub(l3);
+        if bytes < new_l3 + moved && !packet.resize(new_l3 + moved) {
+            return false;
+        }
+        wire::shift(packet.frame_mut(), l3, new_l3, moved);
+        packet.resize(new_l3 + moved);
+    }
+    let ethertype =
+        if address::is_v4(packet.meta.rewritten.dst) { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+    ethernet(packet.frame_mut(), hop, ethertype);
+    true
+}
+
+/// Writes the Ethernet header of a frame to `hop`. Says where it ends.
+#[inline(always)]
+pub(crate) fn ethernet(frame: &mut [u8], hop: &NextHop, ethertype: u16) -> usize {
+    wire::put(frame, 0, &hop.macs);
+    let mut at = hop.macs.len();
+    for &[tpid, tci] in &hop.tags {
+        wire::put_u16(frame, at, tpid);
+        wire::put_u16(frame, at + 2, tci);
+        at += 4;
+    }
+    wire::put_u16(frame, at, ethertype);
+    at + 2
+}
