@@ -143,10 +143,44 @@ pub struct SlotCounters {
     /// New flows that were refused here.
     pub refused: Counter,
     /// Where the rotation of SNAT ports stands; see [`crate::snat`].
-    pub(crate) next_port: AtomicU32,
+    next_port: AtomicU32,
+    /// How many SNAT ports are taken towards the endpoint, at rest or not.
+    ports_taken: AtomicU32,
 }
 
 impl SlotCounters {
+    /// Whether no entry of the worker's flow table refers to it.
+    pub fn is_idle(&self) -> bool {
+        self.active_flows.value() == 0 && self.ports_taken() == 0
+    }
+
+    /// How far the rotation of SNAT ports has come.
+    #[inline(always)]
+    pub(crate) fn turned(&self) -> u32 {
+        self.next_port.load(Ordering::Relaxed)
+    }
+
+    /// Takes the rotation further.
+    #[inline(always)]
+    pub(crate) fn turn(&self, ports: u32) {
+        self.next_port.store(self.turned().wrapping_add(ports), Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(crate) fn ports_taken(&self) -> u32 {
+        self.ports_taken.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    pub(crate) fn take_port(&self) {
+        self.ports_taken.store(self.ports_taken().saturating_add(1), Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(crate) fn give_port_back(&self) {
+        self.ports_taken.store(self.ports_taken().saturating_sub(1), Ordering::Relaxed);
+    }
+
     /// Back to the start, for the next owner of the slot. Only called when no
     /// worker uses it.
     pub(crate) fn clear(&self) {

@@ -18,12 +18,19 @@ mod classify;
 mod counters;
 mod drops;
 mod fib;
+mod flows;
 mod forward;
 mod packet;
 mod parse;
 mod pipeline;
+mod select;
+mod snat;
+mod sweep;
 mod rewrite;
 mod tables;
+mod tcp;
+mod timeouts;
+mod track;
 mod wire;
 
 pub use counters::{Counter, Counters, SlotCounters, SlotStats};
@@ -35,3 +42,4 @@ pub use tables::{
     AddressRole, CompileError, CompileOptions, MaglevSize, MaglevSizeError, SlotOwner, Slots,
     Tables, choose_offline,
 };
+pub use timeouts::Timeouts;

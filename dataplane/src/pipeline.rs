@@ -9,6 +9,7 @@ use crate::counters::{Counters, SlotStats};
 use crate::fib::Fib;
 use crate::packet::{Burst, InterfaceSlot, Tick, WorkerId};
 use crate::tables::Tables;
+use crate::timeouts::Timeouts;
 
 /// What a burst is judged by: read once by the worker, the same for the whole
 /// burst.
@@ -33,6 +34,8 @@ pub struct PipelineConfig {
     pub snat_ports: RangeInclusive<u16>,
     /// Keys the flow table's hash; random, and secret.
     pub hash_key: [u64; 2],
+    /// How long flows are kept.
+    pub timeouts: Timeouts,
     /// How much it answers by itself.
     pub limits: Limits,
 }

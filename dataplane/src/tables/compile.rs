@@ -13,7 +13,7 @@ use super::choice::EndpointChoice;
 use super::maglev::{self, Candidate};
 use super::{
     AddressRole, BackendEntry, ByShare, EndpointFate, ListenerKey, ListenerTable, MaglevSize,
-    Members, ServiceTable, Shares, SlotOwner, Slots, Tables,
+    Members, ServiceTable, Shares, SlotOwner, Slots, SnatAddresses, Tables,
 };
 use crate::address;
 use crate::drops::DropReason;
@@ -75,11 +75,21 @@ impl Tables {
     ) -> Result<Self, CompileError> {
         let addresses = addresses(snapshot, options)?;
         let mut named = HashSet::new();
+        let known: HashMap<_, _> =
+            previous.services.iter().map(|known| (&known.source.id, known)).collect();
+        let reusable = |service: &ServicePort| {
+            known.get(&service.id).copied().filter(|known| {
+                known.source == *service
+                    && known.size == options.maglev
+                    && previous.seed == snapshot.seed()
+            })
+        };
         let services = snapshot
             .services()
             .iter()
             .map(|service| {
-                service_table(service, snapshot.seed(), options.maglev, slots, &mut named, previous)
+                let known = reusable(service);
+                service_table(service, snapshot.seed(), options.maglev, slots, &mut named, known)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let mut listeners = HashMap::new();
@@ -107,8 +117,18 @@ impl Tables {
             listeners,
             services,
             endpoints,
+            snat: snat_addresses(options),
         })
     }
+}
+
+fn snat_addresses(options: &CompileOptions) -> SnatAddresses {
+    let (v4, v6): (Vec<_>, Vec<_>) = options
+        .snat_addresses
+        .iter()
+        .map(|&snat| address::from_ip(snat))
+        .partition(|&snat| address::is_v4(snat));
+    SnatAddresses { v4: v4.into(), v6: v6.into() }
 }
 
 fn addresses(
@@ -138,7 +158,7 @@ fn service_table(
     size: MaglevSize,
     slots: &mut Slots,
     named: &mut HashSet<u32>,
-    previous: &Tables,
+    known: Option<&Arc<ServiceTable>>,
 ) -> Result<Arc<ServiceTable>, CompileError> {
     let mut ready = Vec::new();
     for endpoint in &service.endpoints {
@@ -156,10 +176,6 @@ fn service_table(
             });
         }
     }
-    let known =
-        previous.services.iter().find(|known| known.source.id == service.id).filter(|known| {
-            known.source == *service && known.size == size && previous.seed == seed
-        });
     if let Some(known) = known {
         return Ok(Arc::clone(known));
     }

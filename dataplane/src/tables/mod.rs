@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use blixt_model::{Generation, HashSeed};
 
+pub(crate) use choice::EndpointChoice;
 pub use choice::choose_offline;
-pub(crate) use choice::{Choice, EndpointChoice};
 pub use compile::{CompileError, CompileOptions};
 pub use maglev::{MaglevSize, MaglevSizeError};
 pub use slots::{SlotOwner, Slots};
@@ -29,6 +29,14 @@ pub struct Tables {
     services: Vec<Arc<ServiceTable>>,
     /// By slot.
     endpoints: Vec<EndpointFate>,
+    snat: SnatAddresses,
+}
+
+/// The addresses that flows leave from, in order.
+#[derive(Debug, Default)]
+struct SnatAddresses {
+    v4: Box<[u128]>,
+    v6: Box<[u128]>,
 }
 
 /// Why an address is ours.
@@ -120,6 +128,12 @@ impl Tables {
     /// All addresses that are ours.
     pub fn addresses(&self) -> impl Iterator<Item = (u128, AddressRole)> {
         self.addresses.iter().map(|(&address, &role)| (address, role))
+    }
+
+    /// The addresses that flows to endpoints of a family leave from.
+    #[inline]
+    pub(crate) fn snat_addresses(&self, v4: bool) -> &[u128] {
+        if v4 { &self.snat.v4 } else { &self.snat.v6 }
     }
 
     /// Whether flows to the endpoint of this slot may go on.

@@ -1,0 +1,202 @@
+//! What is remembered of one flow.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::packet::Tuple;
+use crate::tcp::TcpState;
+use crate::timeouts::Millis;
+
+/// Which way a packet of a flow goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Direction {
+    /// From the client.
+    ToEndpoint,
+    /// From the endpoint.
+    ToClient,
+}
+
+/// One flow: both its tuples, and how far it has got.
+///
+/// 96 bytes without pointers: it never spans more than two cache lines, and
+/// another process could read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Flow {
+    pub(crate) client: u128,
+    pub(crate) vip: u128,
+    pub(crate) endpoint: u128,
+    pub(crate) snat: u128,
+    pub(crate) client_port: u16,
+    pub(crate) vip_port: u16,
+    pub(crate) endpoint_port: u16,
+    pub(crate) snat_port: u16,
+    pub(crate) protocol: u8,
+    /// A [`Stage`] as a number.
+    stage: u8,
+    /// 1 once another flow has the client's tuple.
+    replaced: u16,
+    /// Whose flow it is; see [`crate::tables::Slots`].
+    pub(crate) endpoint_slot: u32,
+    pub(crate) backend_slot: u32,
+    pub(crate) expires: u32,
+    /// TCP: what the client waits for next, by its last acknowledgement.
+    pub(crate) client_ack: u32,
+    /// TCP: what the endpoint waits for next, by its last acknowledgement.
+    pub(crate) endpoint_ack: u32,
+}
+
+/// What an entry is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing.
+    Free,
+    Udp,
+    Tcp(TcpState),
+    /// The TCP connection has ended: only late segments are translated, and
+    /// the SNAT port rests.
+    Resting,
+}
+
+impl Stage {
+    /// Whether a flow lives in the entry.
+    #[inline(always)]
+    pub(crate) fn is_live(self) -> bool {
+        matches!(self, Self::Udp | Self::Tcp(_))
+    }
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::Free => 0,
+            Self::Udp => 1,
+            Self::Resting => 2,
+            Self::Tcp(TcpState::SynSent) => 3,
+            Self::Tcp(TcpState::SynReceived) => 4,
+            Self::Tcp(TcpState::Established) => 5,
+            Self::Tcp(TcpState::ClientFinished) => 6,
+            Self::Tcp(TcpState::EndpointFinished) => 7,
+            Self::Tcp(TcpState::AwaitsClientAck) => 8,
+            Self::Tcp(TcpState::AwaitsEndpointAck) => 9,
+        }
+    }
+
+    const fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Udp,
+            2 => Self::Resting,
+            3 => Self::Tcp(TcpState::SynSent),
+            4 => Self::Tcp(TcpState::SynReceived),
+            5 => Self::Tcp(TcpState::Established),
+            6 => Self::Tcp(TcpState::ClientFinished),
+            7 => Self::Tcp(TcpState::EndpointFinished),
+            8 => Self::Tcp(TcpState::AwaitsClientAck),
+            9 => Self::Tcp(TcpState::AwaitsEndpointAck),
+            _ => Self::Free,
+        }
+    }
+}
+
+impl Flow {
+    #[inline(always)]
+    pub(crate) fn stage(&self) -> Stage {
+        Stage::of(self.stage)
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_stage(&mut self, stage: Stage) {
+        self.stage = stage.number();
+    }
+
+    /// Whether another flow has its client's tuple by now, so that it can be
+    /// found by the endpoint's only.
+    #[inline(always)]
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.replaced != 0
+    }
+
+    pub(super) fn replace(&mut self) {
+        self.replaced = 1;
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_over(&self, now: Millis) -> bool {
+        Millis(self.expires).is_over(now)
+    }
+
+    /// A packet of this direction, as it comes.
+    #[inline(always)]
+    pub(crate) fn tuple(&self, direction: Direction) -> Tuple {
+        match direction {
+            Direction::ToEndpoint => self.client_to_vip(),
+            Direction::ToClient => self.snat_to_endpoint().reversed(),
+        }
+    }
+
+    /// A packet of this direction, as it goes on.
+    #[inline(always)]
+    pub(crate) fn rewritten(&self, direction: Direction) -> Tuple {
+        match direction {
+            Direction::ToEndpoint => self.snat_to_endpoint(),
+            Direction::ToClient => self.client_to_vip().reversed(),
+        }
+    }
+
+    #[inline(always)]
+    fn client_to_vip(&self) -> Tuple {
+        Tuple {
+            src: self.client,
+            dst: self.vip,
+            src_port: self.client_port,
+            dst_port: self.vip_port,
+            protocol: self.protocol,
+        }
+    }
+
+    #[inline(always)]
+    fn snat_to_endpoint(&self) -> Tuple {
+        Tuple {
+            src: self.snat,
+            dst: self.endpoint,
+            src_port: self.snat_port,
+            dst_port: self.endpoint_port,
+            protocol: self.protocol,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_are_numbers_and_back() {
+        for number in 0..=9 {
+            assert_eq!(Stage::of(number).number(), number);
+        }
+        // Whatever else the memory holds is nothing.
+        assert_eq!(Stage::of(10), Stage::Free);
+        assert!(!Stage::Free.is_live() && !Stage::Resting.is_live());
+        assert!(Stage::Udp.is_live() && Stage::Tcp(TcpState::SynSent).is_live());
+    }
+
+    #[test]
+    fn what_comes_one_way_goes_on_as_the_other_way_reversed() {
+        let flow = Flow {
+            client: 1,
+            vip: 2,
+            endpoint: 3,
+            snat: 4,
+            client_port: 10,
+            vip_port: 20,
+            endpoint_port: 30,
+            snat_port: 40,
+            protocol: 17,
+            ..Flow::zeroed()
+        };
+        let request = flow.tuple(Direction::ToEndpoint);
+        assert_eq!((request.src, request.dst, request.src_port, request.dst_port), (1, 2, 10, 20));
+        let sent = flow.rewritten(Direction::ToEndpoint);
+        assert_eq!((sent.src, sent.dst, sent.src_port, sent.dst_port), (4, 3, 40, 30));
+        assert_eq!(flow.tuple(Direction::ToClient), sent.reversed());
+        assert_eq!(flow.rewritten(Direction::ToClient), request.reversed());
+    }
+}

@@ -1,0 +1,193 @@
+//! The flows of one worker: the table, and how a flow begins and ends in it.
+//!
+//! Whatever begins or ends a flow goes through here, so that the counters
+//! always tell the same as the table.
+
+mod entry;
+mod hash;
+mod index;
+mod table;
+
+use blixt_mem::RegionError;
+
+pub(crate) use entry::{Direction, Flow, Stage};
+pub(crate) use hash::HashKey;
+pub(crate) use table::FlowTable;
+
+use crate::counters::{Counters, SlotCounters, SlotStats};
+use crate::packet::{FlowId, Tuple};
+use crate::pipeline::PipelineConfig;
+use crate::snat::SnatPorts;
+use crate::sweep::Cursor;
+use crate::tcp::TcpState;
+use crate::timeouts::{Idle, Millis, Timeouts};
+
+/// All that a worker remembers.
+#[derive(Debug)]
+pub(crate) struct Flows {
+    pub(crate) table: FlowTable,
+    pub(crate) snat: SnatPorts,
+    pub(crate) cursor: Cursor,
+    idle: IdleTimes,
+    /// Entries that only keep a SNAT port at rest.
+    resting: usize,
+}
+
+/// What a tuple belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) id: FlowId,
+    pub(crate) direction: Direction,
+}
+
+/// When something happens, and where it is counted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment<'a> {
+    pub(crate) now: Millis,
+    pub(crate) stats: &'a SlotStats,
+    pub(crate) counters: &'a Counters,
+}
+
+/// [`Timeouts`], as entries need them.
+#[derive(Debug)]
+struct IdleTimes {
+    tcp_established: Idle,
+    tcp_transitory: Idle,
+    tcp_rest: Idle,
+    udp: Idle,
+}
+
+impl Flows {
+    /// Takes all the memory they will ever need.
+    pub(crate) fn new(config: &PipelineConfig) -> Result<Self, RegionError> {
+        let key = HashKey::new(config.hash_key);
+        Ok(Self {
+            snat: SnatPorts::new(&config.snat_ports, key.clone()),
+            table: FlowTable::new(config.flow_capacity, key)?,
+            cursor: Cursor::default(),
+            idle: IdleTimes::new(&config.timeouts),
+            resting: 0,
+        })
+    }
+
+    /// The flow that a packet with this tuple would belong to. Those that
+    /// have ended a moment ago are found too: their packets may still be
+    /// under way.
+    pub(crate) fn find(&self, tuple: &Tuple) -> Option<Found> {
+        let (id, direction) = self.table.find(self.table.hash(tuple), tuple)?;
+        Some(Found { id, direction })
+    }
+
+    /// A flow by its number.
+    #[inline(always)]
+    pub(crate) fn flow(&self, id: FlowId) -> Option<&Flow> {
+        self.table.flow(id)
+    }
+
+    /// When a flow that sees a packet now will have been idle for too long.
+    #[inline(always)]
+    pub(crate) fn expiry(&self, stage: Stage, now: Millis) -> Millis {
+        now.after(match stage {
+            Stage::Udp => self.idle.udp,
+            Stage::Tcp(TcpState::Established) => self.idle.tcp_established,
+            Stage::Tcp(_) => self.idle.tcp_transitory,
+            Stage::Resting | Stage::Free => self.idle.tcp_rest,
+        })
+    }
+
+    /// Begins a flow. `hashes` are those of its tuples, the client's first;
+    /// neither is in the table. `None` if there is no room.
+    pub(crate) fn begin(
+        &mut self,
+        flow: &Flow,
+        hashes: [u64; 2],
+        moment: Moment<'_>,
+    ) -> Option<FlowId> {
+        let id = self.table.insert(flow, hashes)?;
+        for_slots(flow, moment.stats, |slot| {
+            slot.flows.add(1);
+            slot.active_flows.add(1);
+        });
+        if let Some(endpoint) = moment.stats.slot(flow.endpoint_slot) {
+            endpoint.take_port();
+        }
+        moment.counters.flows_created.add(1);
+        Some(id)
+    }
+
+    /// Notes that a flow has seen a packet, and what it is now.
+    #[inline(always)]
+    pub(crate) fn touch(&mut self, id: FlowId, stage: Stage, now: Millis) {
+        let expiry = self.expiry(stage, now);
+        if let Some(flow) = self.table.flow_mut(id) {
+            flow.set_stage(stage);
+            flow.expires = expiry.0;
+        }
+    }
+
+    /// Ends a TCP flow: its entry rests, and late segments still find it.
+    pub(crate) fn rest(&mut self, id: FlowId, moment: Moment<'_>) {
+        let expiry = self.expiry(Stage::Resting, moment.now);
+        let Some(flow) = self.table.flow_mut(id).filter(|flow| flow.stage().is_live()) else {
+            return;
+        };
+        flow.set_stage(Stage::Resting);
+        flow.expires = expiry.0;
+        ended(flow, moment);
+        self.resting += 1;
+    }
+
+    /// Takes the client's tuple from a flow, so that another can have it. If
+    /// it still lives it ends. Its SNAT port rests.
+    pub(crate) fn replace(&mut self, id: FlowId, moment: Moment<'_>) {
+        self.rest(id, moment);
+        self.table.replace(id);
+    }
+
+    /// Forgets a flow and frees its SNAT port at once. If it still lives it
+    /// ends.
+    pub(crate) fn remove(&mut self, id: FlowId, moment: Moment<'_>) {
+        let Some(flow) = self.table.flow(id) else { return };
+        match flow.stage() {
+            Stage::Free => return,
+            Stage::Resting => self.resting -= 1,
+            Stage::Udp | Stage::Tcp(_) => ended(flow, moment),
+        }
+        if let Some(endpoint) = moment.stats.slot(flow.endpoint_slot) {
+            endpoint.give_port_back();
+        }
+        self.table.remove(id);
+    }
+
+    /// Shows how many entries there are.
+    pub(crate) fn publish(&self, counters: &Counters) {
+        counters.flow_entries.set(self.table.len() as u64);
+        counters.flow_entries_resting.set(self.resting as u64);
+    }
+}
+
+fn ended(flow: &Flow, moment: Moment<'_>) {
+    for_slots(flow, moment.stats, |slot| slot.active_flows.sub(1));
+    moment.counters.flows_ended.add(1);
+}
+
+/// The counters of a flow's backendRef and of its endpoint.
+#[inline(always)]
+pub(crate) fn for_slots(flow: &Flow, stats: &SlotStats, count: impl Fn(&SlotCounters)) {
+    for slot in [flow.backend_slot, flow.endpoint_slot] {
+        if let Some(counters) = stats.slot(slot) {
+            count(counters);
+        }
+    }
+}
+
+impl IdleTimes {
+    fn new(timeouts: &Timeouts) -> Self {
+        Self {
+            tcp_established: Idle::new(timeouts.tcp_established),
+            tcp_transitory: Idle::new(timeouts.tcp_transitory),
+            tcp_rest: Idle::new(timeouts.tcp_rest),
+            udp: Idle::new(timeouts.udp),
+        }
+    }
+}

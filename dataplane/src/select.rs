@@ -1,0 +1,100 @@
+//! Starts a flow: chooses its endpoint and its SNAT source, and remembers
+//! both.
+
+use bytemuck::Zeroable;
+
+use crate::address;
+use crate::checksum;
+use crate::drops::DropReason;
+use crate::flows::{Flow, Flows, Moment, Stage};
+use crate::packet::{FlowId, Kind, Packet, Side};
+use crate::tables::{EndpointChoice, Tables};
+use crate::tcp::{self, TcpState};
+use crate::wire;
+
+/// Starts a flow with a packet that belongs to none, or says why that cannot
+/// be.
+pub(crate) fn start(
+    packet: &Packet<'_>,
+    flows: &mut Flows,
+    tables: &Tables,
+    moment: Moment<'_>,
+) -> Result<FlowId, DropReason> {
+    let stage = opening(packet).ok_or(DropReason::NoFlow)?;
+    // What was damaged on its way may not even be meant for us.
+    if !checksum::l4_is_right(packet) {
+        return Err(DropReason::L4Checksum);
+    }
+    let choice = tables.choose(&packet.meta.tuple);
+    let refused = |reason, slot: Option<u32>| {
+        if let Some(counters) = slot.and_then(|slot| moment.stats.slot(slot)) {
+            counters.refused.add(1);
+        }
+        reason
+    };
+    let (backend_slot, endpoint) = match (choice.backend_slot, choice.endpoint) {
+        (Some(slot), Ok(endpoint)) => (slot, endpoint),
+        (slot, endpoint) => {
+            return Err(refused(endpoint.err().unwrap_or(DropReason::NoWeight), slot));
+        }
+    };
+    admit(packet, stage, backend_slot, &endpoint, flows, tables, moment).map_err(|reason| {
+        refused(reason, Some(backend_slot));
+        refused(reason, Some(endpoint.slot))
+    })
+}
+
+/// What a flow that begins with this packet is.
+fn opening(packet: &Packet<'_>) -> Option<Stage> {
+    match (packet.meta.kind, packet.meta.side) {
+        (Kind::Udp, Side::ToVip) => Some(Stage::Udp),
+        (Kind::Tcp, Side::ToVip) if tcp::opens(packet.meta.tcp_flags) => {
+            Some(Stage::Tcp(TcpState::SynSent))
+        }
+        _ => None,
+    }
+}
+
+fn admit(
+    packet: &Packet<'_>,
+    stage: Stage,
+    backend_slot: u32,
+    endpoint: &EndpointChoice,
+    flows: &mut Flows,
+    tables: &Tables,
+    moment: Moment<'_>,
+) -> Result<FlowId, DropReason> {
+    if flows.table.is_full() {
+        return Err(DropReason::FlowTableFull);
+    }
+    let tuple = &packet.meta.tuple;
+    let source = flows.snat.find(
+        &flows.table,
+        tables.snat_addresses(address::is_v4(endpoint.address)),
+        endpoint,
+        tuple.protocol,
+        moment.stats.slot(endpoint.slot),
+    )?;
+    let mut flow = Flow {
+        client: tuple.src,
+        vip: tuple.dst,
+        endpoint: endpoint.address,
+        snat: source.address,
+        client_port: tuple.src_port,
+        vip_port: tuple.dst_port,
+        endpoint_port: endpoint.port,
+        snat_port: source.port,
+        protocol: tuple.protocol,
+        endpoint_slot: endpoint.slot,
+        backend_slot,
+        expires: flows.expiry(stage, moment.now).0,
+        ..Flow::zeroed()
+    };
+    flow.set_stage(stage);
+    if packet.meta.kind == Kind::Tcp {
+        // A SYN takes one sequence number.
+        let sequence = wire::u32_at(packet.frame(), packet.meta.l4 + 4);
+        flow.endpoint_ack = sequence.wrapping_add(1);
+    }
+    flows.begin(&flow, [packet.meta.hash, source.hash], moment).ok_or(DropReason::FlowTableFull)
+}

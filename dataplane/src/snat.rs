@@ -1,0 +1,150 @@
+//! Which SNAT address and port a new flow leaves from.
+//!
+//! There is no list of free ports: a source is free towards an endpoint when
+//! no entry of the flow table has the tuple that replies to it would have. All
+//! sources of a family form a ring; each endpoint hands them out in rotation,
+//! so that one just given up is the last to be used again. Where an endpoint's
+//! rotation begins is secret and differs between processes (RFC 6056 §3.3.3),
+//! so that an agent that starts anew does not use first what the one before it
+//! used first.
+
+use std::ops::RangeInclusive;
+
+use arrayvec::ArrayVec;
+
+use crate::counters::SlotCounters;
+use crate::drops::DropReason;
+use crate::flows::{FlowTable, HashKey};
+use crate::packet::Tuple;
+use crate::tables::EndpointChoice;
+
+/// How many sources are tried for the new flows of one burst, all together:
+/// some 100 µs of work at most. A search that ends here goes on with the next
+/// flow where it stopped.
+const PROBES_PER_BURST: u32 = 4_096;
+
+/// How many are tried even when the burst's are used up, or when all seem to
+/// be taken.
+const PROBES_AT_LEAST: u32 = 16;
+
+/// How many are looked up together, to wait for memory only once.
+const BATCH: usize = 8;
+
+/// The ports of every SNAT address.
+#[derive(Debug)]
+pub(crate) struct SnatPorts {
+    first: u16,
+    count: u32,
+    key: HashKey,
+    probes_left: u32,
+}
+
+/// Where a flow leaves from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub(crate) address: u128,
+    pub(crate) port: u16,
+    /// Of the replies' tuple.
+    pub(crate) hash: u64,
+}
+
+impl SnatPorts {
+    pub(crate) fn new(ports: &RangeInclusive<u16>, key: HashKey) -> Self {
+        // Port 0 is none.
+        let (first, last) = ((*ports.start()).max(1), *ports.end());
+        let count = (u32::from(last) + 1).saturating_sub(u32::from(first));
+        Self { first, count, key, probes_left: PROBES_PER_BURST }
+    }
+
+    /// Gives the searches of the next burst their share of work.
+    pub(crate) fn refill(&mut self) {
+        self.probes_left = PROBES_PER_BURST;
+    }
+
+    /// Finds a free source towards `endpoint`. `rotation` is where the
+    /// endpoint's counters keep how far it has come.
+    pub(crate) fn find(
+        &mut self,
+        table: &FlowTable,
+        addresses: &[u128],
+        endpoint: &EndpointChoice,
+        protocol: u8,
+        rotation: Option<&SlotCounters>,
+    ) -> Result<Source, DropReason> {
+        if addresses.is_empty() {
+            return Err(DropReason::NoSnatAddress);
+        }
+        let ring = Ring { ports: self, addresses, endpoint, protocol };
+        let size = ring.size();
+        let turned = rotation.map_or(0, SlotCounters::turned);
+        let taken = rotation.is_some_and(|counters| u64::from(counters.ports_taken()) >= size);
+        let allowed = if taken { 0 } else { self.probes_left }.max(PROBES_AT_LEAST);
+        let allowed = u64::from(allowed).min(size) as u32;
+
+        let (tried, found) = ring.search(table, turned, allowed);
+        if let Some(counters) = rotation {
+            counters.turn(tried);
+        }
+        self.probes_left = self.probes_left.saturating_sub(tried);
+        found.ok_or(DropReason::SnatPorts)
+    }
+}
+
+/// All sources towards one endpoint, in the order they are handed out.
+struct Ring<'a> {
+    ports: &'a SnatPorts,
+    addresses: &'a [u128],
+    endpoint: &'a EndpointChoice,
+    protocol: u8,
+}
+
+impl Ring<'_> {
+    fn size(&self) -> u64 {
+        u64::from(self.ports.count) * self.addresses.len() as u64
+    }
+
+    /// Tries up to `allowed` sources from `turned` on. Says how many it took.
+    fn search(&self, table: &FlowTable, turned: u32, allowed: u32) -> (u32, Option<Source>) {
+        let start = self.ports.key.hash_number(self.endpoint.slot) >> 32;
+        let mut tried = 0;
+        // The first one is nearly always free.
+        let mut together = 1;
+        while tried < allowed {
+            let batch: ArrayVec<_, BATCH> = (tried..allowed)
+                .take(together)
+                .filter_map(|step| self.source(table, start + u64::from(turned.wrapping_add(step))))
+                .collect();
+            for (source, _) in &batch {
+                table.prefetch_index(source.hash);
+            }
+            for (source, replies) in &batch {
+                tried += 1;
+                if table.find(source.hash, replies).is_none() {
+                    return (tried, Some(*source));
+                }
+            }
+            if batch.is_empty() {
+                break;
+            }
+            together = BATCH;
+        }
+        (tried, None)
+    }
+
+    /// A source by its place, and the tuple of replies to it. Neighbours
+    /// differ in the address, so that each address gets its share.
+    fn source(&self, table: &FlowTable, place: u64) -> Option<(Source, Tuple)> {
+        let place = place.checked_rem(self.size())?;
+        let addresses = self.addresses.len() as u64;
+        let address = *self.addresses.get(place.checked_rem(addresses)? as usize)?;
+        let port = self.ports.first.checked_add(place.checked_div(addresses)? as u16)?;
+        let replies = Tuple {
+            src: self.endpoint.address,
+            dst: address,
+            src_port: self.endpoint.port,
+            dst_port: port,
+            protocol: self.protocol,
+        };
+        Some((Source { address, port, hash: table.hash(&replies) }, replies))
+    }
+}
