@@ -1,3 +1,5 @@
 //! Frames, network namespaces and captures for the tests of Blixt.
 
+pub mod counters;
+pub mod frame;
 pub mod netns;
