@@ -31,10 +31,10 @@ pub(crate) struct Flow {
     pub(crate) endpoint_port: u16,
     pub(crate) snat_port: u16,
     pub(crate) protocol: u8,
-    /// A [`Stage`] as a number.
-    stage: u8,
-    /// 1 once another flow has the client's tuple.
-    replaced: u16,
+    /// A [`Stage`] as a number; see [`Flow::stage`].
+    pub(crate) stage: u8,
+    /// Not 0 once another flow has the client's tuple.
+    pub(crate) replaced: u16,
     /// Whose flow it is; see [`crate::tables::Slots`].
     pub(crate) endpoint_slot: u32,
     pub(crate) backend_slot: u32,
