@@ -16,7 +16,7 @@ use crate::object::{Kind, Object, ObjectKey};
 use crate::route::RouteSpec;
 
 /// The label of an EndpointSlice that names its Service.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// Something that happened to an object.
 #[derive(Debug, Clone, PartialEq)]
@@ -198,6 +198,13 @@ impl Index {
     pub(crate) fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
         let names = self.slices_of.get(service).into_iter().flatten();
         names.filter_map(|name| self.slices.get(name)).map(|slice| &slice.content)
+    }
+
+    /// All slices, each with the Service that it names.
+    pub(crate) fn services_of_slices(
+        &self,
+    ) -> impl Iterator<Item = (&ObjectName, Option<&ObjectName>)> {
+        self.slices.iter().map(|(name, slice)| (name, slice.service.as_ref()))
     }
 
     /// The labels of a namespace, if its object is there.

@@ -4,7 +4,7 @@
 //! watches, and the standalone agent, whose [`Manifests`] read YAML files and
 //! check them as an API server and its CRDs would. [`compile`] then turns the
 //! index into a [`blixt_model::Snapshot`] and the [`Statuses`] of every
-//! object that is ours.
+//! object that is ours. [`warnings`] adds what Gateway API has no condition for.
 //!
 //! Everything here is pure and deterministic: no I/O, clock, thread or log,
 //! and the same objects give the same result whatever the order in which they
@@ -22,6 +22,7 @@ mod schema;
 mod standalone;
 pub mod status;
 mod validate;
+mod warnings;
 
 pub use compile::{Compiled, CrdVersion, Environment, Programming, compile};
 pub use index::{Event, Index};
@@ -30,6 +31,7 @@ pub use object::{Kind, Object, ObjectKey};
 pub use route::ParentRef;
 pub use standalone::{Manifests, Refusal, Update};
 pub use status::Statuses;
+pub use warnings::{Warning, warnings};
 
 /// The `GatewayClass.spec.controllerName` that makes a class ours.
 pub const CONTROLLER_NAME: &str = "gateway.networking.k8s.io/blixt";

@@ -106,10 +106,14 @@ impl Manifests {
         let mut refusals = Vec::new();
         let mut wanted = BTreeMap::new();
         for (name, file) in &self.files {
-            refusals.extend(file.refusal(name));
+            let fault = file.refusal(name);
             for document in file.good.iter().flatten() {
-                refusals.extend(admit(name, document, &mut wanted, &self.accepted));
+                let refused = admit(name, document, &mut wanted, &self.accepted);
+                // What was wrong with contents that are in the file no more
+                // can't be found there.
+                refusals.extend(refused.into_iter().filter(|_| fault.is_none()));
             }
+            refusals.extend(fault);
         }
         refusals.sort();
         let wanted =

@@ -69,8 +69,8 @@ fn one(
     let group = backend.group.as_deref().unwrap_or_default();
     let kind = backend.kind.as_deref().unwrap_or("Service");
     if (group, kind) != ("", "Service") {
-        let kind = if group.is_empty() { kind.to_owned() } else { format!("{group} {kind}") };
-        let why = format!("is a {kind}: only a Service can be a backend");
+        let group = if group.is_empty() { String::new() } else { format!(" of group {group}") };
+        let why = format!("is of kind {kind}{group}: only a Service can be a backend");
         return Err((RejectReason::InvalidKind, why));
     }
     let own = route.name.namespace();

@@ -179,17 +179,7 @@ fn listener_programmed(listener: &Listener<'_>, gateway: &Gateway<'_>) -> Condit
 
 fn listener_resolved(listener: &Listener<'_>, generation: i64) -> Condition {
     let (status, reason, message) = if !listener.invalid_kinds.is_empty() {
-        let kinds: Vec<_> = listener.kinds.iter().map(ToString::to_string).collect();
-        let message = format!(
-            "A listener of protocol {} can't take {}: remove it from allowedRoutes.kinds.{}",
-            listener.spec.protocol,
-            listener.invalid_kinds.join(", "),
-            if kinds.is_empty() {
-                String::new()
-            } else {
-                format!(" It takes {} all the same.", kinds.join(", "))
-            },
-        );
+        let message = invalid_kinds(listener);
         (ConditionStatus::False, reason::INVALID_ROUTE_KINDS, message)
     } else if listener.spec.tls.is_some() {
         // Nobody has looked at the certificates.
@@ -199,6 +189,24 @@ fn listener_resolved(listener: &Listener<'_>, generation: i64) -> Condition {
         (ConditionStatus::True, reason::RESOLVED_REFS, "All references are good.".to_owned())
     };
     Condition::new(ConditionType::ResolvedRefs, status, reason, message, generation)
+}
+
+fn invalid_kinds(listener: &Listener<'_>) -> String {
+    let protocol = &listener.spec.protocol;
+    let invalid = listener.invalid_kinds.join(", ");
+    if listener.socket.is_none() {
+        return format!("Neither protocol {protocol} nor {invalid} is served.");
+    }
+    let valid: Vec<_> = listener.kinds.iter().map(ToString::to_string).collect();
+    let meanwhile = if valid.is_empty() {
+        String::new()
+    } else {
+        format!(" It takes {} all the same.", valid.join(", "))
+    };
+    format!(
+        "A listener of protocol {protocol} can't take {invalid}: remove it from \
+         allowedRoutes.kinds.{meanwhile}"
+    )
 }
 
 fn listener_conflicted(listener: &Listener<'_>, generation: i64) -> Condition {

@@ -80,8 +80,9 @@ fn address_of(endpoint: &SliceEndpoint, address_type: &str) -> Option<IpAddr> {
         IpAddr::V4(_) => address_type == "IPv4",
         IpAddr::V6(v6) => address_type == "IPv6" && v6.to_ipv4_mapped().is_none(),
     };
-    let reachable = !(address.is_unspecified() || address.is_loopback() || address.is_multicast());
-    (fits && reachable).then_some(address)
+    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    let is_no_host = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    (fits && !is_no_host && !is_broadcast).then_some(address)
 }
 
 /// Unset conditions mean: ready, serving if ready, not terminating

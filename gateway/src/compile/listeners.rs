@@ -156,16 +156,19 @@ fn route_kinds(spec: &GatewayListeners) -> (Vec<RouteKind>, Vec<String>) {
     (kinds, invalid)
 }
 
-/// Whether two listeners of a Gateway want the same traffic. TCP can't share
-/// a port with what runs over TCP (Gateway API, "Distinct Listeners"); of the
-/// same protocol there is one on a port. No listener wins.
+/// Whether two listeners of a Gateway want the same traffic (Gateway API,
+/// "Distinct Listeners"): TCP shares a port with nothing that runs over TCP,
+/// HTTP with nothing that begins with TLS, and neither TCP nor UDP with
+/// itself. No listener wins.
 fn exclude_each_other(one: &GatewayListeners, other: &GatewayListeners) -> bool {
-    let over_tcp = |protocol: &str| matches!(protocol, "HTTP" | "HTTPS" | "TLS");
+    let pair = (one.protocol.as_str(), other.protocol.as_str());
     one.port == other.port
-        && match (one.protocol.as_str(), other.protocol.as_str()) {
-            ("TCP", "TCP") | ("UDP", "UDP") => true,
-            ("TCP", other) => over_tcp(other),
-            (one, "TCP") => over_tcp(one),
-            _ => false,
-        }
+        && matches!(
+            pair,
+            ("TCP", "TCP" | "HTTP" | "HTTPS" | "TLS")
+                | ("HTTP" | "HTTPS" | "TLS", "TCP")
+                | ("HTTP", "HTTPS" | "TLS")
+                | ("HTTPS" | "TLS", "HTTP")
+                | ("UDP", "UDP")
+        )
 }

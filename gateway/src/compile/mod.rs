@@ -25,6 +25,8 @@ use blixt_model::{Generation, HashSeed, ObjectName, Snapshot, SnapshotError};
 use crate::index::Index;
 use crate::status::Statuses;
 
+pub(crate) use routes::gateway_of;
+
 /// What the result depends on besides the objects.
 pub struct Environment<'a> {
     /// Which classes are ours; see [`crate::CONTROLLER_NAME`].

@@ -77,7 +77,7 @@ pub(super) fn attach<'a>(index: &'a Index, gateways: &mut Gateways<'a>) -> Attac
 }
 
 /// The Gateway that a reference means, if it means one.
-fn gateway_of(parent: &ParentRef, namespace: &str) -> Option<ObjectName> {
+pub(crate) fn gateway_of(parent: &ParentRef, namespace: &str) -> Option<ObjectName> {
     let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
     let kind = parent.kind.as_deref().unwrap_or("Gateway");
     let namespace = parent.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(namespace);

@@ -141,13 +141,13 @@ fn identify(node: &Node) -> Result<Kind, Unidentified> {
 fn unknown_kind(api_version: &str, kind: &str) -> String {
     let advice = match (api_version, kind) {
         ("v1", "Endpoints") => "write an EndpointSlice instead".to_owned(),
-        (_, name) if Kind::ALL.iter().any(|known| known.name() == name) => {
-            let versions: Vec<_> = Kind::ALL
-                .iter()
-                .filter(|known| known.name() == name)
-                .map(|&known| api_version_of(known))
+        (_, name) if Kind::ALL.iter().any(|known| known.name().eq_ignore_ascii_case(name)) => {
+            let meant: Vec<_> = Kind::ALL
+                .into_iter()
+                .filter(|known| known.name().eq_ignore_ascii_case(name))
+                .map(|known| format!("apiVersion {} and kind {known}", api_version_of(known)))
                 .collect();
-            format!("write apiVersion: {}", versions.join(" or "))
+            format!("write {}", meant.join(", or "))
         }
         _ => "keep it elsewhere".to_owned(),
     };
@@ -171,23 +171,27 @@ fn api_version_of(kind: Kind) -> String {
 fn describe(node: &Node, kind: Option<Kind>) -> ObjectRef {
     let metadata = node.get("metadata");
     let text = |key| metadata.and_then(|metadata| metadata.text(key)).map(str::to_owned);
-    let namespaced = kind.is_some_and(Kind::is_namespaced);
+    let default = || kind.is_some_and(Kind::is_namespaced).then(|| "default".to_owned());
     ObjectRef {
         kind: node.text("kind").unwrap_or_default().to_owned(),
-        namespace: text("namespace").or_else(|| namespaced.then(|| "default".to_owned())),
+        namespace: text("namespace").filter(|written| !written.is_empty()).or_else(default),
         name: text("name"),
     }
 }
 
+/// As `validate` fills it in, so that what is refused is held against the
+/// object that it would have been.
 fn key_of(node: &Node, kind: Kind) -> Option<ObjectKey> {
     let metadata = node.get("metadata")?;
-    Some(ObjectKey {
-        kind,
-        namespace: kind
-            .is_namespaced()
-            .then(|| metadata.text("namespace").unwrap_or("default").to_owned()),
-        name: metadata.text("name")?.to_owned(),
-    })
+    let namespace = match metadata.get("namespace").map(|node| &node.value) {
+        _ if !kind.is_namespaced() => None,
+        None | Some(Value::Null) => Some("default"),
+        Some(Value::Text(text)) if text.is_empty() => Some("default"),
+        Some(Value::Text(text)) => Some(text.as_str()),
+        Some(_) => return None,
+    };
+    let name = metadata.text("name")?.to_owned();
+    Some(ObjectKey { kind, namespace: namespace.map(str::to_owned), name })
 }
 
 #[cfg(test)]
@@ -255,7 +259,10 @@ mod tests {
         let found = reasons("apiVersion: v1\nkind: Endpoints\n");
         assert!(found[0].ends_with("write an EndpointSlice instead"), "{found:?}");
         let found = reasons("apiVersion: networking.istio.io/v1\nkind: Gateway\n");
-        assert!(found[0].ends_with("apiVersion: gateway.networking.k8s.io/v1"), "{found:?}");
+        let meant = "write apiVersion gateway.networking.k8s.io/v1 and kind Gateway";
+        assert!(found[0].ends_with(meant), "{found:?}");
+        let found = reasons("apiVersion: v1\nkind: service\n");
+        assert!(found[0].ends_with("write apiVersion v1 and kind Service"), "{found:?}");
     }
 
     #[test]

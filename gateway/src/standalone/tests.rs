@@ -261,3 +261,26 @@ fn windows_line_ends_and_byte_order_marks_are_fine() {
     assert!(update(&mut manifests, &[("a.yaml", &text)]).refusals.is_empty());
     assert_eq!(names(&manifests), ["GatewayClass blixt"]);
 }
+
+#[test]
+fn what_was_wrong_with_contents_that_are_gone_is_not_told() {
+    let mut manifests = Manifests::default();
+    update(&mut manifests, &[("a.yaml", &gateway("web", "0"))]);
+    let after = update(&mut manifests, &[("a.yaml", "a: [")]);
+    assert_eq!(after.refusals.len(), 1);
+    assert_eq!(after.refusals[0].object, None);
+}
+
+#[test]
+fn an_empty_namespace_is_the_default_one() {
+    let mut manifests = Manifests::default();
+    let text =
+        |port| gateway("web", port).replace("  name: web\n", "  name: web\n  namespace: \"\"\n");
+    assert!(update(&mut manifests, &[("a.yaml", &text("80"))]).refusals.is_empty());
+    assert!(!update(&mut manifests, &[("a.yaml", &gateway("web", "80"))]).changed);
+    let refused = update(&mut manifests, &[("a.yaml", &text("0"))]);
+    assert!(refused.refusals[0].last_good_stays);
+    let gone = update(&mut manifests, &[]);
+    let [Event::Delete(key)] = gone.events.as_slice() else { panic!("{gone:?}") };
+    assert_eq!(key.to_string(), "Gateway default/web");
+}

@@ -29,10 +29,18 @@ pub(super) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Problem
 
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    match text.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
-        Some((found, wanted)) => format!("is of the wrong type: {found}; write {wanted}"),
-        None => format!("is wrong: {text}"),
-    }
+    let Some((found, wanted)) =
+        text.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "))
+    else {
+        return format!("is wrong: {text}");
+    };
+    let is_scalar = ["integer", "boolean", "floating point"].iter().any(|k| found.starts_with(k));
+    let advice = match wanted {
+        "a string" if is_scalar => "put it in quotes".to_owned(),
+        "i32" | "i64" => "write a whole number, without quotes".to_owned(),
+        other => format!("write {other}"),
+    };
+    format!("is of the wrong type, {}: {advice}", found.replace('`', ""))
 }
 
 fn from_ignored(path: &serde_ignored::Path<'_>) -> Path {
@@ -89,7 +97,10 @@ mod tests {
         let value = json!({"metadata": {}, "spec": {"ports": [{"port": "80"}]}});
         assert_eq!(
             problems::<Service>(value),
-            ["spec.ports[0].port is of the wrong type: string \"80\"; write i32"]
+            [
+                "spec.ports[0].port is of the wrong type, string \"80\": write a whole number, without \
+              quotes"
+            ]
         );
     }
 }

@@ -59,12 +59,13 @@ fn one_endpoint(kind: &str, endpoint: &Endpoint, here: &Path, problems: &mut Vec
             problems.push(Problem::new(addresses.index(index), reason));
         }
     }
-    let names: [(&str, &Option<String>, fn(&str) -> bool); 2] = [
-        ("hostname", &endpoint.hostname, names::is_dns_label),
-        ("nodeName", &endpoint.node_name, names::is_dns_subdomain),
-    ];
-    for (field, name, is_good) in names {
-        if let Some(name) = name.as_deref().filter(|name| !is_good(name)) {
+    let is_bad_label = |name: &&str| !names::is_dns_label(name);
+    let is_bad_name = |name: &&str| !names::is_dns_subdomain(name);
+    for (field, bad) in [
+        ("hostname", endpoint.hostname.as_deref().filter(is_bad_label)),
+        ("nodeName", endpoint.node_name.as_deref().filter(is_bad_name)),
+    ] {
+        if let Some(name) = bad {
             let reason = format!("is {name:?}: it must be lower-case letters, digits and '-'");
             problems.push(Problem::new(here.key(field), reason));
         }

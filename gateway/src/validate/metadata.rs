@@ -158,7 +158,7 @@ mod tests {
         }
         assert_eq!(
             problems(Kind::Gateway, json!({"name": 1})),
-            ["metadata.name is of the wrong type: integer `1`; write a string"]
+            ["metadata.name is of the wrong type, integer 1: put it in quotes"]
         );
     }
 

@@ -115,7 +115,8 @@ fn one_port(port: &ServicePort, here: &Path, problems: &mut Vec<Problem>) {
         problems.push(Problem::new(here.key("protocol"), use_one_of(protocol, &protocols)));
     }
     match &port.target_port {
-        Some(IntOrString::Int(number)) => {
+        // The same number may have been filled in, and has been checked.
+        Some(IntOrString::Int(number)) if *number != port.port => {
             port_number(*number, &here.key("targetPort"), problems);
         }
         Some(IntOrString::String(name)) if !names::is_port_name(name) => {

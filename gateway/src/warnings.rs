@@ -1,0 +1,200 @@
+//! What is allowed, but does nothing and was hardly meant so: a Gateway of a
+//! class that nobody has, a Service without endpoints. Gateway API has no
+//! condition for these, so they are told beside the status.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use blixt_model::{EndpointState, Gateway, Listener, RouteId, RouteKind, ServicePort, Target};
+
+use crate::compile::{Compiled, gateway_of};
+use crate::index::{Index, SERVICE_NAME_LABEL};
+use crate::object::{Kind, ObjectKey};
+use crate::{CONTROLLER_NAME, GATEWAY_GROUP};
+
+/// Something that was hardly meant so.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Warning {
+    /// The object.
+    pub object: ObjectKey,
+    /// What is odd about it and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.object, self.message)
+    }
+}
+
+/// All there are, in the order of their objects, each once.
+pub fn warnings(index: &Index, compiled: &Compiled) -> Vec<Warning> {
+    let mut found = Vec::new();
+    unserved_gateways(index, compiled, &mut found);
+    unattached_routes(index, compiled, &mut found);
+    strayed_slices(index, &mut found);
+    for gateway in compiled.snapshot.gateways() {
+        for listener in &gateway.listeners {
+            idle_listener(gateway, listener, &mut found);
+            idle_backends(gateway, listener, index, compiled, &mut found);
+        }
+    }
+    circles(compiled, &mut found);
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn unserved_gateways(index: &Index, compiled: &Compiled, found: &mut Vec<Warning>) {
+    for (name, gateway) in index.gateways() {
+        if compiled.status.gateways.contains_key(name) {
+            continue;
+        }
+        let class = &gateway.spec.gateway_class_name;
+        let message = match index.classes().get(class) {
+            None => format!(
+                "its GatewayClass {class} does not exist, so nobody serves it: make one with \
+                 spec.controllerName {CONTROLLER_NAME}"
+            ),
+            Some(_) if compiled.status.classes.contains_key(class) => format!(
+                "its GatewayClass {class} is not accepted, so nobody serves it: see the status of \
+                 that class"
+            ),
+            Some(found) => format!(
+                "its GatewayClass {class} is of another controller, {}: ours is {CONTROLLER_NAME}",
+                found.spec.controller_name
+            ),
+        };
+        found.push(warning(Kind::Gateway, name, message));
+    }
+}
+
+fn unattached_routes(index: &Index, compiled: &Compiled, found: &mut Vec<Warning>) {
+    for (id, route) in index.routes() {
+        if route.spec.parents.is_empty() {
+            let message = "it has no parentRefs, so it has no effect: name a Gateway";
+            found.push(of_route(id, message.to_owned()));
+        }
+        for (position, parent) in route.spec.parents.iter().enumerate() {
+            let name = gateway_of(parent, id.name.namespace());
+            let message = match &name {
+                None => {
+                    let kind = parent.kind.as_deref().unwrap_or("Gateway");
+                    let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
+                    format!("is a {kind} of group {group:?}: Blixt serves Gateways only")
+                }
+                Some(name) if compiled.status.gateways.contains_key(name) => continue,
+                Some(name) if index.gateways().contains_key(name) => {
+                    format!("is Gateway {name}, which Blixt does not serve: see its class")
+                }
+                Some(name) => format!("is Gateway {name}, which does not exist"),
+            };
+            found.push(of_route(id, format!("parentRefs[{position}] {message}")));
+        }
+    }
+}
+
+fn strayed_slices(index: &Index, found: &mut Vec<Warning>) {
+    for (name, service) in index.services_of_slices() {
+        let message = match service {
+            None => format!(
+                "it has no label {SERVICE_NAME_LABEL} that names a Service, so nobody uses it"
+            ),
+            Some(service) if index.service(service).is_none() => {
+                format!("it belongs to Service {service}, which does not exist")
+            }
+            Some(_) => continue,
+        };
+        found.push(warning(Kind::EndpointSlice, name, message));
+    }
+}
+
+fn idle_listener(gateway: &Gateway, listener: &Listener, found: &mut Vec<Warning>) {
+    let name = &listener.name;
+    match &listener.route {
+        None => found.push(warning(
+            Kind::Gateway,
+            &gateway.name,
+            format!("listener {name} has no route, so it refuses everything"),
+        )),
+        Some(route) if listener.backends.iter().all(|backend| backend.weight.number() == 0) => {
+            let message = "no backend has a weight, so everything is refused".to_owned();
+            found.push(of_route(route, message));
+        }
+        Some(_) => {}
+    }
+}
+
+/// Services that traffic is sent to and that have nobody to take it.
+fn idle_backends(
+    gateway: &Gateway,
+    listener: &Listener,
+    index: &Index,
+    compiled: &Compiled,
+    found: &mut Vec<Warning>,
+) {
+    for backend in listener.backends.iter().filter(|backend| backend.weight.number() > 0) {
+        let Target::Service(service) = backend.target else { continue };
+        let Some(service) = compiled.snapshot.service(service) else { continue };
+        for &address in &gateway.addresses {
+            if !takes_traffic(service, address) {
+                let why = why_idle(service, address, index);
+                let (port, protocol) = (service.id.port, service.id.protocol);
+                found.push(warning(
+                    Kind::Service,
+                    &service.id.service,
+                    format!("port {port}/{protocol} has no endpoint for {address}: {why}"),
+                ));
+            }
+        }
+    }
+}
+
+fn takes_traffic(service: &ServicePort, address: IpAddr) -> bool {
+    service.endpoints.iter().any(|endpoint| {
+        endpoint.state == EndpointState::Ready && endpoint.address.is_ipv4() == address.is_ipv4()
+    })
+}
+
+fn why_idle(service: &ServicePort, address: IpAddr, index: &Index) -> String {
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let mut slices = index.slices_of(&service.id.service).peekable();
+    if slices.peek().is_none() {
+        let name = service.id.service.name();
+        format!("there is no EndpointSlice with the label {SERVICE_NAME_LABEL}: {name}")
+    } else if service.endpoints.is_empty() {
+        "no EndpointSlice has a port of the same name and protocol, and an address there".to_owned()
+    } else if service.endpoints.iter().any(|e| e.address.is_ipv4() == address.is_ipv4()) {
+        format!("none with an {family} address is ready")
+    } else {
+        format!("none has an {family} address")
+    }
+}
+
+/// Endpoints that are addresses of Gateways.
+fn circles(compiled: &Compiled, found: &mut Vec<Warning>) {
+    let vips = compiled.snapshot.vips();
+    for service in compiled.snapshot.services() {
+        for endpoint in service.endpoints.iter().filter(|e| vips.contains(&e.address)) {
+            let address = endpoint.address;
+            let message = format!(
+                "its endpoint {address} is the address of a Gateway, which would send traffic to \
+                 itself: use the address of a server"
+            );
+            found.push(warning(Kind::Service, &service.id.service, message));
+        }
+    }
+}
+
+fn of_route(id: &RouteId, message: String) -> Warning {
+    let kind = match id.kind {
+        RouteKind::Tcp => Kind::TcpRoute,
+        RouteKind::Udp => Kind::UdpRoute,
+    };
+    warning(kind, &id.name, message)
+}
+
+fn warning(kind: Kind, name: &blixt_model::ObjectName, message: String) -> Warning {
+    let namespace = Some(name.namespace().to_owned());
+    Warning { object: ObjectKey { kind, namespace, name: name.name().to_owned() }, message }
+}
