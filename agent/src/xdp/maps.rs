@@ -1,0 +1,219 @@
+//! The program's maps, and what is in them.
+//!
+//! Each map has one writer, this. What was written is remembered, so that a
+//! new set of addresses becomes the few updates that differ.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::{Ebpf, EbpfLoader};
+use blixt_xdp_abi::{
+    ADDRESSES, AddressKey, COUNTERS, Counter, INTERFACES, QUEUES_PER_INTERFACE, Role, SOCKETS,
+};
+
+use super::{Capacities, XdpError};
+
+/// What a new set of addresses changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// How many were added, or changed their role.
+    pub added: usize,
+    /// How many were removed.
+    pub removed: usize,
+}
+
+/// What the program has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts([u64; Counter::ALL.len()]);
+
+impl Counts {
+    /// One of them.
+    pub fn of(&self, counter: Counter) -> u64 {
+        self.0.get(counter as usize).copied().unwrap_or_default()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Counter, u64)> {
+        Counter::ALL.into_iter().zip(self.0)
+    }
+}
+
+pub(super) struct Maps {
+    capacities: Capacities,
+    addresses: HashMap<MapData, AddressKey, u32>,
+    interfaces: HashMap<MapData, u32, u32>,
+    sockets: XskMap<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    /// What `addresses` holds.
+    present: BTreeMap<AddressKey, Role>,
+}
+
+/// Tells the loader how large the maps shall be.
+pub(super) fn size(loader: &mut EbpfLoader<'_>, capacities: Capacities) {
+    loader
+        // Twice: a whole set can be added before the one before it goes.
+        .map_max_entries(ADDRESSES, capacities.addresses.saturating_mul(2))
+        .map_max_entries(INTERFACES, capacities.interfaces)
+        .map_max_entries(SOCKETS, first_socket(capacities.interfaces));
+}
+
+/// Where the sockets of the interface in a slot start.
+pub(super) fn first_socket(slot: u32) -> u32 {
+    slot.saturating_mul(QUEUES_PER_INTERFACE)
+}
+
+impl Maps {
+    /// Takes them out of a loaded object.
+    pub(super) fn take(
+        bpf: &mut Ebpf,
+        capacities: Capacities,
+        origin: &str,
+    ) -> Result<Self, XdpError> {
+        Ok(Self {
+            capacities,
+            addresses: typed(bpf, ADDRESSES, origin)?,
+            interfaces: typed(bpf, INTERFACES, origin)?,
+            sockets: typed(bpf, SOCKETS, origin)?,
+            counters: typed(bpf, COUNTERS, origin)?,
+            present: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn capacities(&self) -> Capacities {
+        self.capacities
+    }
+
+    pub(super) fn add_interface(&mut self, ifindex: u32, slot: u32) -> Result<(), XdpError> {
+        self.interfaces.insert(ifindex, first_socket(slot), 0).map_err(in_map(INTERFACES))
+    }
+
+    /// Forgets an interface and its sockets.
+    pub(super) fn remove_interface(&mut self, ifindex: u32, slot: u32) -> Result<(), XdpError> {
+        absent_is_fine(self.interfaces.remove(&ifindex)).map_err(in_map(INTERFACES))?;
+        let first = first_socket(slot);
+        (first..first + QUEUES_PER_INTERFACE).try_for_each(|index| self.clear_socket(index))
+    }
+
+    pub(super) fn set_socket(&mut self, index: u32, socket: impl AsRawFd) -> Result<(), MapError> {
+        self.sockets.set(index, socket, 0)
+    }
+
+    /// The kernel does so by itself when a socket closes.
+    pub(super) fn clear_socket(&mut self, index: u32) -> Result<(), XdpError> {
+        absent_is_fine(self.sockets.unset(index)).map_err(in_map(SOCKETS))
+    }
+
+    pub(super) fn set_addresses(
+        &mut self,
+        wanted: &BTreeMap<IpAddr, Role>,
+    ) -> Result<Changes, XdpError> {
+        let capacity = self.capacities.addresses;
+        if u32::try_from(wanted.len()).is_ok_and(|count| count <= capacity) {
+            let wanted = wanted.iter().map(|(address, role)| (key(*address), *role)).collect();
+            let (added, removed) = difference(&self.present, &wanted);
+            for (key, role) in &added {
+                self.addresses.insert(key, role.value(), 0).map_err(in_map(ADDRESSES))?;
+                self.present.insert(*key, *role);
+            }
+            for key in &removed {
+                absent_is_fine(self.addresses.remove(key)).map_err(in_map(ADDRESSES))?;
+                self.present.remove(key);
+            }
+            Ok(Changes { added: added.len(), removed: removed.len() })
+        } else {
+            Err(XdpError::TooManyAddresses { wanted: wanted.len(), capacity })
+        }
+    }
+
+    pub(super) fn counters(&self) -> Result<Counts, XdpError> {
+        let mut counts = Counts::default();
+        for (count, counter) in counts.0.iter_mut().zip(Counter::ALL) {
+            let per_cpu = self.counters.get(&counter.index(), 0).map_err(in_map(COUNTERS))?;
+            *count = per_cpu.iter().sum();
+        }
+        Ok(counts)
+    }
+}
+
+/// What to write, and what to take away.
+fn difference(
+    present: &BTreeMap<AddressKey, Role>,
+    wanted: &BTreeMap<AddressKey, Role>,
+) -> (Vec<(AddressKey, Role)>, Vec<AddressKey>) {
+    let added = wanted
+        .iter()
+        .filter(|(key, role)| present.get(*key) != Some(*role))
+        .map(|(key, role)| (*key, *role))
+        .collect();
+    let removed = present.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
+    (added, removed)
+}
+
+fn key(address: IpAddr) -> AddressKey {
+    match address {
+        IpAddr::V4(v4) => blixt_xdp_abi::v4_key(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn typed<M: TryFrom<Map, Error = MapError>>(
+    bpf: &mut Ebpf,
+    name: &'static str,
+    origin: &str,
+) -> Result<M, XdpError> {
+    bpf.take_map(name)
+        .and_then(|map| M::try_from(map).ok())
+        .ok_or_else(|| XdpError::ForeignObject { origin: origin.into(), lacks: name })
+}
+
+fn in_map(map: &'static str) -> impl Fn(MapError) -> XdpError {
+    move |source| XdpError::Map { map, source }
+}
+
+fn absent_is_fine(answer: Result<(), MapError>) -> Result<(), MapError> {
+    /// linux/errno.h: no such entry.
+    const ENOENT: i32 = 2;
+
+    match answer {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(ENOENT) => {
+            Ok(())
+        }
+        answer => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(list: &[(&str, Role)]) -> BTreeMap<AddressKey, Role> {
+        list.iter().map(|(address, role)| (key(address.parse().unwrap()), *role)).collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let before = addresses(&[("192.0.2.1", Role::Vip), ("2001:db8::1", Role::Vip)]);
+        let after = addresses(&[("192.0.2.1", Role::Vip), ("192.0.2.2", Role::Snat)]);
+        let (added, removed) = difference(&before, &after);
+        assert_eq!(added, [(key("192.0.2.2".parse().unwrap()), Role::Snat)]);
+        assert_eq!(removed, [key("2001:db8::1".parse().unwrap())]);
+    }
+
+    #[test]
+    fn a_role_that_changes_is_overwritten_in_place() {
+        let before = addresses(&[("192.0.2.1", Role::Vip)]);
+        let after = addresses(&[("192.0.2.1", Role::Snat)]);
+        let (added, removed) = difference(&before, &after);
+        assert_eq!((added.len(), removed.len()), (1, 0));
+    }
+
+    #[test]
+    fn the_same_set_again_changes_nothing() {
+        let set = addresses(&[("192.0.2.1", Role::Vip), ("2001:db8::1", Role::Snat)]);
+        let (added, removed) = difference(&set, &set);
+        assert!(added.is_empty() && removed.is_empty());
+    }
+}

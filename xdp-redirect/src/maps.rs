@@ -1,0 +1,42 @@
+//! The maps that the agent fills, and the look-ups in them.
+//!
+//! Sizes here are placeholders: the agent gives its own when it loads the
+//! program. A map's name is its static's; `blixt_xdp_abi` spells it for the agent.
+
+use aya_ebpf::bindings::xdp_action::XDP_DROP;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{HashMap, XskMap};
+use aya_ebpf::programs::XdpContext;
+use blixt_xdp_abi::{AddressKey, QUEUES_PER_INTERFACE};
+
+#[map]
+static ADDRESSES: HashMap<AddressKey, u32> = HashMap::with_max_entries(1, 0);
+
+#[map]
+static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
+
+#[map]
+static SOCKETS: XskMap = XskMap::with_max_entries(QUEUES_PER_INTERFACE, 0);
+
+/// Whether an address is one of ours.
+#[inline(always)]
+pub fn is_ours(address: &AddressKey) -> bool {
+    ADDRESSES.get_ptr(address).is_some()
+}
+
+/// Sends the frame to the socket of its interface and queue, if there is one.
+#[inline(always)]
+pub fn redirect(frame: &XdpContext) -> Option<u32> {
+    let queue = frame.rx_queue_index();
+    if queue >= QUEUES_PER_INTERFACE {
+        return None;
+    }
+    let interface = frame.ingress_ifindex() as u32;
+    // SAFETY: the agent gives an interface its row before it attaches the
+    // program and takes it only after it has detached it, so no row is freed
+    // or reused while a frame of its interface is here.
+    let base = unsafe { INTERFACES.get(interface) }?;
+    // The low bits of the flags are the answer when there is no socket
+    // (kernel 5.3, net/core/filter.c, bpf_xdp_redirect_map).
+    SOCKETS.redirect(base + queue, XDP_DROP.into()).ok()
+}
