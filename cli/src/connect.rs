@@ -1,0 +1,134 @@
+//! One question to the agent, and what to do when there is no answer.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use blixt_api::v1alpha1::local_client::LocalClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+/// The agent answers from memory, within milliseconds. One that is this late
+/// is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Tens of thousands of endpoints make megabytes; tonic's default of 4 MiB is
+/// for strangers, and the agent is none.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// Why there is no answer, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(
+        "there is no agent at {socket}: start blixt-agent, or give the path of its --socket with --socket"
+    )]
+    NoAgent { socket: PathBuf },
+    #[error(
+        "nobody listens at {socket}, it was left behind by an agent that is gone: start blixt-agent, its log says why it stopped"
+    )]
+    AgentGone { socket: PathBuf },
+    #[error("you may not open {socket}: only root may ask the agent, try again with sudo")]
+    NotAllowed { socket: PathBuf },
+    #[error("the path of the socket {socket:?} is not UTF-8: give the agent another with --socket")]
+    Path { socket: PathBuf },
+    #[error("can't reach the agent at {socket}: {error}")]
+    Unreachable { socket: PathBuf, error: io::Error },
+    #[error("what listens at {socket} is no agent of Blixt, or one that is stopping: {error}")]
+    NoGrpc { socket: PathBuf, error: String },
+    #[error(
+        "the agent at {socket} did not answer within {} s: see its log, and restart it if it is stuck",
+        PATIENCE.as_secs()
+    )]
+    Late { socket: PathBuf },
+    #[error(
+        "the agent at {socket} does not know this question: it is of another version than this blixtctl ({version}), use the blixtctl that came with it",
+        version = env!("CARGO_PKG_VERSION")
+    )]
+    OtherVersion { socket: PathBuf },
+    #[error("the agent at {socket} is starting or stopping, try again: {message}")]
+    NotNow { socket: PathBuf, message: String },
+    #[error("the agent at {socket} failed to answer, its log may say more: {message}")]
+    Agent { socket: PathBuf, message: String },
+    #[error("can't start to wait for an answer: {0}")]
+    Runtime(io::Error),
+    #[error("can't write the answer as JSON: {0}")]
+    Json(serde_json::Error),
+}
+
+/// Connects, asks, and waits for the answer.
+pub(crate) fn ask<Answer>(
+    socket: &Path,
+    question: impl AsyncFnOnce(&mut LocalClient<Channel>) -> Result<Response<Answer>, Status>,
+) -> Result<Answer, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Runtime)?;
+    let answer = async {
+        let mut agent = connect(socket).await?;
+        match question(&mut agent).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(refused(socket, &status)),
+        }
+    };
+    runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, answer).await })
+        .unwrap_or_else(|_| Err(Failure::Late { socket: socket.to_owned() }))
+}
+
+async fn connect(socket: &Path) -> Result<LocalClient<Channel>, Failure> {
+    let path = socket.to_str().ok_or_else(|| Failure::Path { socket: socket.to_owned() })?;
+    let channel = match Endpoint::from_shared(format!("unix:{path}")) {
+        Ok(endpoint) => endpoint.connect().await,
+        Err(error) => Err(error),
+    };
+    let channel = channel.map_err(|error| unreachable(socket, &error))?;
+    Ok(LocalClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
+}
+
+/// Finds the error of the system call behind the transport's.
+fn unreachable(socket: &Path, error: &tonic::transport::Error) -> Failure {
+    let socket = socket.to_owned();
+    let Some(cause) = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()) else {
+        return Failure::NoGrpc { socket, error: told(error) };
+    };
+    match cause.kind() {
+        io::ErrorKind::NotFound => Failure::NoAgent { socket },
+        io::ErrorKind::ConnectionRefused => Failure::AgentGone { socket },
+        io::ErrorKind::PermissionDenied => Failure::NotAllowed { socket },
+        io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::UnexpectedEof => Failure::NoGrpc { socket, error: cause.to_string() },
+        kind => Failure::Unreachable {
+            socket,
+            error: cause.raw_os_error().map_or_else(
+                || io::Error::new(kind, cause.to_string()),
+                io::Error::from_raw_os_error,
+            ),
+        },
+    }
+}
+
+fn refused(socket: &Path, status: &Status) -> Failure {
+    let socket = socket.to_owned();
+    // Only a status that the agent did not send has a cause on this side.
+    if status.source().is_some() {
+        return Failure::NoGrpc { socket, error: told(status) };
+    }
+    let message = status.message().to_owned();
+    match status.code() {
+        Code::Unimplemented => Failure::OtherVersion { socket },
+        Code::Unavailable => Failure::NotNow { socket, message },
+        _ => Failure::Agent { socket, message },
+    }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+fn told(error: &(dyn Error + 'static)) -> String {
+    let parts: Vec<_> = causes(error).map(ToString::to_string).collect();
+    parts.join(": ")
+}

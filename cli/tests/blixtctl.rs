@@ -1,0 +1,197 @@
+//! The program itself against a local API in memory, over a real unix socket.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod fixture;
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use blixt_api::v1alpha1::local_server::{Local, LocalServer};
+use blixt_api::v1alpha1::{
+    GetLoadBalancingRequest, GetLoadBalancingResponse, GetStatusRequest, GetStatusResponse,
+};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+/// An agent that answers as it is told to.
+struct Fake(Result<(), Status>);
+
+#[tonic::async_trait]
+impl Local for Fake {
+    async fn get_status(
+        &self,
+        _: Request<GetStatusRequest>,
+    ) -> Result<Response<GetStatusResponse>, Status> {
+        self.0.clone().map(|()| Response::new(fixture::status()))
+    }
+
+    async fn get_load_balancing(
+        &self,
+        _: Request<GetLoadBalancingRequest>,
+    ) -> Result<Response<GetLoadBalancingResponse>, Status> {
+        self.0.clone().map(|()| Response::new(fixture::load_balancing()))
+    }
+}
+
+/// Runs `blixtctl` against an agent that answers `answer`.
+fn with_agent(answer: Result<(), Status>, arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = {
+        let _inside = runtime.enter();
+        UnixListener::bind(&socket).unwrap()
+    };
+    runtime.spawn(
+        tonic::transport::Server::builder()
+            .add_service(LocalServer::new(Fake(answer)))
+            .serve_with_incoming(UnixListenerStream::new(listener)),
+    );
+    blixtctl(&socket, arguments)
+}
+
+fn blixtctl(socket: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_blixtctl"))
+        .args(arguments)
+        .arg("--socket")
+        .arg(socket)
+        .env_remove("COLUMNS")
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    assert!(output.status.success(), "{output:?}");
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+/// What it complained about, as one line.
+fn complaint(output: &Output) -> &str {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let complaint = std::str::from_utf8(&output.stderr).unwrap();
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    complaint
+}
+
+#[test]
+fn lb_prints_the_table() {
+    fixture::assert_golden("lb.txt", stdout(&with_agent(Ok(()), &["lb"])));
+}
+
+#[test]
+fn status_prints_the_tables() {
+    let output = with_agent(Ok(()), &["status"]);
+    for part in ["up 2 h 5 min", "0-3 zero-copy", "192.0.2.250", "bad_backend", "BackendNotFound"] {
+        assert!(stdout(&output).contains(part), "{part} in {}", stdout(&output));
+    }
+}
+
+#[test]
+fn json_keeps_its_names() {
+    for (command, golden) in [("lb", "lb.json"), ("status", "status.json")] {
+        let output = with_agent(Ok(()), &[command, "-o", "json"]);
+        fixture::assert_golden(golden, stdout(&output));
+    }
+}
+
+#[test]
+fn no_socket_means_no_agent() {
+    let output = blixtctl(Path::new("/nonexistent/agent.sock"), &["status"]);
+    let complaint = complaint(&output);
+    assert!(complaint.contains("no agent at /nonexistent/agent.sock"), "{complaint}");
+    assert!(complaint.contains("start blixt-agent"), "{complaint}");
+}
+
+#[test]
+fn a_socket_left_behind_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let output = blixtctl(&socket, &["lb"]);
+    assert!(complaint(&output).contains("left behind"), "{output:?}");
+}
+
+#[test]
+fn others_than_root_are_told_to_use_sudo() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let nobody_may = std::fs::Permissions::from_mode(0o000);
+    std::fs::set_permissions(&socket, nobody_may).unwrap();
+    // Root may open it all the same, so root asks as somebody else, who needs
+    // a copy of the program where everybody may go.
+    let everybody_may = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), everybody_may).unwrap();
+    let program = directory.path().join("blixtctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_blixtctl"), &program).unwrap();
+    let mut command = Command::new(program);
+    command.arg("status").arg("--socket").arg(&socket);
+    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+        const NOBODY: u32 = 65_534;
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = loop {
+        match command.output() {
+            // A child that another test has just forked still holds the copy
+            // open for writing, until it becomes another program.
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::yield_now();
+            }
+            output => break output.unwrap(),
+        }
+    };
+    assert!(complaint(&output).contains("sudo"), "{output:?}");
+}
+
+#[test]
+fn another_version_is_named() {
+    let output = with_agent(Err(Status::unimplemented("")), &["lb"]);
+    assert!(complaint(&output).contains("another version"), "{output:?}");
+}
+
+#[test]
+fn an_agent_that_starts_asks_for_patience() {
+    let output = with_agent(Err(Status::unavailable("no tables yet")), &["status"]);
+    assert!(complaint(&output).contains("try again: no tables yet"), "{output:?}");
+}
+
+#[test]
+fn a_fault_of_the_agent_is_told() {
+    let output = with_agent(Err(Status::internal("out of cheese")), &["status"]);
+    assert!(complaint(&output).contains("out of cheese"), "{output:?}");
+}
+
+#[test]
+fn something_else_that_listens_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let server = std::thread::spawn(move || {
+        use std::io::Write;
+        let (mut client, _) = listener.accept().unwrap();
+        client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+    });
+    let output = blixtctl(&socket, &["status"]);
+    server.join().unwrap();
+    assert!(complaint(&output).contains("no agent of Blixt"), "{output:?}");
+}
+
+#[test]
+fn one_that_never_answers_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let output = blixtctl(&socket, &["status"]);
+    assert!(complaint(&output).contains("did not answer within 5 s"), "{output:?}");
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2() {
+    let output = blixtctl(Path::new("/nonexistent"), &["frobnicate"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
