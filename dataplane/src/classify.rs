@@ -26,6 +26,20 @@ pub(crate) fn burst(burst: &mut Burst<'_>, tables: &Tables, fib: &Fib) {
     }
 }
 
+/// Tells apart packets that were rewritten before, and held: they come from
+/// our addresses.
+pub(crate) fn as_rewritten(burst: &mut Burst<'_>, tables: &Tables) {
+    for packet in burst {
+        packet.meta.rewritten = packet.meta.tuple;
+        match tables.role(packet.meta.tuple.src) {
+            Some(AddressRole::Snat) => packet.meta.side = Side::ToVip,
+            Some(AddressRole::Vip) => packet.meta.side = Side::ToSnat,
+            // The address was taken away meanwhile.
+            None => packet.refuse(DropReason::NotOurAddress),
+        }
+    }
+}
+
 fn side(packet: &Packet<'_>, tables: &Tables, fib: &Fib) -> Result<Side, DropReason> {
     let Some(interface) = fib.interface(packet.ingress()) else {
         return Err(DropReason::InterfaceGone);

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use blixt_mem::RegionError;
 
+use crate::answers::{self, Allowance};
 use crate::counters::{Counters, SlotStats};
 use crate::fib::Fib;
+use crate::flows::Flows;
 use crate::packet::{Burst, InterfaceSlot, Tick, WorkerId};
 use crate::tables::Tables;
 use crate::timeouts::Timeouts;
+use crate::{classify, forward, icmp, parse, rewrite, sweep, track};
 
 /// What a burst is judged by: read once by the worker, the same for the whole
 /// burst.
@@ -41,8 +44,8 @@ pub struct PipelineConfig {
 }
 
 /// How many answers a worker makes a second: enough for people and for path
-/// MTU discovery, too few to be worth reflecting off (RFC 4443 §2.4 (f),
-/// RFC 5961 §7). As many may come at once after a quiet second.
+/// MTU discovery, too few to be worth reflecting off (RFC 4443 §2.4 (f)). As
+/// many may come at once after a quiet second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Resets that refuse TCP segments.
@@ -52,9 +55,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Linux allows 1,000 ICMP messages a second for the whole host
-    /// (`icmp_msgs_per_sec`); refused connections deserve more, since each
-    /// one not answered leaves a client waiting.
+    /// ICMP as the sysctl `icmp_msgs_per_sec` long had it for a whole Linux
+    /// host. Refused connections deserve more, since each one that is not
+    /// answered leaves a client waiting.
     fn default() -> Self {
         Self { resets_per_second: 10_000, icmp_per_second: 1_000 }
     }
@@ -70,13 +73,19 @@ pub trait Sink {
 /// One worker's pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
+    flows: Flows,
+    allowance: Allowance,
     counters: Arc<Counters>,
 }
 
 impl Pipeline {
     /// Makes it, with all the memory it will ever need.
-    pub fn new(_config: &PipelineConfig) -> Result<Self, RegionError> {
-        Ok(Self { counters: Arc::default() })
+    pub fn new(config: &PipelineConfig) -> Result<Self, RegionError> {
+        Ok(Self {
+            flows: Flows::new(config)?,
+            allowance: Allowance::new(config.limits),
+            counters: Arc::default(),
+        })
     }
 
     /// What it counts.
@@ -85,23 +94,52 @@ impl Pipeline {
     }
 
     /// Decides about each packet of a burst: afterwards each has a verdict.
+    /// Whatever is answered is answered in place, so nothing goes to the sink
+    /// so far.
     pub fn process(
         &mut self,
-        _burst: &mut Burst<'_>,
-        _view: View<'_>,
-        _now: Tick,
+        burst: &mut Burst<'_>,
+        view: View<'_>,
+        now: Tick,
         _sink: &mut dyn Sink,
     ) {
+        let counters = &*self.counters;
+        parse::burst(burst, view.fib);
+        classify::burst(burst, view.tables, view.fib);
+        track::burst(burst, &mut self.flows, view, now, counters);
+        icmp::burst(burst, &self.flows);
+        forward::resolve(burst, view.fib);
+        rewrite::burst(burst, counters);
+        let waiting = forward::burst(burst, view.fib, counters);
+        counters.held.add(waiting);
+        answers::burst(burst, &mut self.allowance, view, now, counters);
     }
 
-    /// Tries packets again that were held for a neighbour.
-    pub fn retry(&mut self, _burst: &mut Burst<'_>, _view: View<'_>, _now: Tick) {}
+    /// Tries packets again that were held for a neighbour. They are as they
+    /// are to leave, but for the frame's head; so nobody can be told any more
+    /// of those that cannot go on.
+    pub fn retry(&mut self, burst: &mut Burst<'_>, view: View<'_>, _now: Tick) {
+        let counters = &*self.counters;
+        parse::burst(burst, view.fib);
+        classify::as_rewritten(burst, view.tables);
+        forward::resolve(burst, view.fib);
+        forward::burst(burst, view.fib, counters);
+        answers::drop_refused(burst, counters);
+    }
 
-    /// Looks for flows that have expired or whose endpoint is gone: as many
-    /// as are due since the last call, and not more than a bounded number.
-    pub fn sweep(&mut self, _view: View<'_>, _now: Tick, _sink: &mut dyn Sink) {}
+    /// Looks for flows that have expired or whose endpoint is gone, and resets
+    /// the clients of the latter: as many as are due since the last call, and
+    /// not more than a bounded number. `true` if more are due already.
+    pub fn sweep(&mut self, view: View<'_>, now: Tick, sink: &mut dyn Sink) -> bool {
+        let counters = &*self.counters;
+        sweep::run(&mut self.flows, view, now, counters, &mut |reset| {
+            answers::reset::send(reset, view.fib, sink, counters);
+        })
+    }
 
     /// Announces every address on every attached interface: gratuitous ARP
     /// and unsolicited neighbour advertisements.
-    pub fn announce(&mut self, _view: View<'_>, _sink: &mut dyn Sink) {}
+    pub fn announce(&mut self, view: View<'_>, sink: &mut dyn Sink) {
+        answers::announce(view, sink, &self.counters);
+    }
 }

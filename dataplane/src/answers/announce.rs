@@ -5,7 +5,7 @@ use super::{arp, ndp};
 use crate::address;
 use crate::counters::Counters;
 use crate::drops::DropReason;
-use crate::fib::{HopId, Mac, NextHop, Tags};
+use crate::fib::{Mac, NextHop, Tags};
 use crate::forward;
 use crate::packet::InterfaceSlot;
 use crate::parse::{ARP_BYTES, ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV6, IPV6_BYTES};

@@ -11,12 +11,9 @@ use crate::forward;
 use crate::packet::{Packet, Tuple};
 use crate::parse::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_BYTES};
 use crate::pipeline::Sink;
+use crate::sweep::Reset;
+use crate::tcp::{ACK, FIN, RST, SYN};
 use crate::wire;
-
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const RST: u8 = 0x04;
-pub(crate) const ACK: u8 = 0x10;
 
 /// Bytes of a TCP header without options.
 const TCP_BYTES: usize = 20;
@@ -56,26 +53,19 @@ pub(super) fn answer(packet: &mut Packet<'_>, our_mac: Mac) -> Result<(), DropRe
     Ok(())
 }
 
-/// Resets one end of a flow without having been asked: `tuple` goes from
-/// whom it believes to talk to, to it; `seq` is what it expects next, or it
-/// would take no notice (RFC 5961 §3). Says whether it was sent; who cannot be
-/// reached right now learns it from the answer to its next segment.
-pub(crate) fn send(
-    tuple: &Tuple,
-    seq: u32,
-    fib: &Fib,
-    sink: &mut dyn Sink,
-    counters: &Counters,
-) -> bool {
-    let Resolution::Hop(id) = fib.resolve(tuple.dst, 0) else { return false };
-    let Some(hop) = fib.hop(id) else { return false };
+/// Resets a client without having been asked. One that cannot be reached right
+/// now learns it from the answer to its next segment.
+pub(crate) fn send(reset: &Reset, fib: &Fib, sink: &mut dyn Sink, counters: &Counters) {
+    let tuple = &reset.tuple;
+    let Resolution::Hop(id) = fib.resolve(tuple.dst, 0) else { return };
+    let Some(hop) = fib.hop(id) else { return };
     let mut buffer = [0_u8; MAX_FRAME_BYTES];
     let ethertype = if address::is_v4(tuple.dst) { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
     let l3 = forward::ethernet(&mut buffer, hop, ethertype);
-    let end = Segment { seq, ack: 0, flags: RST }.write(&mut buffer, l3, tuple);
+    let segment = Segment { seq: reset.sequence, ack: reset.acknowledgement, flags: RST | ACK };
+    let end = segment.write(&mut buffer, l3, tuple);
     let sent = sink.send(hop.egress, wire::slice(&buffer, 0, end));
     if sent { &counters.resets } else { counters.dropped(DropReason::NoFrame) }.add(1);
-    sent
 }
 
 /// What a reset says.
