@@ -176,7 +176,7 @@ mod tests {
         let attributes = [LinkXdp::ProgId(3), LinkXdp::DrvProgId(3)];
         assert_eq!(programs(&attributes), [3]);
         assert_eq!(programs(&[LinkXdp::DrvProgId(4), LinkXdp::HwProgId(2)]), [2, 4]);
-        assert_eq!(programs(&[]), []);
+        assert_eq!(programs(&[]), [0_u32; 0]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::{Ebpf, EbpfLoader};
@@ -96,8 +96,8 @@ impl Maps {
         (first..first + QUEUES_PER_INTERFACE).try_for_each(|index| self.clear_socket(index))
     }
 
-    pub(super) fn set_socket(&mut self, index: u32, socket: impl AsRawFd) -> Result<(), MapError> {
-        self.sockets.set(index, socket, 0)
+    pub(super) fn set_socket(&mut self, index: u32, socket: impl AsFd) -> Result<(), MapError> {
+        self.sockets.set(index, socket.as_fd(), 0)
     }
 
     /// The kernel does so by itself when a socket closes.

@@ -19,7 +19,7 @@ mod privileges;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 
 use aya::programs::ProgramError;
 use aya::programs::xdp::{XdpError as AyaXdpError, XdpLink, XdpMode};
@@ -171,7 +171,7 @@ impl Xdp {
         &mut self,
         ifindex: u32,
         queue: u32,
-        socket: impl AsRawFd,
+        socket: impl AsFd,
     ) -> Result<(), XdpError> {
         let (name, index) = self.socket_index(ifindex, queue)?;
         let name = name.to_owned();
