@@ -37,6 +37,7 @@ mod wire;
 pub use counters::{Counter, Counters, SlotCounters, SlotStats};
 pub use drops::DropReason;
 pub use fib::{Fib, Interface, Link, Mac, Path, Route, RouteAction, Tags};
+pub use flows::BYTES_PER_FLOW;
 pub use packet::{BURST, Burst, InterfaceSlot, Neighbour, Packet, Tick, Verdict, WorkerId};
 pub use pipeline::{Limits, Pipeline, PipelineConfig, Sink, View};
 pub use tables::{

@@ -126,7 +126,7 @@ pub(crate) enum Kind {
 }
 
 /// Who talks to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Tuple {
     pub(crate) src: u128,
     pub(crate) dst: u128,

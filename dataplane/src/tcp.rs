@@ -91,3 +91,93 @@ impl TcpState {
 pub(crate) fn opens(flags: u8) -> bool {
     flags & (SYN | ACK | RST | FIN) == SYN
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Direction::{ToClient, ToEndpoint};
+    use TcpState::{
+        AwaitsClientAck, AwaitsEndpointAck, ClientFinished, EndpointFinished, Established,
+        SynReceived, SynSent,
+    };
+
+    const REST: Stage = Stage::Resting;
+    const fn on(state: TcpState) -> Stage {
+        Stage::Tcp(state)
+    }
+
+    /// Each state with each segment from either end: what comes of it.
+    /// Columns: SYN, SYN+ACK, ACK, FIN+ACK, RST.
+    #[rustfmt::skip]
+    const TRANSITIONS: [(TcpState, Direction, [Stage; 5]); 14] = [
+        (SynSent, ToEndpoint, [on(SynSent), on(SynSent), on(SynSent), on(SynSent), on(SynSent)]),
+        (SynSent, ToClient, [on(SynSent), on(SynReceived), on(SynSent), on(SynSent), REST]),
+        (SynReceived, ToEndpoint, [on(SynReceived), on(SynReceived), on(Established), on(ClientFinished), REST]),
+        (SynReceived, ToClient, [on(SynReceived), on(SynReceived), on(SynReceived), on(EndpointFinished), REST]),
+        (Established, ToEndpoint, [on(Established), on(Established), on(Established), on(ClientFinished), REST]),
+        (Established, ToClient, [on(Established), on(Established), on(Established), on(EndpointFinished), REST]),
+        (ClientFinished, ToEndpoint, [on(ClientFinished), on(ClientFinished), on(ClientFinished), on(ClientFinished), REST]),
+        (ClientFinished, ToClient, [on(ClientFinished), on(ClientFinished), on(ClientFinished), on(AwaitsClientAck), REST]),
+        (EndpointFinished, ToEndpoint, [on(EndpointFinished), on(EndpointFinished), on(EndpointFinished), on(AwaitsEndpointAck), REST]),
+        (EndpointFinished, ToClient, [on(EndpointFinished), on(EndpointFinished), on(EndpointFinished), on(EndpointFinished), REST]),
+        (AwaitsClientAck, ToEndpoint, [on(AwaitsClientAck), on(AwaitsClientAck), REST, on(AwaitsClientAck), REST]),
+        (AwaitsClientAck, ToClient, [on(AwaitsClientAck), on(AwaitsClientAck), on(AwaitsClientAck), on(AwaitsClientAck), REST]),
+        (AwaitsEndpointAck, ToEndpoint, [on(AwaitsEndpointAck), on(AwaitsEndpointAck), on(AwaitsEndpointAck), on(AwaitsEndpointAck), REST]),
+        (AwaitsEndpointAck, ToClient, [on(AwaitsEndpointAck), on(AwaitsEndpointAck), REST, on(AwaitsEndpointAck), REST]),
+    ];
+
+    #[test]
+    fn every_segment_in_every_state() {
+        let segments = [SYN, SYN | ACK, ACK, FIN | ACK, RST];
+        for (state, direction, expected) in TRANSITIONS {
+            for (flags, expected) in segments.into_iter().zip(expected) {
+                let after = state.after(direction, flags);
+                assert_eq!(after, expected, "{state:?} {direction:?} {flags:#04x}");
+            }
+        }
+    }
+
+    fn walk(segments: &[(Direction, u8)]) -> Stage {
+        let mut stage = Stage::Tcp(SynSent);
+        for &(direction, flags) in segments {
+            if let Stage::Tcp(state) = stage {
+                stage = state.after(direction, flags);
+            }
+        }
+        stage
+    }
+
+    const OPEN: [(Direction, u8); 2] = [(ToClient, SYN | ACK), (ToEndpoint, ACK)];
+
+    #[test]
+    fn a_connection_opens_and_either_end_closes_it() {
+        assert_eq!(walk(&OPEN), on(Established));
+        let [open, opened] = OPEN;
+        let by_client =
+            [open, opened, (ToEndpoint, FIN | ACK), (ToClient, FIN | ACK), (ToEndpoint, ACK)];
+        assert_eq!(walk(&by_client), REST);
+        assert_eq!(walk(&by_client[..4]), on(AwaitsClientAck));
+        let by_endpoint =
+            [open, opened, (ToClient, FIN | ACK), (ToEndpoint, FIN | ACK), (ToClient, ACK)];
+        assert_eq!(walk(&by_endpoint), REST);
+        assert_eq!(walk(&by_endpoint[..4]), on(AwaitsEndpointAck));
+    }
+
+    #[test]
+    fn a_half_closed_connection_carries_on() {
+        let [open, opened] = OPEN;
+        let half = [open, opened, (ToEndpoint, FIN | ACK), (ToClient, ACK), (ToClient, ACK)];
+        assert_eq!(walk(&half), on(ClientFinished));
+        assert!(!ClientFinished.is_done());
+    }
+
+    #[test]
+    fn only_a_plain_syn_opens() {
+        assert!(opens(SYN));
+        // With ECN (RFC 3168 §6.1.1) and with data pushed.
+        assert!(opens(SYN | 0xc0) && opens(SYN | 0x08));
+        for flags in [0, ACK, SYN | ACK, SYN | RST, SYN | FIN, RST, FIN, u8::MAX] {
+            assert!(!opens(flags), "{flags:#04x}");
+        }
+    }
+}

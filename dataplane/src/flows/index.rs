@@ -16,6 +16,9 @@ const WIDTH: usize = 10;
 /// 5, more than 10), so that nearly every search reads one line.
 const LOAD: usize = 5;
 
+/// What an item takes of the index, in bytes.
+pub(crate) const BYTES_PER_ITEM: usize = size_of::<Bucket>().div_ceil(LOAD);
+
 /// One cache line of the index.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
@@ -125,6 +128,14 @@ fn slot(bucket: &mut Bucket, is_it: impl Fn(u16, u32) -> bool) -> Option<(&mut u
 }
 
 #[cfg(test)]
+impl Bucket {
+    /// Whether nothing is in it and nothing was passed on.
+    pub(crate) fn is_as_new(&self) -> bool {
+        self.tags == [0; WIDTH] && self.passed == 0
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -151,8 +162,7 @@ mod tests {
             remove(&mut buckets, hash(n), n);
             assert_eq!(find(&buckets, hash(n), |place| place == n), None);
         }
-        assert!(buckets.iter().all(|bucket| bucket.passed == 0), "{buckets:?}");
-        assert!(buckets.iter().all(|bucket| bucket.tags == [0; WIDTH]));
+        assert!(buckets.iter().all(Bucket::is_as_new), "{buckets:?}");
     }
 
     #[test]
@@ -190,7 +200,7 @@ mod tests {
             for n in model {
                 remove(&mut buckets, hash(n), n);
             }
-            prop_assert!(buckets.iter().all(|bucket| bucket.passed == 0));
+            prop_assert!(buckets.iter().all(Bucket::is_as_new));
         }
     }
 }

@@ -12,6 +12,7 @@ use blixt_mem::RegionError;
 
 pub(crate) use entry::{Direction, Flow, Stage};
 pub(crate) use hash::HashKey;
+pub use table::BYTES_PER_FLOW;
 pub(crate) use table::FlowTable;
 
 use crate::counters::{Counters, SlotCounters, SlotStats};

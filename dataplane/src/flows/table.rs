@@ -13,6 +13,11 @@ use super::hash::HashKey;
 use super::index::{self, Bucket};
 use crate::packet::{FlowId, Tuple};
 
+/// What one flow takes of the worker's memory, in bytes: its entry, and its
+/// two places in the index.
+pub const BYTES_PER_FLOW: usize = size_of::<Flow>() + index::BYTES_PER_ITEM * 2;
+const _: () = assert!(BYTES_PER_FLOW <= 128);
+
 /// Half of the places an index can name, each flow having two.
 const MAX_CAPACITY: usize = 1 << 30;
 
@@ -170,4 +175,211 @@ fn place_of(id: FlowId, direction: Direction) -> u32 {
 fn entry_of(place: u32) -> (FlowId, Direction) {
     let direction = if place & 1 == 0 { Direction::ToEndpoint } else { Direction::ToClient };
     (FlowId(place >> 1), direction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn table(capacity: usize) -> FlowTable {
+        FlowTable::new(capacity, HashKey::new([7, 8])).unwrap()
+    }
+
+    /// A flow of client number `client`, with SNAT port `port`.
+    fn flow(client: u16, port: u16) -> Flow {
+        let ip = |last: u8| address::from_v4([10, 0, 0, last]);
+        let mut flow = Flow {
+            client: ip(1),
+            vip: ip(2),
+            endpoint: ip(3),
+            snat: ip(4),
+            client_port: client,
+            vip_port: 80,
+            endpoint_port: 8080,
+            snat_port: port,
+            protocol: 17,
+            ..Flow::zeroed()
+        };
+        flow.set_stage(Stage::Udp);
+        flow
+    }
+
+    const BOTH: [Direction; 2] = [Direction::ToEndpoint, Direction::ToClient];
+
+    fn insert(table: &mut FlowTable, flow: &Flow) -> Option<FlowId> {
+        let hashes = BOTH.map(|direction| table.hash(&flow.tuple(direction)));
+        table.insert(flow, hashes)
+    }
+
+    fn find(table: &FlowTable, tuple: &Tuple) -> Option<(FlowId, Direction)> {
+        let hash = table.hash(tuple);
+        table.prefetch_index(hash);
+        table.prefetch_entry(hash);
+        table.find(hash, tuple)
+    }
+
+    #[test]
+    fn a_flow_takes_two_lines_and_its_share_of_the_index() {
+        assert_eq!(size_of::<Flow>(), 96);
+        assert_eq!(BYTES_PER_FLOW, 122);
+        let capacity = 1 << 18;
+        let bytes = table(capacity).region.bytes();
+        // Mappings come in huge pages of 2 MiB.
+        assert!(bytes <= capacity * BYTES_PER_FLOW + (2 << 20), "{bytes}");
+    }
+
+    #[test]
+    fn both_directions_come_and_go_together() {
+        let mut table = table(4);
+        let flow = flow(1_000, 2_000);
+        let id = insert(&mut table, &flow).unwrap();
+        for direction in BOTH {
+            assert_eq!(find(&table, &flow.tuple(direction)), Some((id, direction)));
+            assert_eq!(find(&table, &flow.rewritten(direction)), None);
+        }
+        table.remove(id);
+        for direction in BOTH {
+            assert_eq!(find(&table, &flow.tuple(direction)), None);
+        }
+        assert_eq!(table.len(), 0);
+        table.remove(id);
+        assert_eq!(table.len(), 0, "once is enough");
+    }
+
+    #[test]
+    fn a_full_table_takes_no_more_and_keeps_what_it_has() {
+        let mut table = table(100);
+        for n in 0..100 {
+            assert!(insert(&mut table, &flow(n, n)).is_some());
+        }
+        assert!(table.is_full());
+        assert_eq!(insert(&mut table, &flow(100, 100)), None);
+        assert_eq!(table.len(), 100);
+        for n in 0..100 {
+            let (id, _) = find(&table, &flow(n, n).tuple(Direction::ToClient)).unwrap();
+            assert_eq!(table.flow(id), Some(&flow(n, n)));
+        }
+        let (id, _) = find(&table, &flow(50, 50).tuple(Direction::ToClient)).unwrap();
+        table.remove(id);
+        assert!(insert(&mut table, &flow(100, 100)).is_some(), "one left, one comes");
+    }
+
+    #[test]
+    fn a_table_without_room_is_full_from_the_start() {
+        let mut table = table(0);
+        assert!(table.is_full());
+        assert_eq!(insert(&mut table, &flow(1, 1)), None);
+        assert_eq!(find(&table, &flow(1, 1).tuple(Direction::ToClient)), None);
+    }
+
+    #[test]
+    fn a_replaced_flow_is_found_by_replies_only() {
+        let mut table = table(4);
+        let (old, new) = (flow(1, 1), flow(1, 2));
+        let old_id = insert(&mut table, &old).unwrap();
+        table.replace(old_id);
+        table.replace(old_id);
+        let new_id = insert(&mut table, &new).unwrap();
+        let by_client = find(&table, &old.tuple(Direction::ToEndpoint));
+        assert_eq!(by_client, Some((new_id, Direction::ToEndpoint)));
+        let by_reply = find(&table, &old.tuple(Direction::ToClient));
+        assert_eq!(by_reply, Some((old_id, Direction::ToClient)));
+        table.remove(old_id);
+        assert_eq!(find(&table, &old.tuple(Direction::ToClient)), None);
+        assert_eq!(find(&table, &new.tuple(Direction::ToEndpoint)).unwrap().0, new_id);
+    }
+
+    /// What a million comings and goings leave behind is as good as new.
+    #[test]
+    fn churn_does_not_degrade_the_index() {
+        let mut table = table(64);
+        let mut ids = std::collections::VecDeque::new();
+        for n in 0..100_000_u32 {
+            if ids.len() == 64 {
+                table.remove(ids.pop_front().unwrap());
+            }
+            let client = (n % 60_000) as u16;
+            ids.push_back(insert(&mut table, &flow(client, client)).unwrap());
+        }
+        for id in ids {
+            table.remove(id);
+        }
+        let (buckets, entries) = table.region.sections();
+        assert!(buckets.iter().all(Bucket::is_as_new));
+        assert!(entries.iter().all(|flow| flow.stage() == Stage::Free));
+        assert_eq!(table.high_water(), 64);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Insert { client: u16, port: u16 },
+        Remove(usize),
+        Replace(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0_u16..30, 0_u16..30).prop_map(|(client, port)| Step::Insert { client, port }),
+            3 => any::<usize>().prop_map(Step::Remove),
+            1 => any::<usize>().prop_map(Step::Replace),
+        ]
+    }
+
+    proptest! {
+        /// After any sequence the table knows what two plain maps know.
+        #[test]
+        fn equals_its_model(steps in proptest::collection::vec(step(), 1..120)) {
+            const CAPACITY: usize = 12;
+            let mut table = table(CAPACITY);
+            let mut by_tuple: HashMap<Tuple, (FlowId, Direction)> = HashMap::new();
+            let mut flows: Vec<(FlowId, Flow)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Insert { client, port } => {
+                        let flow = flow(client, port);
+                        let tuples = BOTH.map(|direction| flow.tuple(direction));
+                        if tuples.iter().any(|tuple| by_tuple.contains_key(tuple)) {
+                            continue;
+                        }
+                        let id = insert(&mut table, &flow);
+                        prop_assert_eq!(id.is_some(), flows.len() < CAPACITY);
+                        let Some(id) = id else { continue };
+                        prop_assert!(flows.iter().all(|(other, _)| *other != id));
+                        for direction in BOTH {
+                            by_tuple.insert(flow.tuple(direction), (id, direction));
+                        }
+                        flows.push((id, flow));
+                    }
+                    Step::Remove(nth) if !flows.is_empty() => {
+                        let (id, _) = flows.swap_remove(nth % flows.len());
+                        table.remove(id);
+                        by_tuple.retain(|_, (other, _)| *other != id);
+                    }
+                    Step::Replace(nth) if !flows.is_empty() => {
+                        let (id, flow) = flows[nth % flows.len()];
+                        table.replace(id);
+                        let client = flow.tuple(Direction::ToEndpoint);
+                        if by_tuple.get(&client).is_some_and(|found| found.0 == id) {
+                            by_tuple.remove(&client);
+                        }
+                    }
+                    Step::Remove(_) | Step::Replace(_) => {}
+                }
+                prop_assert_eq!(table.len(), flows.len());
+                prop_assert_eq!(table.is_full(), flows.len() == CAPACITY);
+                for n in 0..30 {
+                    for tuple in BOTH.map(|direction| flow(n, n).tuple(direction)) {
+                        prop_assert_eq!(find(&table, &tuple), by_tuple.get(&tuple).copied());
+                    }
+                }
+                for (id, flow) in &flows {
+                    let kept = table.flow(*id).unwrap();
+                    prop_assert_eq!(kept.tuple(Direction::ToClient), flow.tuple(Direction::ToClient));
+                }
+            }
+        }
+    }
 }
