@@ -1,1 +1,3 @@
 //! Benches: instruction counts, time, throughput.
+
+#![forbid(unsafe_code)]

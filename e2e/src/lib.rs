@@ -1,1 +1,3 @@
 //! Tests that need root, namespaces or a cluster.
+
+#![forbid(unsafe_code)]
