@@ -1,6 +1,8 @@
 //! The samples are what newcomers copy from: nothing of them may be refused,
 //! warned of or left without effect.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeMap;
