@@ -1,5 +1,11 @@
 //! The node agent of Blixt: it only wires the other crates together.
 
+#![forbid(unsafe_code)]
+
 pub mod multicast;
+pub mod flags;
+pub mod logs;
+pub mod manifests;
+pub mod preflight;
 pub mod worker;
 pub mod xdp;

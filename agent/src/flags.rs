@@ -1,0 +1,450 @@
+//! The command line, and the settings it becomes once it is checked.
+//!
+//! What can be wrong without looking at the node is found here; what needs a
+//! look, such as whether an address is the node's own, is found at start.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use blixt_dataplane::{MaglevSize, Timeouts};
+use clap::{Parser, ValueEnum};
+
+use crate::worker::MAX_INTERFACES;
+
+/// Flows a worker holds unless told otherwise: some 50 MB of memory.
+const DEFAULT_FLOW_CAPACITY: usize = 262_144;
+
+/// Bounds of `--flow-capacity`: fewer would be no load balancer, more would
+/// not fit the 32 bits that name a flow and its two index entries.
+const FLOW_CAPACITIES: RangeInclusive<usize> = 1_024..=(1 << 28);
+
+/// Balances TCP and UDP traffic to Gateway addresses through XDP and AF_XDP.
+///
+/// The agent reads Gateway API objects (GatewayClass, Gateway, TCPRoute,
+/// UDPRoute, ReferenceGrant, Service, EndpointSlice, Namespace) from the YAML
+/// and JSON files of a directory, and follows changes of these files. Traffic
+/// to the addresses of Gateways is sent on to the endpoints of their routes;
+/// everything else stays with the kernel.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "blixt-agent",
+    version,
+    after_help = "Example: blixt-agent --manifests /etc/blixt --interface eth0 --snat-address 192.0.2.10\n\n\
+                  Look at it with `blixtctl status` and `blixtctl lb`, or at http://127.0.0.1:9875/metrics.",
+    max_term_width = 100
+)]
+pub struct Flags {
+    /// Directory of manifests: its *.yaml, *.yml and *.json files, without
+    /// subdirectories. Write a new file under another name and rename it, so
+    /// that no half of it is ever seen.
+    #[arg(long, value_name = "DIR")]
+    manifests: Option<PathBuf>,
+
+    /// Interface to attach to; give the flag once for each. Clients and
+    /// endpoints are reached through these only.
+    #[arg(long = "interface", value_name = "NAME")]
+    interfaces: Vec<String>,
+
+    /// Worker threads.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    workers: u16,
+
+    /// Address that flows to endpoints leave from; give the flag once for
+    /// each, and at least one of each IP version that is used. It must be a
+    /// free address of a network of the node: the agent answers ARP and
+    /// neighbour discovery for it, and no interface may have it.
+    #[arg(long = "snat-address", value_name = "IP")]
+    snat_addresses: Vec<IpAddr>,
+
+    /// Ports that are used of each SNAT address.
+    #[arg(long, value_name = "LO-HI", default_value = "1024-65535", value_parser = port_range)]
+    snat_ports: RangeInclusive<u16>,
+
+    /// Flows that each worker can hold. Full tables refuse new flows; old
+    /// ones go on. A flow takes some 200 bytes.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_FLOW_CAPACITY)]
+    flow_capacity: usize,
+
+    /// How the XDP program is attached: by the driver (native), by the kernel
+    /// (generic; slow, and wrong on veth), or native with generic where the
+    /// driver has no XDP (auto).
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = XdpMode::Auto)]
+    xdp_mode: XdpMode,
+
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9875")]
+    http: SocketAddr,
+
+    /// Where blixtctl finds the agent. Only root may connect.
+    #[arg(long, value_name = "PATH", default_value = blixt_api::DEFAULT_SOCKET)]
+    socket: PathBuf,
+
+    /// Directory for what must outlive the agent: how interfaces were before
+    /// it changed them.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/blixt")]
+    state_dir: PathBuf,
+
+    /// Slots of each Maglev table: a prime. More spread more evenly; 100 for
+    /// each endpoint keep shares within 1 %. Must be equal on all nodes.
+    #[arg(long, value_name = "PRIME", default_value_t = MaglevSize::DEFAULT.slots())]
+    maglev_size: u32,
+
+    /// Idle time after which an open TCP connection is forgotten.
+    #[arg(long, value_name = "TIME", default_value = "2h4m", value_parser = duration)]
+    tcp_established_timeout: Duration,
+
+    /// Idle time after which a TCP connection that is opening or closing is
+    /// forgotten.
+    #[arg(long, value_name = "TIME", default_value = "4m", value_parser = duration)]
+    tcp_transitory_timeout: Duration,
+
+    /// How long an ended TCP connection keeps its SNAT port from being used
+    /// again towards the same endpoint.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    tcp_rest: Duration,
+
+    /// Idle time after which a UDP flow is forgotten.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    udp_timeout: Duration,
+
+    /// Workers never sleep: each takes a whole core and saves the time of
+    /// waking up. Not on a core that serves interrupts of the interfaces.
+    #[arg(long)]
+    spin: bool,
+
+    /// Form of the log on standard error.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug or trace; or a list for parts
+    /// of the agent, such as "info,blixt_agent::kernel=debug".
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+/// How the XDP program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum XdpMode {
+    /// Native, or generic where the driver has no XDP.
+    Auto,
+    /// By the driver, or not at all.
+    Native,
+    /// By the kernel's stack.
+    Generic,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object on each line.
+    Json,
+}
+
+/// What the agent was told, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory of manifests.
+    pub manifests: PathBuf,
+    /// The interfaces, by slot: each once, at least one.
+    pub interfaces: Vec<String>,
+    /// How many workers there are.
+    pub workers: u16,
+    /// The SNAT addresses: at least one.
+    pub snat_addresses: BTreeSet<IpAddr>,
+    /// The ports that are used of each.
+    pub snat_ports: RangeInclusive<u16>,
+    /// Flows a worker holds.
+    pub flow_capacity: usize,
+    /// How the XDP program is attached.
+    pub xdp_mode: XdpMode,
+    /// Where HTTP is served.
+    pub http: SocketAddr,
+    /// Where the local API is served.
+    pub socket: PathBuf,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// Slots of each Maglev table.
+    pub maglev: MaglevSize,
+    /// How long flows are kept.
+    pub timeouts: Timeouts,
+    /// Whether workers never sleep.
+    pub spin: bool,
+}
+
+/// Why flags are refused. Each says what to give instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FlagError {
+    /// Nothing says what is wanted.
+    #[error(
+        "--manifests is missing: give a directory of Gateway API manifests, such as --manifests /etc/blixt"
+    )]
+    NoManifests,
+    /// Nothing to attach to.
+    #[error(
+        "--interface is missing: name the interfaces that clients and endpoints are reached through, such as --interface eth0"
+    )]
+    NoInterface,
+    /// One interface twice.
+    #[error("--interface {0} is given twice: give each interface once")]
+    InterfaceTwice(String),
+    /// No interface has such a name.
+    #[error("--interface {0:?} is no interface name: use one that `ip link` shows")]
+    InterfaceName(String),
+    /// There is no number for one more.
+    #[error("--interface is given {0} times: at most {MAX_INTERFACES} interfaces are possible")]
+    TooManyInterfaces(usize),
+    /// Every flow needs an address of ours.
+    #[error(
+        "--snat-address is missing: give a free address of the node's network, which the agent will answer ARP for and endpoints reply to, such as --snat-address 192.0.2.10"
+    )]
+    NoSnatAddress,
+    /// An address that no packet can come from.
+    #[error(
+        "--snat-address {0} is no address of a host: give a unicast address of the node's network that nobody has"
+    )]
+    SnatAddress(IpAddr),
+    /// A port 0, or a range without ports.
+    #[error("--flow-capacity {0} is out of range: use {lo} to {hi}", lo = FLOW_CAPACITIES.start(), hi = FLOW_CAPACITIES.end())]
+    FlowCapacity(usize),
+    /// Replies could not find the worker that owns their flow.
+    #[error(
+        "--workers {0} is not possible yet: this version hands no packets between workers, so use --workers 1"
+    )]
+    Workers(u16),
+    /// No prime, or no sensible one.
+    #[error("--maglev-size {0} is not possible: use a prime from 251 to 16777213, such as 65537")]
+    Maglev(u32),
+}
+
+impl Flags {
+    /// What the log looks like, and what goes into it.
+    pub fn log(&self) -> (LogFormat, &str) {
+        (self.log_format, &self.log_level)
+    }
+
+    /// Checks everything that needs no look at the node.
+    pub fn settings(self) -> Result<Settings, FlagError> {
+        let manifests = self.manifests.ok_or(FlagError::NoManifests)?;
+        check_interfaces(&self.interfaces)?;
+        if self.workers != 1 {
+            return Err(FlagError::Workers(self.workers));
+        }
+        if self.snat_addresses.is_empty() {
+            return Err(FlagError::NoSnatAddress);
+        }
+        if let Some(&bad) = self.snat_addresses.iter().find(|address| !is_host_unicast(**address)) {
+            return Err(FlagError::SnatAddress(bad));
+        }
+        if !FLOW_CAPACITIES.contains(&self.flow_capacity) {
+            return Err(FlagError::FlowCapacity(self.flow_capacity));
+        }
+        let maglev =
+            MaglevSize::new(self.maglev_size).map_err(|_| FlagError::Maglev(self.maglev_size))?;
+        Ok(Settings {
+            manifests,
+            interfaces: self.interfaces,
+            workers: self.workers,
+            snat_addresses: self.snat_addresses.into_iter().collect(),
+            snat_ports: self.snat_ports,
+            flow_capacity: self.flow_capacity,
+            xdp_mode: self.xdp_mode,
+            http: self.http,
+            socket: self.socket,
+            state_dir: self.state_dir,
+            maglev,
+            timeouts: Timeouts {
+                tcp_established: self.tcp_established_timeout,
+                tcp_transitory: self.tcp_transitory_timeout,
+                tcp_rest: self.tcp_rest,
+                udp: self.udp_timeout,
+            },
+            spin: self.spin,
+        })
+    }
+}
+
+fn check_interfaces(names: &[String]) -> Result<(), FlagError> {
+    if names.is_empty() {
+        return Err(FlagError::NoInterface);
+    }
+    if names.len() > MAX_INTERFACES {
+        return Err(FlagError::TooManyInterfaces(names.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for name in names {
+        // What `dev_valid_name` allows (net/core/dev.c).
+        let valid = !name.is_empty()
+            && name.len() <= 15
+            && name != "."
+            && name != ".."
+            && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+        if !valid {
+            return Err(FlagError::InterfaceName(name.clone()));
+        }
+        if !seen.insert(name) {
+            return Err(FlagError::InterfaceTwice(name.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// What `blixt_model::Snapshot` asks of a VIP is asked of a SNAT address too.
+fn is_host_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !v4.is_unspecified()
+                && !v4.is_loopback()
+                && !v4.is_link_local()
+                && v4.octets() < [224, 0, 0, 0]
+        }
+        IpAddr::V6(v6) => {
+            !v6.is_unspecified()
+                && !v6.is_loopback()
+                && !v6.is_multicast()
+                && !v6.is_unicast_link_local()
+                && v6.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let wrong = || "write two ports from 1 to 65535, the lower one first, such as 1024-65535";
+    let (low, high) = text.split_once('-').ok_or_else(wrong)?;
+    let port = |text: &str| text.trim().parse::<u16>().map_err(|_| wrong());
+    let (low, high) = (port(low)?, port(high)?);
+    if low == 0 || low > high { Err(wrong().to_owned()) } else { Ok(low..=high) }
+}
+
+/// Numbers with units, added up: `90s`, `2h4m`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a time with units, such as 90s, 5m or 2h4m".to_owned();
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, after) = rest.split_at(digits);
+        let letters = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, next) = after.split_at(letters);
+        let unit = match unit {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3_600),
+            _ => return Err(wrong()),
+        };
+        let number: u32 = number.parse().map_err(|_| wrong())?;
+        let part = unit.checked_mul(number).ok_or_else(wrong)?;
+        sum = sum.checked_add(part).ok_or_else(wrong)?;
+        rest = next;
+    }
+    if sum.is_zero() { Err(wrong()) } else { Ok(sum) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    const GOOD: &str = "--manifests /m --interface eth0 --snat-address 192.0.2.10";
+
+    fn parse(line: &str) -> Result<Flags, String> {
+        Flags::try_parse_from(["blixt-agent"].into_iter().chain(line.split_whitespace()))
+            .map_err(|error| error.to_string())
+    }
+
+    fn refused(line: &str) -> String {
+        parse(line).unwrap().settings().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_that_are_documented() {
+        let settings = parse(GOOD).unwrap().settings().unwrap();
+        assert_eq!(settings.http.to_string(), "127.0.0.1:9875");
+        assert_eq!(settings.socket, PathBuf::from("/run/blixt/agent.sock"));
+        assert_eq!(settings.snat_ports, 1_024..=65_535);
+        assert_eq!(settings.timeouts, Timeouts::default());
+        assert_eq!(settings.maglev, MaglevSize::DEFAULT);
+        assert_eq!(settings.xdp_mode, XdpMode::Auto);
+    }
+
+    #[test]
+    fn both_families_and_many_interfaces_are_taken() {
+        let line = format!("{GOOD} --interface eth1 --snat-address 2001:db8::10 --snat-ports 2-9");
+        let settings = parse(&line).unwrap().settings().unwrap();
+        assert_eq!(settings.interfaces, ["eth0", "eth1"]);
+        assert_eq!(settings.snat_addresses.len(), 2);
+        assert_eq!(settings.snat_ports, 2..=9);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (line, start) in [
+            ("--interface eth0 --snat-address 192.0.2.10", "--manifests is missing"),
+            ("--manifests /m --snat-address 192.0.2.10", "--interface is missing"),
+            ("--manifests /m --interface eth0", "--snat-address is missing: give a free address"),
+        ] {
+            assert!(refused(line).starts_with(start), "{}", refused(line));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_with_advice() {
+        for (more, part) in [
+            ("--interface eth0", "given twice"),
+            ("--interface a/b", "no interface name"),
+            ("--interface sixteen-letters-", "no interface name"),
+            ("--workers 2", "use --workers 1"),
+            ("--workers 0", "use --workers 1"),
+            ("--flow-capacity 0", "use 1024 to 268435456"),
+            ("--maglev-size 100", "use a prime"),
+            ("--snat-address 127.0.0.1", "unicast"),
+            ("--snat-address 0.0.0.0", "unicast"),
+            ("--snat-address 224.0.0.1", "unicast"),
+            ("--snat-address 255.255.255.255", "unicast"),
+            ("--snat-address 169.254.1.1", "unicast"),
+            ("--snat-address fe80::1", "unicast"),
+            ("--snat-address ::ffff:10.0.0.1", "unicast"),
+        ] {
+            let why = refused(&format!("{GOOD} {more}"));
+            assert!(why.contains(part), "{more}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_by_its_flag() {
+        for (more, part) in [
+            ("--snat-ports 0-9", "two ports from 1 to 65535"),
+            ("--snat-ports 9-2", "the lower one first"),
+            ("--snat-ports 9", "such as 1024-65535"),
+            ("--snat-ports 1-65536", "two ports"),
+            ("--udp-timeout 5", "time with units"),
+            ("--udp-timeout 0s", "time with units"),
+            ("--udp-timeout 5d", "time with units"),
+            ("--snat-address 192.0.2", "--snat-address"),
+            ("--xdp-mode fast", "[possible values: auto, native, generic]"),
+            ("--controller https://x", "--controller"),
+        ] {
+            let why = parse(&format!("{GOOD} {more}")).unwrap_err();
+            assert!(why.contains(part), "{more}: {why}");
+        }
+    }
+
+    #[test]
+    fn times_add_up() {
+        assert_eq!(duration("2h4m").unwrap(), Duration::from_secs(7_440));
+        assert_eq!(duration("1s500ms").unwrap(), Duration::from_millis(1_500));
+        for bad in ["", "h", "5", "5 s", "-5s", "99999999999s", "4294967295h4294967295h1s2x"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

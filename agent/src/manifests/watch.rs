@@ -1,0 +1,246 @@
+//! Tells when a directory of manifests has changed.
+//!
+//! inotify says it at once; a look every few seconds catches what inotify
+//! cannot see, such as a change behind a link or on a network file system.
+//! A directory that is deleted and made again is found again: its parent is
+//! watched too.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc as channel;
+
+use super::read::{self, Contents};
+
+/// How long nothing may happen before the files are read: a program that
+/// writes several files, or one in several steps, is given this much.
+const QUIET: Duration = Duration::from_millis(8);
+
+/// How long that is waited for at most, so that a change is in force within
+/// 100 ms although something else is written all the time.
+const PATIENCE: Duration = Duration::from_millis(40);
+
+/// How often the directory is read although nothing was heard.
+const POLL: Duration = Duration::from_secs(3);
+
+/// Why a directory can't be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The kernel has no inotify instance for us.
+    #[error(
+        "the kernel gives no inotify watch ({0}): raise fs.inotify.max_user_instances with sysctl"
+    )]
+    Inotify(#[from] notify::Error),
+    /// The directory can't be read.
+    #[error("the directory of manifests can't be read: {0}")]
+    Read(io::Error),
+    /// There is no thread to watch with.
+    #[error("there is no thread to watch the manifests with: {0}")]
+    Thread(io::Error),
+}
+
+/// A directory that is watched; ends with the value.
+#[derive(Debug)]
+pub struct Watch {
+    /// Each state of the directory that differs from the one before; an error
+    /// while it can't be read.
+    pub changes: channel::Receiver<Result<Contents, String>>,
+    /// What was there at first.
+    pub first: Contents,
+}
+
+/// Begins to watch.
+pub fn watch(directory: &Path) -> Result<Watch, WatchError> {
+    let (wake, woken) = mpsc::channel();
+    let mut watched = Watched::new(directory, wake)?;
+    // Watching comes first: what changes in between is told after.
+    watched.follow();
+    let first = read::read(directory).map_err(WatchError::Read)?;
+    let (sender, changes) = channel::channel(1);
+    let last = Ok(first.clone());
+    thread::Builder::new()
+        .name("manifests".to_owned())
+        .spawn(move || run(&mut watched, &woken, &sender, last))
+        .map_err(WatchError::Thread)?;
+    Ok(Watch { changes, first })
+}
+
+fn run(
+    watched: &mut Watched,
+    woken: &Receiver<()>,
+    sender: &channel::Sender<Result<Contents, String>>,
+    mut last: Result<Contents, String>,
+) {
+    while !sender.is_closed() {
+        match woken.recv_timeout(POLL) {
+            Ok(()) => settle(woken),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        watched.follow();
+        let now = read::read(&watched.directory).map_err(|error| error.to_string());
+        if now != last {
+            if sender.blocking_send(now.clone()).is_err() {
+                return;
+            }
+            last = now;
+        }
+    }
+}
+
+/// Waits until it is quiet.
+fn settle(woken: &Receiver<()>) {
+    let begin = Instant::now();
+    while begin.elapsed() < PATIENCE && woken.recv_timeout(QUIET).is_ok() {}
+}
+
+/// The watches on a directory and its parent.
+struct Watched {
+    directory: PathBuf,
+    watcher: RecommendedWatcher,
+    /// Which directory the watch is on: device and inode.
+    on: Option<(u64, u64)>,
+}
+
+impl Watched {
+    fn new(directory: &Path, wake: Sender<()>) -> Result<Self, WatchError> {
+        let directory = std::path::absolute(directory).map_err(WatchError::Read)?;
+        let own = directory.clone();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<_>| {
+            if event.as_ref().map_or(true, |event| concerns(event, &own)) {
+                // Nobody listens any more when the agent ends.
+                let _ = wake.send(());
+            }
+        })?;
+        if let Some(parent) = directory.parent() {
+            // Without this watch a directory made again is found by polling.
+            let _ = watcher.watch(parent, RecursiveMode::NonRecursive);
+        }
+        Ok(Self { directory, watcher, on: None })
+    }
+
+    /// Puts the watch on the directory that has the name now.
+    fn follow(&mut self) {
+        let now = fs::metadata(&self.directory).ok().map(|found| (found.dev(), found.ino()));
+        if now == self.on {
+            return;
+        }
+        if self.on.is_some() {
+            // The old one may be gone, and its watch with it.
+            let _ = self.watcher.unwatch(&self.directory);
+        }
+        let watches = now.is_some()
+            && self.watcher.watch(&self.directory, RecursiveMode::NonRecursive).is_ok();
+        self.on = if watches { now } else { None };
+    }
+}
+
+/// Whether an event may have changed what manifests say. Files being written
+/// to count too: they restart the wait for quiet.
+fn concerns(event: &notify::Event, directory: &Path) -> bool {
+    let changes = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    };
+    // The parent's other children are none of our business; what links point
+    // to within the directory (`..data`) is.
+    let inside = |path: &PathBuf| path.starts_with(directory);
+    changes && (event.paths.is_empty() || event.paths.iter().any(inside))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// Generous, since tests share the machine; how fast it is at best is
+    /// measured where the whole agent runs.
+    const SOON: Duration = Duration::from_secs(2);
+
+    fn next(watch: &mut Watch) -> Result<Contents, String> {
+        let begin = Instant::now();
+        loop {
+            match watch.changes.try_recv() {
+                Ok(change) => return change,
+                Err(_) if begin.elapsed() < SOON => thread::sleep(Duration::from_millis(1)),
+                Err(error) => panic!("nothing in {SOON:?}: {error}"),
+            }
+        }
+    }
+
+    fn text(contents: &Contents, name: &str) -> String {
+        String::from_utf8(contents[name].clone().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_way_of_changing_a_file_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        fs::write(path.join("a.yaml"), "0").unwrap();
+        let mut watch = watch(path).unwrap();
+        assert_eq!(text(&watch.first, "a.yaml"), "0");
+
+        fs::write(path.join("a.yaml"), "1").unwrap();
+        assert_eq!(text(&next(&mut watch).unwrap(), "a.yaml"), "1");
+
+        fs::write(path.join(".tmp"), "2").unwrap();
+        fs::rename(path.join(".tmp"), path.join("a.yaml")).unwrap();
+        assert_eq!(text(&next(&mut watch).unwrap(), "a.yaml"), "2");
+
+        fs::write(path.join("b.yaml"), "3").unwrap();
+        assert_eq!(next(&mut watch).unwrap().len(), 2);
+        fs::remove_file(path.join("a.yaml")).unwrap();
+        assert_eq!(next(&mut watch).unwrap().len(), 1);
+
+        // What is no manifest is not told.
+        fs::write(path.join("notes.txt"), "4").unwrap();
+        thread::sleep(PATIENCE * 3);
+        assert!(watch.changes.try_recv().is_err());
+    }
+
+    #[test]
+    fn config_maps_swap_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        for (version, contents) in [("..1", "one"), ("..2", "two")] {
+            fs::create_dir(path.join(version)).unwrap();
+            fs::write(path.join(version).join("a.yaml"), contents).unwrap();
+        }
+        symlink("..1", path.join("..data")).unwrap();
+        symlink("..data/a.yaml", path.join("a.yaml")).unwrap();
+        let mut watch = watch(path).unwrap();
+        assert_eq!(text(&watch.first, "a.yaml"), "one");
+
+        symlink("..2", path.join("..data_tmp")).unwrap();
+        fs::rename(path.join("..data_tmp"), path.join("..data")).unwrap();
+        assert_eq!(text(&next(&mut watch).unwrap(), "a.yaml"), "two");
+    }
+
+    #[test]
+    fn a_directory_that_is_made_again_is_found_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("manifests");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("a.yaml"), "0").unwrap();
+        let mut watch = watch(&path).unwrap();
+
+        fs::rename(&path, parent.path().join("away")).unwrap();
+        assert!(next(&mut watch).is_err());
+        fs::create_dir(&path).unwrap();
+        assert_eq!(next(&mut watch), Ok(Contents::new()));
+        fs::write(path.join("a.yaml"), "1").unwrap();
+        let mut found = next(&mut watch).unwrap();
+        if found["a.yaml"] == Ok(vec![]) {
+            found = next(&mut watch).unwrap();
+        }
+        assert_eq!(text(&found, "a.yaml"), "1");
+    }
+}
