@@ -4,6 +4,7 @@
 
 pub mod multicast;
 pub mod flags;
+pub mod kernel;
 pub mod logs;
 pub mod manifests;
 pub mod preflight;

@@ -1,0 +1,145 @@
+//! The mirrored state as a [`Fib`].
+
+use blixt_dataplane::{Fib, Interface, Link, RouteAction, Tags};
+
+use super::{Attachments, Device, State, View};
+
+/// How deep devices may be stacked on each other: two tags are all that a
+/// frame may carry.
+const MOST_TAGS: usize = 2;
+
+/// Builds it.
+pub(super) fn build(state: &State, attachments: &Attachments) -> Fib {
+    let links: Vec<_> =
+        state.view.devices.values().map(|device| link(device, &state.view, attachments)).collect();
+    // Where a local and another route say the same network with the same
+    // metric, the local table comes first (`ip rule`), as it does here.
+    let (local, other): (Vec<_>, Vec<_>) =
+        state.routes.iter().cloned().partition(|route| matches!(route.action, RouteAction::Local));
+    let neighbours = state.neighbours.iter().map(|(neighbour, entry)| (*neighbour, entry.mac));
+    Fib::new(
+        interfaces(&state.view, attachments),
+        links,
+        local.into_iter().chain(other),
+        neighbours,
+    )
+}
+
+/// The devices whose packets leave through an attached interface.
+pub(super) fn devices_over(view: &View, attachments: &Attachments) -> Vec<u32> {
+    view.devices
+        .values()
+        .filter(|device| link(device, view, attachments).attached.is_some())
+        .map(|device| device.ifindex)
+        .collect()
+}
+
+/// By slot. One that is not attached has the number 0, which no device has.
+fn interfaces(view: &View, attachments: &Attachments) -> Vec<Interface> {
+    let none = Interface { ifindex: 0, mac: [0; 6], partial_checksums: false };
+    let mut interfaces = vec![none; attachments.slots];
+    for attached in &attachments.attached {
+        let device = view.devices.get(&attached.ifindex);
+        let place = interfaces.get_mut(usize::from(attached.slot.0));
+        if let (Some(device), Some(place)) = (device, place) {
+            *place = Interface {
+                ifindex: device.ifindex,
+                mac: device.mac,
+                partial_checksums: attached.partial_checksums,
+            };
+        }
+    }
+    interfaces
+}
+
+fn link(device: &Device, view: &View, attachments: &Attachments) -> Link {
+    let mut link = Link {
+        ifindex: device.ifindex,
+        attached: None,
+        mac: device.mac,
+        mtu: device.mtu,
+        tags: Tags::new(),
+    };
+    let mut tags = Tags::new();
+    let mut below = device;
+    loop {
+        if let Some(found) = attachments.attached.iter().find(|a| a.ifindex == below.ifindex) {
+            link.attached = Some(found.slot);
+            // The lowest device's tag is the outermost.
+            tags.reverse();
+            link.tags = tags;
+            return link;
+        }
+        let next = below.vlan.and_then(|vlan| Some((vlan.tag, view.devices.get(&vlan.below)?)));
+        match next {
+            Some((tag, device)) if tags.len() < MOST_TAGS => {
+                tags.push(tag);
+                below = device;
+            }
+            _ => return link,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{AttachedInterface, Vlan};
+    use super::*;
+    use blixt_dataplane::InterfaceSlot;
+
+    fn device(ifindex: u32, on: Option<(u32, u16)>) -> Device {
+        Device {
+            ifindex,
+            name: format!("dev{ifindex}"),
+            mac: [2, 0, 0, 0, 0, ifindex as u8],
+            mtu: 1_500,
+            up: true,
+            vlan: on.map(|(below, id)| Vlan { below, tag: [0x8100, id] }),
+        }
+    }
+
+    fn view() -> View {
+        let devices = [
+            device(1, None),
+            device(2, Some((1, 20))),
+            device(3, Some((2, 30))),
+            device(4, Some((3, 40))),
+            device(5, Some((77, 50))),
+        ];
+        View {
+            devices: devices.into_iter().map(|device| (device.ifindex, device)).collect(),
+            ..View::default()
+        }
+    }
+
+    fn attachments() -> Attachments {
+        let slot = InterfaceSlot(1);
+        Attachments {
+            slots: 3,
+            attached: vec![AttachedInterface { slot, ifindex: 1, partial_checksums: true }],
+        }
+    }
+
+    #[test]
+    fn vlans_lead_out_of_the_device_below() {
+        let view = view();
+        let found = |ifindex| {
+            let link = link(&view.devices[&ifindex], &view, &attachments());
+            let tags: Vec<_> = link.tags.iter().map(|tag| tag[1]).collect();
+            (link.attached.map(|slot| slot.0), tags)
+        };
+        assert_eq!(found(1), (Some(1), vec![]));
+        assert_eq!(found(2), (Some(1), vec![20]));
+        assert_eq!(found(3), (Some(1), vec![20, 30]), "outer first");
+        assert_eq!(found(4), (None, vec![]), "three tags are too many");
+        assert_eq!(found(5), (None, vec![]), "nothing below");
+    }
+
+    #[test]
+    fn slots_that_are_not_attached_have_no_device() {
+        let fib = build(&State { view: view(), ..State::default() }, &attachments());
+        let numbers: Vec<_> = fib.interfaces().iter().map(|found| found.ifindex).collect();
+        assert_eq!(numbers, [0, 1, 0]);
+        assert!(fib.interfaces()[1].partial_checksums);
+    }
+}
