@@ -81,7 +81,7 @@ struct Ip {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Transport {
-    Tcp { ports: [u16; 2], seq: u32, ack: u32, flags: u8, options: Vec<u8>, payload: Vec<u8> },
+    Tcp { ports: [u16; 2], seq: u32, ack: u32, flags: u8, window: u16, options: Vec<u8>, payload: Vec<u8> },
     Udp { ports: [u16; 2], payload: Vec<u8> },
     Icmp { kind: [u8; 2], word: u32, payload: Vec<u8> },
     Raw { protocol: u8, payload: Vec<u8> },
@@ -107,7 +107,7 @@ pub fn tcp(src: SocketAddr, dst: SocketAddr) -> Frame {
     ip(
         src.ip(),
         dst.ip(),
-        Transport::Tcp { ports, seq: 1_000, ack: 0, flags: 0, options: vec![], payload: vec![] },
+        Transport::Tcp { ports, seq: 1_000, ack: 0, flags: 0, window: 64_240, options: vec![], payload: vec![] },
     )
 }
 
@@ -267,6 +267,17 @@ impl Frame {
         self
     }
 
+    /// Sets those MAC addresses that are still zero.
+    #[must_use]
+    pub fn or_between(mut self, from: Mac, to: Mac) -> Self {
+        for (mac, default) in [(&mut self.from, from), (&mut self.to, to)] {
+            if *mac == Mac::default() {
+                *mac = default;
+            }
+        }
+        self
+    }
+
     /// One more VLAN tag, inside those it has.
     #[must_use]
     pub fn vlan(mut self, tpid: u16, tci: u16) -> Self {
@@ -380,6 +391,16 @@ impl Frame {
         })
     }
 
+    /// TCP's window; segments have one of 64,240 otherwise.
+    #[must_use]
+    pub fn window(self, bytes: u16) -> Self {
+        self.with_ip(|ip| {
+            if let Transport::Tcp { window, .. } = &mut ip.transport {
+                *window = bytes;
+            }
+        })
+    }
+
     /// TCP options; their length must be a multiple of 4.
     #[must_use]
     pub fn tcp_options(self, bytes: &[u8]) -> Self {
@@ -474,13 +495,15 @@ impl Ip {
     fn transport_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let field = match &self.transport {
-            Transport::Tcp { ports, seq, ack, flags, options, payload } => {
+            Transport::Tcp { ports, seq, ack, flags, window, options, payload } => {
                 bytes.extend(ports.iter().flat_map(|port| port.to_be_bytes()));
                 bytes.extend(seq.to_be_bytes());
                 bytes.extend(ack.to_be_bytes());
                 let words = 5 + options.len() / 4;
-                // A window of 64,240, no checksum yet, no urgent pointer.
-                bytes.extend([(words << 4) as u8, *flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+                bytes.extend([(words << 4) as u8, *flags]);
+                bytes.extend(window.to_be_bytes());
+                // No checksum yet, no urgent pointer.
+                bytes.extend([0; 4]);
                 bytes.extend(options);
                 bytes.extend(payload);
                 16
