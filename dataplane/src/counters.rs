@@ -219,6 +219,14 @@ impl SlotStats {
         Self { chunks }
     }
 
+    /// Puts a slot's counters back to the start, for its next owner. Only for
+    /// slots that [`crate::Slots::reclaim`] gave back.
+    pub fn clear(&self, slot: u32) {
+        if let Some(counters) = self.slot(slot) {
+            counters.clear();
+        }
+    }
+
     /// The counters of a slot; `None` beyond the room there is.
     #[inline(always)]
     pub fn slot(&self, slot: u32) -> Option<&SlotCounters> {
