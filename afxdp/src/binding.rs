@@ -1,0 +1,427 @@
+//! How an exchange binds sockets, and lets them go.
+//!
+//! The kernel's rules, found by trying (Linux 6.18) and in net/xdp/xsk.c
+//! (`xsk_bind`) and net/xdp/xsk_buff_pool.c (`xp_assign_dev_shared`):
+//!
+//! - Sockets share a UMEM by naming the one it was registered with, its
+//!   anchor, and are bound in the anchor's mode: a device without zero-copy
+//!   cannot join a zero-copy anchor, and joining a copying one makes any
+//!   device copy. Hence a group for each mode.
+//! - The anchor must stay bound for others to join. So when its interface is
+//!   let go of, its socket stays, idle, as long as the group has others; and
+//!   when its interface is gone, the next one to join makes the group anew.
+//! - A queue is free some time after its socket was closed (EBUSY until then).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::exchange::{Account, DeadQueue, Exchange, Group, SlotState};
+use crate::nic::{self, Nic};
+use crate::queue::{Mode, Place, Queue};
+use crate::umem::{SocketKey, Umem};
+use crate::{BindError, Slot};
+
+/// How many interfaces an exchange can have.
+pub const MAX_SLOTS: usize = 64;
+
+/// How long it is worth trying to bind a queue that is busy. The kernel frees
+/// one some 20 ms after its socket was closed.
+pub const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long to wait before it is tried again.
+pub const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// A queue that is to be bound.
+#[derive(Debug, Clone)]
+pub(crate) struct Want {
+    place: Place,
+    zero_copy: bool,
+    since: Instant,
+}
+
+/// A queue with its new socket.
+#[derive(Debug)]
+pub struct Bound {
+    /// The interface.
+    pub slot: Slot,
+    /// Its queue.
+    pub queue: u32,
+    /// The socket, for the XSKMAP. To be closed at once after that: a queue
+    /// is free only when every descriptor of its socket is closed.
+    pub socket: OwnedFd,
+    /// Whether frames are not copied, as the kernel says.
+    pub zero_copy: bool,
+}
+
+impl Exchange {
+    /// Binds queues of an interface, which is `slot` from now on. Zero-copy
+    /// is tried if `zero_copy` allows it.
+    ///
+    /// Gives every queue that has a new socket: besides those asked for,
+    /// queues of other interfaces where a group had to be made anew.
+    ///
+    /// [`BindError::Busy`] means that somebody still has a queue, often this
+    /// very process a moment ago: what has been bound stays so, and the same
+    /// call goes on from there. After any other error nothing of the
+    /// interface is bound.
+    pub fn bind(
+        &mut self,
+        slot: Slot,
+        interface: &str,
+        queues: &[u32],
+        zero_copy: bool,
+    ) -> Result<Vec<Bound>, BindError> {
+        self.want(slot, interface, queues, zero_copy)?;
+        while let Some(want) = self.wanted.first().cloned() {
+            match self.bind_one(&want) {
+                Ok(()) => {}
+                Err(error) if want.place.slot != slot && !want.may_wait(&error) => {
+                    // Another interface's, that only had to move: it is lost
+                    // to that one, and this one can go on.
+                    let (slot, queue) = (want.place.slot, want.place.queue);
+                    self.lost.push(DeadQueue { slot, queue, error: io::Error::other(error) });
+                }
+                Err(error) => {
+                    if !matches!(error, BindError::Busy { .. }) {
+                        self.unbind(slot);
+                    }
+                    return Err(error);
+                }
+            }
+            self.wanted.retain(|other| !other.is_for(&want.place));
+        }
+        self.report().map_err(|source| {
+            self.unbind(slot);
+            BindError::Queue { interface: interface.to_owned(), queue: 0, source }
+        })
+    }
+
+    /// [`Exchange::bind`], tried again for [`BUSY_PATIENCE`] while a queue is
+    /// busy. For callers that have nothing else to do meanwhile.
+    pub fn bind_patiently(
+        &mut self,
+        slot: Slot,
+        interface: &str,
+        queues: &[u32],
+        zero_copy: bool,
+    ) -> Result<Vec<Bound>, BindError> {
+        let until = Instant::now() + BUSY_PATIENCE;
+        loop {
+            match self.bind(slot, interface, queues, zero_copy) {
+                Err(BindError::Busy { .. }) if Instant::now() < until => {
+                    std::thread::sleep(BUSY_PAUSE);
+                }
+                Err(error @ BindError::Busy { .. }) => {
+                    self.unbind(slot);
+                    return Err(error);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Lets go of all queues of an interface; how many there were. Its frames
+    /// come home, those in the kernel's rings too.
+    pub fn unbind(&mut self, slot: Slot) -> usize {
+        self.wanted.retain(|want| want.place.slot != slot);
+        let mut count = 0;
+        for queue in &mut self.queues {
+            if queue.place.slot != slot || queue.idle {
+                continue;
+            }
+            count += 1;
+            queue.idle = true;
+            let state = self.slots.get_mut(usize::from(slot.0));
+            if let (Some(group), Some(state)) = (self.groups.get_mut(queue.group), state) {
+                queue.finish(&mut group.umem, &mut state.counters);
+            }
+        }
+        self.close_idle();
+        count
+    }
+
+    /// Lets go of everything.
+    pub fn close(&mut self) -> Account {
+        for number in 0..self.slots.len() {
+            self.unbind(Slot(number as u16));
+        }
+        self.account()
+    }
+
+    /// Drops the memory of ended groups whose frames have all come home.
+    pub(crate) fn end_memory(&mut self) {
+        let ended = &mut self.ended;
+        self.ending.retain(|umem| {
+            let out = umem.home() < umem.born();
+            if !out {
+                ended.born += umem.born() as u64;
+                ended.home += umem.home() as u64;
+            }
+            out
+        });
+    }
+
+    /// Notes what is to be bound, unless it is already.
+    fn want(
+        &mut self,
+        slot: Slot,
+        interface: &str,
+        queues: &[u32],
+        zero_copy: bool,
+    ) -> Result<(), BindError> {
+        let absent = || BindError::NoInterface { interface: interface.to_owned() };
+        if usize::from(slot.0) >= MAX_SLOTS {
+            return Err(BindError::TooManyInterfaces {
+                interface: interface.to_owned(),
+                most: MAX_SLOTS,
+            });
+        }
+        let ifindex = nic::ifindex(interface).ok_or_else(absent)?;
+        self.check_mtu(interface)?;
+        while self.slots.len() <= usize::from(slot.0) {
+            self.slots.push(SlotState::default());
+        }
+        for &queue in queues {
+            let place = Place { slot, interface: interface.to_owned(), ifindex, queue };
+            let known = self.wanted.iter().any(|want| want.is_for(&place))
+                || self.queues.iter().any(|queue| !queue.idle && queue.is_at(&place));
+            if !known {
+                self.wanted.push(Want { place, zero_copy, since: Instant::now() });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_mtu(&self, interface: &str) -> Result<(), BindError> {
+        let Ok(mtu) = Nic::new(interface).and_then(|nic| nic.mtu()) else { return Ok(()) };
+        let largest = self.sizes.frame_bytes.largest_mtu();
+        if mtu <= largest {
+            return Ok(());
+        }
+        let frame_bytes = self.sizes.frame_bytes.bytes();
+        Err(BindError::Mtu { interface: interface.to_owned(), mtu, frame_bytes, largest })
+    }
+
+    fn bind_one(&mut self, want: &Want) -> Result<(), BindError> {
+        if self.take_up_idle(want) {
+            return Ok(());
+        }
+        let driver = Nic::new(&want.place.interface).and_then(|nic| nic.driver());
+        let driver = driver.unwrap_or_default();
+        if want.zero_copy && !self.copying_drivers.contains(&driver) {
+            match self.bind_in(Mode::ZeroCopy, want)? {
+                Ok(()) => return Ok(()),
+                Err(error) if is_unsupported(&error) => self.copying_drivers.push(driver),
+                Err(error) => return Err(want.explain(error)),
+            }
+        }
+        self.bind_in(Mode::Copy, want)?.map_err(|error| want.explain(error))
+    }
+
+    /// Binds it in the group of this mode. The inner error is the kernel's.
+    fn bind_in(&mut self, mode: Mode, want: &Want) -> Result<io::Result<()>, BindError> {
+        let group = self.group(mode)?;
+        match self.bind_in_group(group, mode, want) {
+            Err(error) if self.has_lost_its_anchor(group, &error) => {
+                self.rebuild(group);
+                let group = self.group(mode)?;
+                Ok(self.bind_in_group(group, mode, want))
+            }
+            result => Ok(result),
+        }
+    }
+
+    fn bind_in_group(&mut self, number: usize, mode: Mode, want: &Want) -> io::Result<()> {
+        let key = self.free_key()?;
+        let Some(group) = self.groups.get_mut(number) else {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        };
+        let entries = self.sizes.ring_entries;
+        let queue = Queue::bind(&group.umem, want.place.clone(), number, key, mode, entries)?;
+        group.mode = mode;
+        group.anchor.get_or_insert(key);
+        self.queues.push(queue);
+        self.unreported.push(key);
+        self.index();
+        Ok(())
+    }
+
+    /// The group of this mode. One that has no socket yet can become either.
+    fn group(&mut self, mode: Mode) -> Result<usize, BindError> {
+        let fits = |group: &Group| group.mode == mode || group.anchor.is_none();
+        if let Some(number) = self.groups.iter().position(fits) {
+            return Ok(number);
+        }
+        self.groups.push(Group { umem: Umem::new(&self.sizes)?, mode, anchor: None });
+        Ok(self.groups.len() - 1)
+    }
+
+    /// Whether a socket could not join because the anchor is no longer bound:
+    /// EBADF, or EINVAL while its interface is gone.
+    fn has_lost_its_anchor(&self, group: usize, error: &io::Error) -> bool {
+        let Some(anchor) = self.groups.get(group).and_then(|group| group.anchor) else {
+            return false;
+        };
+        let anchor = self.queues.iter().find(|queue| queue.key == anchor);
+        match error.raw_os_error() {
+            Some(libc::EBADF) => true,
+            Some(libc::EINVAL) => anchor.is_none_or(|queue| queue.dead.is_some()),
+            _ => false,
+        }
+    }
+
+    /// Ends a group whose anchor is gone, and wants its other queues bound
+    /// anew.
+    fn rebuild(&mut self, group: usize) {
+        let zero_copy = self.groups.get(group).is_some_and(|group| group.mode == Mode::ZeroCopy);
+        for queue in self.queues.iter_mut().filter(|queue| queue.group == group) {
+            let gone = nic::ifindex(&queue.place.interface) != Some(queue.place.ifindex);
+            if !queue.idle && !gone {
+                let place = queue.place.clone();
+                self.wanted.push(Want { place, zero_copy, since: Instant::now() });
+            }
+            queue.idle = true;
+        }
+        self.close_idle();
+    }
+
+    /// Uses a socket again that was only kept as an anchor.
+    fn take_up_idle(&mut self, want: &Want) -> bool {
+        let place = &want.place;
+        let fits = |queue: &&mut Queue| queue.idle && queue.dead.is_none() && queue.is_at(place);
+        let Some(queue) = self.queues.iter_mut().find(fits) else { return false };
+        queue.idle = false;
+        queue.place = place.clone();
+        let key = queue.key;
+        self.unreported.push(key);
+        self.index();
+        true
+    }
+
+    /// Closes what nobody wants, and ends the groups that nobody uses.
+    fn close_idle(&mut self) {
+        for number in (0..self.groups.len()).rev() {
+            let used = self.queues.iter().any(|queue| queue.group == number && !queue.idle);
+            let anchor = self.groups.get(number).and_then(|group| group.anchor);
+            let closing = |queue: &mut Queue| {
+                queue.group == number && queue.idle && (!used || Some(queue.key) != anchor)
+            };
+            let closed: Vec<SocketKey> =
+                self.queues.extract_if(.., closing).map(|queue| queue.key).collect();
+            self.unreported.retain(|key| !closed.contains(key));
+            if let Some(group) = self.groups.get_mut(number) {
+                for key in closed {
+                    group.umem.reclaim(key);
+                }
+            }
+            if !used && number < self.groups.len() {
+                let group = self.groups.remove(number);
+                self.ending.push(group.umem);
+                for queue in &mut self.queues {
+                    queue.group -= usize::from(queue.group > number);
+                }
+            }
+        }
+        self.end_memory();
+        self.index();
+    }
+
+    /// Brings what follows from the list of queues up to date.
+    fn index(&mut self) {
+        for slot in &mut self.slots {
+            slot.queues.clear();
+        }
+        self.queues.sort_by_key(|queue| (queue.place.slot, queue.place.queue));
+        for (number, queue) in self.queues.iter().enumerate() {
+            if let Some(slot) = self.slots.get_mut(usize::from(queue.place.slot.0))
+                && !queue.idle
+            {
+                slot.queues.push(number);
+            }
+        }
+        // At most half of the frames wait to be received into: the others
+        // are on their way out, or held.
+        for (number, group) in self.groups.iter().enumerate() {
+            let works = |queue: &&mut Queue| queue.group == number && !queue.idle;
+            let sharing = self.queues.iter_mut().filter(works).count().max(1);
+            let each = group.umem.born() / 2 / sharing;
+            for queue in self.queues.iter_mut().filter(works) {
+                queue.aim(each as u32);
+            }
+        }
+    }
+
+    /// The queues with new sockets.
+    fn report(&mut self) -> io::Result<Vec<Bound>> {
+        let mut bound = Vec::new();
+        for key in self.unreported.drain(..) {
+            let Some(queue) = self.queues.iter().find(|queue| queue.key == key) else { continue };
+            bound.push(Bound {
+                slot: queue.place.slot,
+                queue: queue.place.queue,
+                socket: queue.share_socket()?,
+                zero_copy: queue.zero_copy,
+            });
+        }
+        // Frames to receive into, before anything can be received.
+        for queue in &mut self.queues {
+            if let Some(group) = self.groups.get_mut(queue.group)
+                && !queue.idle
+            {
+                queue.refill(&mut group.umem);
+            }
+        }
+        Ok(bound)
+    }
+
+    fn free_key(&self) -> io::Result<SocketKey> {
+        (1..u16::MAX)
+            .map(SocketKey)
+            .find(|key| self.queues.iter().all(|queue| queue.key != *key))
+            .ok_or_else(|| io::Error::other("too many sockets"))
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Queue {
+    fn is_at(&self, place: &Place) -> bool {
+        self.place.ifindex == place.ifindex && self.place.queue == place.queue
+    }
+}
+
+impl Want {
+    fn is_for(&self, place: &Place) -> bool {
+        self.place.ifindex == place.ifindex && self.place.queue == place.queue
+    }
+
+    /// Whether it is worth trying again.
+    fn may_wait(&self, error: &BindError) -> bool {
+        matches!(error, BindError::Busy { .. }) && self.since.elapsed() < BUSY_PATIENCE
+    }
+
+    fn explain(&self, source: io::Error) -> BindError {
+        let interface = self.place.interface.clone();
+        let queue = self.place.queue;
+        match source.raw_os_error() {
+            Some(libc::EBUSY) => {
+                let waited_ms = self.since.elapsed().as_millis() as u64;
+                BindError::Busy { interface, queue, waited_ms }
+            }
+            Some(libc::EPERM | libc::EACCES) => BindError::NotPermitted { source },
+            Some(libc::ENODEV | libc::ENXIO) => BindError::NoInterface { interface },
+            _ => BindError::Queue { interface, queue, source },
+        }
+    }
+}
+
+/// What drivers without zero-copy answer; some with the kernel's inner
+/// ENOTSUPP (`linux/errno.h`).
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | 524))
+}

@@ -1,0 +1,331 @@
+//! What a network device is and can: driver, queues, MTU, offloads.
+//!
+//! Asked by ioctl, so that it needs nothing but a name: `linux/ethtool.h`,
+//! `linux/sockios.h`.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Why a device could not be asked or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NicError {
+    /// There is no such device.
+    #[error("interface {interface} does not exist in this network namespace")]
+    NoInterface {
+        /// Its name.
+        interface: String,
+    },
+    /// The kernel or the driver refused.
+    #[error("{interface}: cannot {what}: {source}")]
+    Refused {
+        /// Its name.
+        interface: String,
+        /// What was asked for.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// An offload that can be on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Offload {
+    /// Checksums of received packets are checked.
+    RxChecksum,
+    /// Checksums of sent packets are completed by the device.
+    TxChecksum,
+    /// Packets are gathered by the device or driver.
+    ScatterGather,
+    /// TCP segments are cut by the device.
+    Tso,
+    /// Packets are cut late by the kernel.
+    Gso,
+    /// Received packets are merged by the kernel; on a veth it also makes
+    /// the device poll, which it must to pass on what comes from XDP.
+    Gro,
+}
+
+impl Offload {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::RxChecksum, Self::TxChecksum, Self::ScatterGather, Self::Tso, Self::Gso, Self::Gro];
+
+    /// Its name as `ethtool -K` knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RxChecksum => "rx",
+            Self::TxChecksum => "tx",
+            Self::ScatterGather => "sg",
+            Self::Tso => "tso",
+            Self::Gso => "gso",
+            Self::Gro => "gro",
+        }
+    }
+
+    /// ETHTOOL_G... and ETHTOOL_S... of `linux/ethtool.h`.
+    fn commands(self) -> (u32, u32) {
+        match self {
+            Self::RxChecksum => (0x14, 0x15),
+            Self::TxChecksum => (0x16, 0x17),
+            Self::ScatterGather => (0x18, 0x19),
+            Self::Tso => (0x1e, 0x1f),
+            Self::Gso => (0x23, 0x24),
+            Self::Gro => (0x2b, 0x2c),
+        }
+    }
+}
+
+/// A device, by name.
+#[derive(Debug)]
+pub struct Nic {
+    interface: String,
+    name: [libc::c_char; libc::IFNAMSIZ],
+    socket: OwnedFd,
+}
+
+const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct DriverInfo {
+    command: u32,
+    driver: [u8; 32],
+    version: [u8; 32],
+    firmware_version: [u8; 32],
+    bus_info: [u8; 32],
+    erom_version: [u8; 32],
+    reserved: [u8; 12],
+    counts: [u32; 5],
+}
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Channels {
+    command: u32,
+    max: [u32; 4],
+    rx: u32,
+    tx: u32,
+    other: u32,
+    combined: u32,
+}
+
+/// `struct ethtool_value`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Value {
+    command: u32,
+    data: u32,
+}
+
+/// Plain structures of integers, each with its command first: what the
+/// kernel reads and writes behind `ifr_data`.
+trait EthtoolData: Copy {}
+impl EthtoolData for DriverInfo {}
+impl EthtoolData for Channels {}
+impl EthtoolData for Value {}
+
+impl Nic {
+    /// The device with this name, in the network namespace of the thread.
+    pub fn new(interface: &str) -> Result<Self, NicError> {
+        let absent = || NicError::NoInterface { interface: interface.to_owned() };
+        let bytes = interface.as_bytes();
+        if bytes.is_empty() || bytes.len() >= libc::IFNAMSIZ || bytes.contains(&0) {
+            return Err(absent());
+        }
+        let mut name = [0; libc::IFNAMSIZ];
+        for (to, &from) in name.iter_mut().zip(bytes) {
+            *to = from as libc::c_char;
+        }
+        let nic =
+            Self { interface: interface.to_owned(), name, socket: control_socket(interface)? };
+        if ifindex(interface).is_none() {
+            return Err(absent());
+        }
+        Ok(nic)
+    }
+
+    /// Its driver's name, such as `veth`.
+    pub fn driver(&self) -> Result<String, NicError> {
+        let mut info = DriverInfo {
+            command: ETHTOOL_GDRVINFO,
+            driver: [0; 32],
+            version: [0; 32],
+            firmware_version: [0; 32],
+            bus_info: [0; 32],
+            erom_version: [0; 32],
+            reserved: [0; 12],
+            counts: [0; 5],
+        };
+        self.ethtool(&mut info).map_err(|source| self.refused("name its driver", source))?;
+        let name = info.driver.split(|&byte| byte == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// How many RX queues it uses now. One, if it does not say.
+    pub fn rx_queues(&self) -> Result<u32, NicError> {
+        let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
+        match self.ethtool(&mut channels) {
+            Ok(()) => Ok((channels.rx + channels.combined).max(1)),
+            Err(error) if is_unsupported(&error) => Ok(1),
+            Err(source) => Err(self.refused("count its queues", source)),
+        }
+    }
+
+    /// The largest IP packet it takes, in bytes.
+    pub fn mtu(&self) -> Result<u32, NicError> {
+        let mut request = self.request();
+        self.ioctl(libc::SIOCGIFMTU, &mut request)
+            .map_err(|source| self.refused("tell its MTU", source))?;
+        // SAFETY: the kernel has just written this member of the union, and
+        // any bytes are an integer.
+        let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+        Ok(u32::try_from(mtu).unwrap_or(0))
+    }
+
+    /// Whether an offload is on; `None` if the device does not have it.
+    pub fn offload(&self, offload: Offload) -> Result<Option<bool>, NicError> {
+        let mut value = Value { command: offload.commands().0, data: 0 };
+        match self.ethtool(&mut value) {
+            Ok(()) => Ok(Some(value.data != 0)),
+            Err(error) if is_unsupported(&error) => Ok(None),
+            Err(source) => Err(self.refused("tell its offloads", source)),
+        }
+    }
+
+    /// Puts an offload on or off.
+    pub fn set_offload(&self, offload: Offload, on: bool) -> Result<(), NicError> {
+        let mut value = Value { command: offload.commands().1, data: on.into() };
+        self.ethtool(&mut value).map_err(|source| self.refused("change its offloads", source))
+    }
+
+    /// Puts these offloads off where they are on. What was changed can be
+    /// put back with [`OffloadsBefore::restore`].
+    pub fn without(&self, offloads: &[Offload]) -> Result<OffloadsBefore, NicError> {
+        let mut before = OffloadsBefore { interface: self.interface.clone(), were_on: Vec::new() };
+        for &offload in offloads {
+            if self.offload(offload)? == Some(true) {
+                self.set_offload(offload, false)?;
+                before.were_on.push(offload);
+            }
+        }
+        Ok(before)
+    }
+
+    fn request(&self) -> libc::ifreq {
+        libc::ifreq {
+            ifr_name: self.name,
+            ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: std::ptr::null_mut() },
+        }
+    }
+
+    fn ethtool<T: EthtoolData>(&self, data: &mut T) -> io::Result<()> {
+        let mut request = self.request();
+        request.ifr_ifru.ifru_data = std::ptr::from_mut(data).cast();
+        self.ioctl(libc::SIOCETHTOOL, &mut request)
+    }
+
+    fn ioctl(&self, command: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
+        // SAFETY: the kernel reads and writes `request`, and for SIOCETHTOOL
+        // the structure it points at, which lives in the caller and has the
+        // size that its command stands for.
+        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), command as _, request) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    fn refused(&self, what: &'static str, source: io::Error) -> NicError {
+        let interface = self.interface.clone();
+        match source.raw_os_error() {
+            Some(libc::ENODEV) => NicError::NoInterface { interface },
+            _ => NicError::Refused { interface, what, source },
+        }
+    }
+}
+
+/// Offloads that were put off, to be put on again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffloadsBefore {
+    interface: String,
+    were_on: Vec<Offload>,
+}
+
+impl OffloadsBefore {
+    /// What was on before.
+    pub fn were_on(&self) -> &[Offload] {
+        &self.were_on
+    }
+
+    /// Leaves the interface as it was. One that is gone needs nothing.
+    pub fn restore(&self) -> Result<(), NicError> {
+        let nic = match Nic::new(&self.interface) {
+            Ok(nic) => nic,
+            Err(NicError::NoInterface { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        // The other way round: TSO needs scatter-gather and checksums.
+        let mut first_error = Ok(());
+        for &offload in self.were_on.iter().rev() {
+            first_error = first_error.and(nic.set_offload(offload, true));
+        }
+        first_error
+    }
+}
+
+/// The kernel's number of an interface, in the network namespace of the
+/// thread.
+pub fn ifindex(interface: &str) -> Option<u32> {
+    let name = CString::new(interface).ok()?;
+    // SAFETY: `name` is a live string that ends with a zero byte.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP))
+}
+
+fn control_socket(interface: &str) -> Result<OwnedFd, NicError> {
+    // SAFETY: makes a new descriptor and touches no memory.
+    let raw = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if raw < 0 {
+        return Err(NicError::Refused {
+            interface: interface.to_owned(),
+            what: "be asked",
+            source: io::Error::last_os_error(),
+        });
+    }
+    // SAFETY: `raw` was just made, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_device_answers() {
+        let lo = Nic::new("lo").unwrap();
+        assert!(lo.mtu().unwrap() >= 1_280);
+        assert!(lo.rx_queues().unwrap() >= 1);
+        assert_eq!(ifindex("lo"), Some(1));
+    }
+
+    #[test]
+    fn absent_devices_are_named() {
+        for name in ["", "no-such-device", "a-name-that-is-too-long", "zero\0byte"] {
+            let error = Nic::new(name).unwrap_err();
+            assert!(matches!(error, NicError::NoInterface { .. }), "{name}: {error}");
+        }
+        assert_eq!(ifindex("no-such-device"), None);
+    }
+
+    #[test]
+    fn structures_have_the_kernel_s_sizes() {
+        assert_eq!(size_of::<DriverInfo>(), 196);
+        assert_eq!(size_of::<Channels>(), 36);
+        assert_eq!(size_of::<Value>(), 8);
+    }
+}
