@@ -8,5 +8,7 @@ pub mod kernel;
 pub mod logs;
 pub mod manifests;
 pub mod preflight;
+pub mod tables;
+pub mod wanted;
 pub mod worker;
 pub mod xdp;

@@ -1,0 +1,267 @@
+//! The one who writes tables: compiles snapshots, gives them to the workers,
+//! and knows how far these are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use blixt_dataplane::{CompileOptions, SlotOwner, Slots, Tables};
+use blixt_gateway::Programming;
+use blixt_model::{Generation, ObjectName, Snapshot};
+
+use crate::worker::Published;
+
+/// Writes [`Published::tables`], and [`Published::stats`] before them.
+#[derive(Debug)]
+pub struct TablesWriter {
+    published: Arc<Published>,
+    options: CompileOptions,
+    slots: Slots,
+    node: String,
+    applied: Arc<Applied>,
+    /// Why the newest snapshot is not the applied one.
+    refused: Option<String>,
+    /// The newest generation that every worker has taken up.
+    adopted: Generation,
+    /// Where others look up what is applied.
+    shared: Arc<ArcSwap<Applied>>,
+}
+
+/// The snapshot that is in force, and where its counters are.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// When it was published; `None` before the first.
+    pub at: Option<SystemTime>,
+    /// The counters' slots.
+    pub slots: BTreeMap<SlotOwner, u32>,
+}
+
+impl Default for Applied {
+    fn default() -> Self {
+        Self { snapshot: Snapshot::empty(Generation::default()), at: None, slots: BTreeMap::new() }
+    }
+}
+
+impl TablesWriter {
+    /// Nothing is applied yet.
+    pub fn new(published: Arc<Published>, options: CompileOptions, node: String) -> Self {
+        Self {
+            published,
+            options,
+            slots: Slots::default(),
+            node,
+            applied: Arc::default(),
+            refused: None,
+            adopted: Generation::default(),
+            shared: Arc::default(),
+        }
+    }
+
+    /// What is applied, for others to look up.
+    pub fn applied(&self) -> Arc<ArcSwap<Applied>> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Compiles and publishes a snapshot. `Err` says why it is refused; the
+    /// last tables stay.
+    pub fn apply(&mut self, snapshot: &Snapshot) -> Result<(), String> {
+        let previous = self.published.tables.load_full();
+        match Tables::compile(snapshot, &self.options, &mut self.slots, &previous) {
+            Err(error) => {
+                let why = error.to_string();
+                self.refused = Some(why.clone());
+                Err(why)
+            }
+            Ok(tables) => {
+                self.refused = None;
+                self.grow_stats();
+                self.published.tables.store(Arc::new(tables));
+                self.applied = Arc::new(Applied {
+                    snapshot: snapshot.clone(),
+                    at: Some(SystemTime::now()),
+                    slots: self.slots.owners().map(|(owner, slot)| (owner.clone(), slot)).collect(),
+                });
+                self.shared.store(Arc::clone(&self.applied));
+                Ok(())
+            }
+        }
+    }
+
+    /// Room for every slot, before there are tables that name it.
+    fn grow_stats(&self) {
+        for stats in &self.published.stats {
+            let grown = stats.load().grown_to(self.slots.capacity());
+            stats.store(Arc::new(grown));
+        }
+    }
+
+    /// Takes in that every worker uses this generation or a newer one. `true`
+    /// if that is news.
+    pub fn adopted(&mut self, generation: Generation) -> bool {
+        let news = generation > self.adopted;
+        self.adopted = self.adopted.max(generation);
+        news
+    }
+
+    /// Whether some worker has yet to take up the newest tables.
+    pub fn is_pending(&self) -> bool {
+        self.adopted < self.applied.snapshot.generation()
+    }
+
+    /// Why the newest snapshot is refused, if it is.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    /// How far a Gateway of `wanted` is.
+    pub fn programming(&self, wanted: &Snapshot, name: &ObjectName) -> Programming {
+        let of = |snapshot: &Snapshot| {
+            snapshot.gateways().iter().find(|gateway| gateway.name == *name).cloned()
+        };
+        match &self.refused {
+            // A Gateway that has not changed is none the worse.
+            Some(reason) if of(wanted) != of(&self.applied.snapshot) => {
+                Programming::Refused { node: self.node.clone(), reason: reason.clone() }
+            }
+            _ if of(&self.applied.snapshot).is_none() || self.is_pending() => Programming::Pending,
+            _ => Programming::Applied,
+        }
+    }
+
+    /// Frees slots that nothing uses any more. Call it now and then.
+    pub fn reclaim(&mut self) {
+        let stats: Vec<_> = self.published.stats.iter().map(ArcSwap::load_full).collect();
+        let is_idle = |slot| {
+            stats
+                .iter()
+                .filter_map(|stats| stats.slot(slot))
+                .all(|counters| counters.active_flows.value() == 0)
+        };
+        for slot in self.slots.reclaim(self.adopted, is_idle) {
+            for stats in &stats {
+                stats.clear(slot);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blixt_model::{
+        Affinity, Backend, Endpoint, EndpointState, Gateway, HashSeed, Listener, Port, Protocol,
+        ServiceIndex, ServicePort, ServicePortId, Target, Weight,
+    };
+
+    fn port(number: u16) -> Port {
+        Port::new(number).unwrap()
+    }
+
+    fn snapshot(generation: u64, endpoints: &[u8], backends: usize) -> Snapshot {
+        let service = ServicePort {
+            id: ServicePortId {
+                service: "web".parse().unwrap(),
+                protocol: Protocol::Tcp,
+                port: port(80),
+            },
+            affinity: Affinity::None,
+            endpoints: endpoints
+                .iter()
+                .map(|&host| Endpoint {
+                    address: [10, 0, 0, host].into(),
+                    port: port(8080),
+                    state: EndpointState::Ready,
+                })
+                .collect(),
+        };
+        let backend = Backend { weight: Weight::DEFAULT, target: Target::Service(ServiceIndex(0)) };
+        let listener = Listener {
+            name: blixt_model::ListenerName::new("tcp").unwrap(),
+            protocol: Protocol::Tcp,
+            port: port(80),
+            route: None,
+            backends: vec![backend; backends],
+        };
+        let gateway = Gateway {
+            name: "web".parse().unwrap(),
+            addresses: vec![[192, 0, 2, 1].into()],
+            listeners: vec![listener],
+        };
+        Snapshot::new(Generation(generation), HashSeed(0), vec![gateway], vec![service]).unwrap()
+    }
+
+    fn writer() -> TablesWriter {
+        let options = CompileOptions {
+            maglev: blixt_dataplane::MaglevSize::new(251).unwrap(),
+            ..CompileOptions::default()
+        };
+        TablesWriter::new(Arc::new(Published::new(2)), options, "node".to_owned())
+    }
+
+    #[test]
+    fn a_gateway_is_programmed_when_every_worker_has_it() {
+        let mut writer = writer();
+        let wanted = snapshot(1, &[1], 1);
+        let name = "web".parse().unwrap();
+        assert_eq!(writer.programming(&wanted, &name), Programming::Pending);
+        writer.apply(&wanted).unwrap();
+        assert_eq!(writer.published.tables.load().generation(), Generation(1));
+        assert!(writer.is_pending());
+        assert_eq!(writer.programming(&wanted, &name), Programming::Pending);
+        assert!(writer.adopted(Generation(1)) && !writer.adopted(Generation(1)));
+        assert_eq!(writer.programming(&wanted, &name), Programming::Applied);
+    }
+
+    #[test]
+    fn what_is_refused_leaves_the_last_tables() {
+        let mut writer = writer();
+        writer.apply(&snapshot(1, &[1], 1)).unwrap();
+        writer.adopted(Generation(1));
+        let too_much = snapshot(2, &[1], 256);
+        let why = writer.apply(&too_much).unwrap_err();
+        assert!(why.contains("256 backendRefs"), "{why}");
+        assert_eq!(writer.published.tables.load().generation(), Generation(1));
+        let name = "web".parse().unwrap();
+        let refused = Programming::Refused { node: "node".to_owned(), reason: why };
+        assert_eq!(writer.programming(&too_much, &name), refused);
+        assert_eq!(writer.programming(&snapshot(1, &[1], 1), &name), Programming::Applied);
+        writer.apply(&snapshot(3, &[1], 1)).unwrap();
+        assert_eq!(writer.refused(), None);
+    }
+
+    #[test]
+    fn slots_are_reused_when_no_flow_counts_on_them() {
+        let mut writer = writer();
+        writer.apply(&snapshot(1, &[1, 2], 1)).unwrap();
+        let endpoint = |writer: &TablesWriter, host: u8| {
+            let applied = writer.applied.slots.iter();
+            let wanted = std::net::IpAddr::from([10, 0, 0, host]);
+            applied
+                .filter_map(|(owner, slot)| match owner {
+                    SlotOwner::Endpoint { address, .. } if *address == wanted => Some(*slot),
+                    _ => None,
+                })
+                .next()
+        };
+        let gone = endpoint(&writer, 2).unwrap();
+        let stats = writer.published.stats[1].load_full();
+        stats.slot(gone).unwrap().active_flows.add(1);
+        stats.slot(gone).unwrap().flows.add(1);
+
+        writer.apply(&snapshot(2, &[1], 1)).unwrap();
+        writer.adopted(Generation(2));
+        writer.reclaim();
+        writer.apply(&snapshot(3, &[1, 3], 1)).unwrap();
+        assert_ne!(endpoint(&writer, 3), Some(gone), "a flow still counts on it");
+
+        stats.slot(gone).unwrap().active_flows.sub(1);
+        writer.adopted(Generation(3));
+        writer.reclaim();
+        assert_eq!(stats.slot(gone).unwrap().flows.value(), 0);
+        writer.apply(&snapshot(4, &[1, 3, 4], 1)).unwrap();
+        assert_eq!(endpoint(&writer, 4), Some(gone));
+    }
+}

@@ -1,0 +1,195 @@
+//! What is wanted: manifests in, a snapshot and statuses out.
+//!
+//! It numbers the snapshots, keeps what was good, and tells of each thing
+//! that is refused once: when it begins, and when it is good again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use blixt_gateway::{
+    CONTROLLER_NAME, CrdVersion, Environment, Index, Manifests, Programming, Refusal, Statuses,
+    compile, warnings,
+};
+use blixt_model::{Generation, HashSeed, ObjectName, Snapshot};
+use tracing::{error, info, warn};
+
+use crate::manifests::Contents;
+
+/// Seeds the choice of backends where no controller gives a seed. All agents
+/// have the same, so that those with the same manifests choose alike; it is
+/// no secret.
+pub const SEED: HashSeed = HashSeed(u64::from_be_bytes(*b"blixt\0\0\x01"));
+
+/// The wanted state, as it follows from the manifests.
+#[derive(Debug)]
+pub struct Wanted {
+    manifests: Manifests,
+    index: Index,
+    snapshot: Snapshot,
+    statuses: Statuses,
+    refusals: Vec<Refusal>,
+    told: BTreeSet<String>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            manifests: Manifests::default(),
+            index: Index::default(),
+            snapshot: Snapshot::empty(Generation::default()),
+            statuses: Statuses::default(),
+            refusals: Vec::new(),
+            told: BTreeSet::new(),
+        }
+    }
+}
+
+impl Wanted {
+    /// Takes in the files as they are now. Call [`Wanted::compile`] after.
+    pub fn read(&mut self, contents: &Contents) {
+        let update = self.manifests.update(contents);
+        for event in update.events {
+            self.index.apply(event);
+        }
+        self.refusals = update.refusals;
+    }
+
+    /// Compiles what is wanted; the snapshot gets a new number where it wants
+    /// something else than the last one. `true` if it does.
+    pub fn compile(
+        &mut self,
+        unusable: &BTreeMap<IpAddr, String>,
+        programmed: &dyn Fn(&ObjectName) -> Programming,
+    ) -> bool {
+        let environment = Environment {
+            controller_name: CONTROLLER_NAME,
+            seed: SEED,
+            generation: self.snapshot.generation().next(),
+            crds: CrdVersion::Supported,
+            unusable_addresses: unusable,
+            programmed,
+        };
+        let compiled = match compile(&self.index, &environment) {
+            Ok(compiled) => compiled,
+            Err(fault) => {
+                // See `blixt_gateway::compile`: this is no fault of theirs.
+                error!("the manifests do not compile, please report this: {fault}");
+                return false;
+            }
+        };
+        let warnings = warnings(&self.index, &compiled);
+        self.tell(warnings.iter().map(ToString::to_string));
+        self.statuses = compiled.status;
+        // The first one is new even if it wants nothing.
+        let first = self.snapshot.generation() == Generation::default();
+        let changed = first || !self.snapshot.same_wishes(&compiled.snapshot);
+        if changed {
+            self.snapshot = compiled.snapshot;
+        }
+        changed
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// What became of each object.
+    pub fn statuses(&self) -> &Statuses {
+        &self.statuses
+    }
+
+    /// What is refused of the manifests.
+    pub fn refusals(&self) -> &[Refusal] {
+        &self.refusals
+    }
+
+    /// Logs what is wrong since the last time, and what no longer is.
+    fn tell(&mut self, warnings: impl Iterator<Item = String>) {
+        let refusals = self.refusals.iter().map(|refusal| format!("refused: {refusal}"));
+        let now: BTreeSet<_> = refusals.chain(warnings).collect();
+        for fault in now.difference(&self.told) {
+            warn!("{fault}");
+        }
+        for fault in self.told.difference(&now) {
+            info!("no longer so: {fault}");
+        }
+        self.told = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLASS: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: blixt}
+spec: {controllerName: gateway.networking.k8s.io/blixt}
+";
+
+    fn gateway(port: u32) -> String {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: web}}
+spec:
+  gatewayClassName: blixt
+  addresses: [{{value: 192.0.2.1}}]
+  listeners: [{{name: tcp, protocol: TCP, port: {port}}}]
+"
+        )
+    }
+
+    fn take(wanted: &mut Wanted, text: &str) -> bool {
+        let bytes = [CLASS, "---\n", text].concat().into_bytes();
+        wanted.read(&[("a.yaml".to_owned(), Ok(bytes))].into());
+        wanted.compile(&BTreeMap::new(), &|_| Programming::Pending)
+    }
+
+    fn port(wanted: &Wanted) -> u16 {
+        wanted.snapshot().gateways()[0].listeners[0].port.number()
+    }
+
+    #[test]
+    fn snapshots_are_numbered_when_they_change() {
+        let mut wanted = Wanted::default();
+        assert!(wanted.compile(&BTreeMap::new(), &|_| Programming::Pending), "the first is new");
+        assert_eq!(wanted.snapshot().generation(), Generation(1));
+        assert!(take(&mut wanted, &gateway(80)));
+        assert_eq!(wanted.snapshot().generation(), Generation(2));
+        // A comment changes nothing, and no number is used up.
+        assert!(!take(&mut wanted, &format!("# new\n{}", gateway(80))));
+        assert!(take(&mut wanted, &gateway(81)));
+        assert_eq!(wanted.snapshot().generation(), Generation(3));
+    }
+
+    #[test]
+    fn what_is_refused_is_told_once_and_what_was_good_stays() {
+        let mut wanted = Wanted::default();
+        take(&mut wanted, &gateway(80));
+        assert!(!take(&mut wanted, &gateway(65_536)));
+        assert_eq!(port(&wanted), 80);
+        assert_eq!(wanted.refusals().len(), 1);
+        let told = |wanted: &Wanted| {
+            wanted.told.iter().filter(|fault| fault.starts_with("refused")).count()
+        };
+        assert_eq!(told(&wanted), 1);
+        take(&mut wanted, "a: [");
+        assert_eq!((port(&wanted), told(&wanted)), (80, 1));
+        take(&mut wanted, &gateway(81));
+        assert_eq!((port(&wanted), told(&wanted)), (81, 0));
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_used_are_conditions() {
+        let mut wanted = Wanted::default();
+        take(&mut wanted, &gateway(80));
+        let unusable = [([192, 0, 2, 1].into(), "is the node's own".to_owned())].into();
+        assert!(wanted.compile(&unusable, &|_| Programming::Pending));
+        assert_eq!(wanted.snapshot().gateways(), []);
+        let statuses = format!("{:?}", wanted.statuses());
+        assert!(statuses.contains("192.0.2.1 is the node's own"), "{statuses}");
+    }
+}
