@@ -12,8 +12,9 @@ use crate::{
 ///
 /// Made only through [`Snapshot::new`], so that these hold: every
 /// [`ServiceIndex`] in it points at a service of it with the listener's
-/// protocol, no service or Gateway appears twice, no two listeners want the
-/// same address, protocol and port, and no endpoint is listed twice.
+/// protocol, no service, Gateway, or listener of a Gateway appears twice, no
+/// two listeners want the same address, protocol and port, no endpoint is
+/// listed twice, and every address is one that a host can have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     generation: Generation,
@@ -154,6 +155,17 @@ pub enum SnapshotError {
         /// The endpoint's port.
         port: Port,
     },
+    /// An endpoint where no host can be.
+    #[error("service {service} has the endpoint {address}, which is no unicast address of a host")]
+    BadEndpoint {
+        /// The service.
+        service: ServicePortId,
+        /// The endpoint's address.
+        address: IpAddr,
+    },
+    /// Two listeners of one name in a Gateway.
+    #[error("listener {0} is listed twice")]
+    DuplicateListener(ListenerId),
     /// Two listeners on one address, protocol and port.
     #[error("listener {listener} wants {address} port {port}/{protocol}, already taken by {owner}")]
     PortTaken {
@@ -271,6 +283,12 @@ fn check_services(services: &[ServicePort]) -> Result<(), SnapshotError> {
         }
         let mut endpoints = BTreeSet::new();
         for endpoint in &service.endpoints {
+            if !is_host_unicast(endpoint.address) {
+                return Err(SnapshotError::BadEndpoint {
+                    service: service.id.clone(),
+                    address: endpoint.address,
+                });
+            }
             if !endpoints.insert((endpoint.address, endpoint.port)) {
                 return Err(SnapshotError::DuplicateEndpoint {
                     service: service.id.clone(),
@@ -295,8 +313,12 @@ fn check_gateways(gateways: &[Gateway], services: &[ServicePort]) -> Result<(), 
                 return Err(SnapshotError::BadAddress { gateway: gateway.name.clone(), address });
             }
         }
+        let mut listener_names = BTreeSet::new();
         for listener in &gateway.listeners {
             let id = ListenerId { gateway: gateway.name.clone(), listener: listener.name.clone() };
+            if !listener_names.insert(&listener.name) {
+                return Err(SnapshotError::DuplicateListener(id));
+            }
             check_backends(&id, listener, services)?;
             for &address in &gateway.addresses {
                 let key = (address, listener.protocol, listener.port);
@@ -341,7 +363,7 @@ fn check_backends(
     Ok(())
 }
 
-/// Whether a listener can have the address: not unspecified, loopback,
+/// Whether a host can have the address: not unspecified, loopback,
 /// multicast or broadcast, and not an IPv4 address written as IPv6
 /// (RFC 4291 §2.5.5.2), which would be the same VIP under two names.
 fn is_host_unicast(address: IpAddr) -> bool {

@@ -82,18 +82,20 @@ pub(super) fn judge(spec: &GatewaySpec) -> Vec<Listener<'_>> {
                     conflicting.join(", ")
                 )
             });
-            one(listener, conflict)
+            let earlier = spec.listeners.iter().take(position);
+            let is_repeated = earlier.map(|other| &other.name).any(|name| *name == listener.name);
+            one(listener, conflict, is_repeated)
         })
         .collect()
 }
 
-fn one(spec: &GatewayListeners, conflict: Option<String>) -> Listener<'_> {
+fn one(spec: &GatewayListeners, conflict: Option<String>, is_repeated: bool) -> Listener<'_> {
     let (kinds, invalid_kinds) = route_kinds(spec);
     let (namespaces, unreadable) = match AllowedNamespaces::new(spec.allowed_routes.as_ref()) {
         Ok(namespaces) => (Some(namespaces), None),
         Err(why) => (None, Some((reason::UNSUPPORTED_VALUE, format!("{why}.")))),
     };
-    let (socket, rejected) = match socket(spec) {
+    let (socket, rejected) = match socket(spec, is_repeated) {
         Ok(socket) => (Some(socket), unreadable),
         Err(rejected) => (None, Some(rejected)),
     };
@@ -110,13 +112,16 @@ fn one(spec: &GatewayListeners, conflict: Option<String>) -> Listener<'_> {
     }
 }
 
-fn socket(spec: &GatewayListeners) -> Result<Socket, (&'static str, String)> {
+fn socket(spec: &GatewayListeners, is_repeated: bool) -> Result<Socket, (&'static str, String)> {
     let unsupported = |message| (reason::UNSUPPORTED_VALUE, message);
     let Some(protocol) = protocol(&spec.protocol) else {
         let message = format!("Protocol {} is not served: use TCP or UDP.", spec.protocol);
         return Err((reason::UNSUPPORTED_PROTOCOL, message));
     };
-    // No API server lets these two through; then nothing here breaks on them.
+    // No API server lets these through; then nothing here breaks on them.
+    if is_repeated {
+        return Err(unsupported(format!("Another listener is called {} too.", spec.name)));
+    }
     let name = ListenerName::new(spec.name.as_str());
     let name = name.map_err(|error| unsupported(format!("The name can't be used: {error}.")))?;
     let port = Port::new(spec.port).map_err(|error| unsupported(format!("{error}.")))?;

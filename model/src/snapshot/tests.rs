@@ -104,7 +104,17 @@ fn duplicates_are_refused() {
 }
 
 #[test]
-fn only_unicast_addresses_of_hosts_are_vips() {
+fn a_listener_has_one_name() {
+    let mut doubled = gateway("a", "10.0.0.10", 0);
+    let mut again = doubled.listeners[0].clone();
+    again.port = Port::new(81).unwrap();
+    doubled.listeners.push(again);
+    let error = snapshot(vec![doubled], vec![service("web", Protocol::Tcp)]).unwrap_err();
+    assert_eq!(error.to_string(), "listener default/a/web is listed twice");
+}
+
+#[test]
+fn only_unicast_addresses_of_hosts_are_taken() {
     for bad in [
         "0.0.0.0",
         "127.0.0.1",
@@ -117,5 +127,9 @@ fn only_unicast_addresses_of_hosts_are_vips() {
     ] {
         let made = snapshot(vec![gateway("a", bad, 0)], vec![service("web", Protocol::Tcp)]);
         assert!(matches!(made, Err(SnapshotError::BadAddress { .. })), "{bad}");
+        let mut service = service("web", Protocol::Tcp);
+        service.endpoints[0].address = bad.parse().unwrap();
+        let made = snapshot(vec![], vec![service]);
+        assert!(matches!(made, Err(SnapshotError::BadEndpoint { .. })), "{bad}");
     }
 }
