@@ -81,10 +81,28 @@ struct Ip {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Transport {
-    Tcp { ports: [u16; 2], seq: u32, ack: u32, flags: u8, window: u16, options: Vec<u8>, payload: Vec<u8> },
-    Udp { ports: [u16; 2], payload: Vec<u8> },
-    Icmp { kind: [u8; 2], word: u32, payload: Vec<u8> },
-    Raw { protocol: u8, payload: Vec<u8> },
+    Tcp {
+        ports: [u16; 2],
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        window: u16,
+        options: Vec<u8>,
+        payload: Vec<u8>,
+    },
+    Udp {
+        ports: [u16; 2],
+        payload: Vec<u8>,
+    },
+    Icmp {
+        kind: [u8; 2],
+        word: u32,
+        payload: Vec<u8>,
+    },
+    Raw {
+        protocol: u8,
+        payload: Vec<u8>,
+    },
 }
 
 /// What the transport checksum is to be.
@@ -107,7 +125,15 @@ pub fn tcp(src: SocketAddr, dst: SocketAddr) -> Frame {
     ip(
         src.ip(),
         dst.ip(),
-        Transport::Tcp { ports, seq: 1_000, ack: 0, flags: 0, window: 64_240, options: vec![], payload: vec![] },
+        Transport::Tcp {
+            ports,
+            seq: 1_000,
+            ack: 0,
+            flags: 0,
+            window: 64_240,
+            options: vec![],
+            payload: vec![],
+        },
     )
 }
 

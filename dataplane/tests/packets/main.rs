@@ -1,0 +1,19 @@
+//! Packets in, packets out, counters that moved.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "what builds the stories is as much a test as they are"
+)]
+
+mod answers;
+mod drops;
+mod flows;
+mod icmp;
+mod properties;
+mod world;
+
+/// Counts, so that a test can show that a hit allocates nothing.
+#[global_allocator]
+static ALLOCATOR: blixt_mem::CountingAllocator = blixt_mem::CountingAllocator;
