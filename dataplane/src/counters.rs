@@ -183,7 +183,7 @@ impl SlotCounters {
 
     /// Back to the start, for the next owner of the slot. Only called when no
     /// worker uses it.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         for counter in [
             &self.flows,
             &self.active_flows,

@@ -31,12 +31,6 @@ pub(crate) enum TcpState {
 }
 
 impl TcpState {
-    /// Whether it is open in both directions.
-    #[inline(always)]
-    pub(crate) fn is_established(self) -> bool {
-        self == Self::Established
-    }
-
     /// Whether both ends have said that they are done, so that a SYN asks for
     /// another connection rather than being lost in this one.
     #[inline(always)]

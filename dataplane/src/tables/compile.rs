@@ -191,6 +191,10 @@ fn service_table(
                 max: MAX_ENDPOINTS,
             });
         }
+        if let [_] = endpoints.as_slice() {
+            // The one gets everything, so a table of one slot does.
+            return Ok(Members { by_slot: Box::new([0]), endpoints });
+        }
         let candidates: Vec<_> = endpoints
             .iter()
             .map(|endpoint| {
