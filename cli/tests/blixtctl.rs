@@ -100,6 +100,20 @@ fn json_keeps_its_names() {
 }
 
 #[test]
+fn the_page_shows_what_is_printed() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/blixtctl.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for golden in ["status.txt", "lb.txt"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
+        let printed = std::fs::read_to_string(file).unwrap();
+        assert!(
+            page.contains(&format!("```\n{printed}```")),
+            "docs/blixtctl.md has an old {golden}"
+        );
+    }
+}
+
+#[test]
 fn no_socket_means_no_agent() {
     let output = blixtctl(Path::new("/nonexistent/agent.sock"), &["status"]);
     let complaint = complaint(&output);
