@@ -22,5 +22,5 @@ pub use names::{
 pub use numbers::{Generation, HashSeed, NumberError, Port, Protocol, Weight};
 pub use snapshot::{
     Affinity, Backend, Endpoint, EndpointState, Gateway, Listener, RejectReason, ServiceIndex,
-    ServicePort, Snapshot, SnapshotError, Target,
+    ServicePort, Snapshot, SnapshotError, Target, is_host_unicast,
 };

@@ -363,13 +363,16 @@ fn check_backends(
     Ok(())
 }
 
-/// Whether a host can have the address: not unspecified, loopback,
-/// multicast or broadcast, and not an IPv4 address written as IPv6
-/// (RFC 4291 §2.5.5.2), which would be the same VIP under two names.
-fn is_host_unicast(address: IpAddr) -> bool {
+/// Whether a host can have the address, beyond itself. Not this network
+/// (0.0.0.0/8, RFC 1122 §3.2.1.3), loopback, multicast, or what is reserved
+/// with the broadcast address (240.0.0.0/4, RFC 1112 §4); and not an IPv4
+/// address written as IPv6 (RFC 4291 §2.5.5.2), which would be the same
+/// address under two names.
+pub fn is_host_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            !(v4.is_unspecified() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast())
+            let [first, ..] = v4.octets();
+            first != 0 && first < 224 && !v4.is_loopback()
         }
         IpAddr::V6(v6) => {
             !(v6.is_unspecified()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
-use blixt_model::ObjectName;
+use blixt_model::{ObjectName, is_host_unicast};
 
 use crate::apis::GatewaySpec;
 use crate::index::Stored;
@@ -91,8 +91,7 @@ fn take<'a>(
     }
 }
 
-/// Why no host can have the address, or none beyond its own link. What is
-/// said of `Snapshot` holds here too.
+/// Why no host can have the address, or none beyond its own link, in words.
 fn not_for_a_host(address: IpAddr) -> Option<String> {
     if let IpAddr::V6(v6) = address
         && let Some(v4) = v6.to_ipv4_mapped()
@@ -115,6 +114,8 @@ fn not_for_a_host(address: IpAddr) -> Option<String> {
         "is the broadcast address"
     } else if link_local {
         "is a link-local address, which is not forwarded"
+    } else if !is_host_unicast(address) {
+        "is in a reserved range"
     } else {
         return None;
     };
@@ -178,6 +179,8 @@ mod tests {
         for (value, part) in [
             ("0.0.0.0", "stands for no address"),
             ("::", "stands for no address"),
+            ("0.1.2.3", "reserved"),
+            ("240.0.0.1", "reserved"),
             ("127.0.0.2", "loopback"),
             ("::1", "loopback"),
             ("224.1.2.3", "multicast"),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use blixt_model::{Affinity, Endpoint, EndpointState, Port, ServicePort, ServicePortId};
+use blixt_model::{
+    Affinity, Endpoint, EndpointState, Port, ServicePort, ServicePortId, is_host_unicast,
+};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointPort};
 
 use crate::apis::{EndpointSlice, ServiceSpec};
@@ -78,11 +80,9 @@ fn address_of(endpoint: &SliceEndpoint, address_type: &str) -> Option<IpAddr> {
     let address = endpoint.addresses.first()?.parse().ok()?;
     let fits = match address {
         IpAddr::V4(_) => address_type == "IPv4",
-        IpAddr::V6(v6) => address_type == "IPv6" && v6.to_ipv4_mapped().is_none(),
+        IpAddr::V6(_) => address_type == "IPv6",
     };
-    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-    let is_no_host = address.is_unspecified() || address.is_loopback() || address.is_multicast();
-    (fits && !is_no_host && !is_broadcast).then_some(address)
+    (fits && is_host_unicast(address)).then_some(address)
 }
 
 /// Unset conditions mean: ready, serving if ready, not terminating

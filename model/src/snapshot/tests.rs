@@ -117,6 +117,8 @@ fn a_listener_has_one_name() {
 fn only_unicast_addresses_of_hosts_are_taken() {
     for bad in [
         "0.0.0.0",
+        "0.1.2.3",
+        "240.0.0.1",
         "127.0.0.1",
         "224.0.0.1",
         "255.255.255.255",
