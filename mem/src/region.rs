@@ -157,28 +157,14 @@ impl<A: Pod, B: Pod> Drop for Region<A, B> {
 }
 
 fn map_ordinary(bytes: usize) -> Result<NonNull<u8>, RegionError> {
-    // Touching the pages only after the kernel knows that huge ones are
-    // welcome; hence no MAP_POPULATE but MADV_POPULATE_WRITE (Linux 5.14).
-    let refused = |source| RegionError::Refused { mib: bytes >> 20, source };
-    let base = map(bytes, libc::MAP_NORESERVE).map_err(refused)?;
-    // SAFETY: advice on a mapping that was just made; a kernel without
-    // transparent huge pages refuses it, and ordinary pages are fine too.
-    unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
-    // SAFETY: advice on a mapping that was just made; it only writes zeroes
-    // over zeroes.
-    let populated =
-        unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
-    if populated == 0 {
-        return Ok(base);
-    }
-    let error = io::Error::last_os_error();
-    // SAFETY: unmaps what was just mapped and given to nobody.
-    unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
-    Err(refused(error))
+    map(bytes, libc::MAP_NORESERVE)
+        .map_err(|source| RegionError::Refused { mib: bytes >> 20, source })
 }
 
-fn map(bytes: usize, more_flags: i32) -> io::Result<NonNull<u8>> {
-    let populate = if more_flags & libc::MAP_HUGETLB != 0 { libc::MAP_POPULATE } else { 0 };
+/// Maps zeroed pages that are all there: what is not is refused here, and
+/// not by a signal later. (MAP_POPULATE would not tell, and a limit on the
+/// huge pages of a cgroup shows only when they are touched.)
+fn map(bytes: usize, kind: i32) -> io::Result<NonNull<u8>> {
     // SAFETY: a new anonymous mapping at an address of the kernel's choice
     // touches no memory that exists.
     let base = unsafe {
@@ -186,7 +172,7 @@ fn map(bytes: usize, more_flags: i32) -> io::Result<NonNull<u8>> {
             std::ptr::null_mut(),
             bytes,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | populate | more_flags,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | kind,
             -1,
             0,
         )
@@ -194,7 +180,23 @@ fn map(bytes: usize, more_flags: i32) -> io::Result<NonNull<u8>> {
     if base == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped address 0"))
+    // Before the pages are touched, so that they can be huge.
+    // SAFETY: advice on a mapping that was just made; a kernel without
+    // transparent huge pages refuses it, and ordinary pages are fine too.
+    unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
+    // Linux 5.14.
+    // SAFETY: advice on a mapping that was just made; it only writes zeroes
+    // over zeroes.
+    let populated = unsafe { libc::madvise(base, bytes, libc::MADV_POPULATE_WRITE) };
+    let refusal = io::Error::last_os_error();
+    match NonNull::new(base.cast()) {
+        Some(base) if populated == 0 => Ok(base),
+        mapped => {
+            // SAFETY: unmaps what was just mapped and given to nobody.
+            unsafe { libc::munmap(base, bytes) };
+            Err(mapped.map_or_else(|| io::Error::other("it mapped address 0"), |_| refusal))
+        }
+    }
 }
 
 #[cfg(test)]
