@@ -37,7 +37,8 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("blixt-cli", &["blixt-api", "blixt-dataplane", "blixt-gateway", "blixt-mem", "blixt-model"]),
     ("blixt-benches", &["blixt-afxdp", "blixt-dataplane", "blixt-mem", "blixt-model"]),
     ("blixt-testkit", &[]),
-    ("blixt-e2e", &[]),
+    // Nothing but tests, and what they share.
+    ("blixt-e2e", &["blixt-testkit"]),
 ];
 
 /// Who may depend on crates that bring a runtime, a protocol or the kernel
