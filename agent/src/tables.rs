@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use blixt_dataplane::{CompileOptions, SlotOwner, Slots, Tables};
+use blixt_dataplane::{CompileOptions, SlotCounters, SlotOwner, Slots, Tables};
 use blixt_gateway::Programming;
 use blixt_model::{Generation, ObjectName, Snapshot};
 
@@ -138,7 +138,7 @@ impl TablesWriter {
             stats
                 .iter()
                 .filter_map(|stats| stats.slot(slot))
-                .all(|counters| counters.active_flows.value() == 0)
+                .all(SlotCounters::is_idle)
         };
         for slot in self.slots.reclaim(self.adopted, is_idle) {
             for stats in &stats {

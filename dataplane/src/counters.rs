@@ -18,10 +18,10 @@ impl Counter {
         self.0.store(self.value().wrapping_add(amount), Ordering::Relaxed);
     }
 
-    /// Counts `amount` less, for what goes up and down.
+    /// Counts `amount` less, for what goes up and down; never below 0.
     #[inline(always)]
     pub fn sub(&self, amount: u64) {
-        self.0.store(self.value().wrapping_sub(amount), Ordering::Relaxed);
+        self.0.store(self.value().saturating_sub(amount), Ordering::Relaxed);
     }
 
     /// Puts it to a value.
@@ -183,7 +183,7 @@ impl SlotCounters {
 
     /// Back to the start, for the next owner of the slot. Only called when no
     /// worker uses it.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         for counter in [
             &self.flows,
             &self.active_flows,
