@@ -22,6 +22,7 @@ pub(crate) fn draw(status: &GetStatusResponse, now_unix_ms: u64, width: Option<u
         snat(status, width),
         objects(status, width),
         refusals(status.tables.as_ref(), width),
+        warnings(status, width),
         drops(status, width),
     ];
     let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
@@ -289,6 +290,15 @@ fn refusals(tables: Option<&Tables>, width: Option<u16>) -> String {
         .collect();
     let columns = [text("REFUSED"), text("OBJECT"), text("WHY"), text("IN FORCE")];
     section(&columns, &rows, width)
+}
+
+fn warnings(status: &GetStatusResponse, width: Option<u16>) -> String {
+    let rows: Vec<_> = status
+        .warnings
+        .iter()
+        .map(|warning| vec![warning.object.clone(), warning.message.clone()])
+        .collect();
+    section(&[text("WARNING"), text("WHAT IS ODD")], &rows, width)
 }
 
 fn drops(status: &GetStatusResponse, width: Option<u16>) -> String {
