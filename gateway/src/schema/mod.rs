@@ -2,10 +2,11 @@
 //! them: drop nulls, refuse unknown fields, fill in defaults, check types,
 //! ranges, patterns and keys.
 //!
-//! The JSON files beside this one are made of the CRDs of the standard channel
-//! of Gateway API v1.6.3 (`gateway/examples/crd_schema.rs` says how), so the rules are those of the CRDs and not our reading of them. The CEL
-//! rules in them are done by hand, in `validate`; a test there fails when a
-//! rule appears that nobody has done.
+//! The JSON files beside this one are made of the CRDs of Gateway API v1.6.3,
+//! standard channel (`gateway/examples/crd_schema.rs` says how), so the rules
+//! are those of the CRDs and not our reading of them. The CEL rules in them
+//! are done by hand, in `validate`; a test there fails when a rule appears
+//! that nobody has done.
 
 mod check;
 mod words;
