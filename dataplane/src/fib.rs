@@ -192,13 +192,14 @@ impl Fib {
         let path = match &route.action {
             RouteAction::Local => return Resolution::Drop(DropReason::LocalEndpoint),
             RouteAction::Refuse => return Resolution::Drop(DropReason::Unroutable),
-            RouteAction::Forward(paths) => {
-                let chosen = (spread % paths.len().max(1) as u64) as usize;
-                match paths.get(chosen) {
-                    Some(path) => path,
-                    None => return Resolution::Drop(DropReason::Unroutable),
+            RouteAction::Forward(paths) => match paths.as_slice() {
+                [] => return Resolution::Drop(DropReason::Unroutable),
+                [only] => only,
+                several @ [first, ..] => {
+                    let chosen = (spread % several.len() as u64) as usize;
+                    several.get(chosen).unwrap_or(first)
                 }
-            }
+            },
         };
         let neighbour =
             Neighbour { ifindex: path.ifindex, address: path.via.unwrap_or(destination) };

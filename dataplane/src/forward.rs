@@ -6,7 +6,7 @@ use crate::address;
 use crate::counters::Counters;
 use crate::drops::DropReason;
 use crate::fib::{Fib, HopId, NextHop, Resolution};
-use crate::packet::{Burst, Kind, Packet, Side, Verdict};
+use crate::packet::{Burst, Kind, Packet, Side, Tuple, Verdict};
 use crate::parse::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::wire;
 
@@ -17,7 +17,7 @@ pub(crate) fn resolve(burst: &mut Burst<'_>, fib: &Fib) {
         if !goes_on(packet) {
             continue;
         }
-        match fib.resolve(packet.meta.rewritten.dst, packet.meta.hash) {
+        match fib.resolve(packet.meta.rewritten.dst, spread(&packet.meta.rewritten)) {
             Resolution::Hop(id) => {
                 packet.meta.hop = id;
                 if let Some(hop) = fib.hop(id) {
@@ -65,6 +65,17 @@ fn goes_on(packet: &Packet<'_>) -> bool {
     packet.is_balanced() || packet.meta.kind == Kind::IcmpError && packet.is_pending()
 }
 
+/// Spreads flows over equal paths. By what a packet has when it leaves, so
+/// that one that is held and tried again goes the way it would have gone.
+#[inline(always)]
+fn spread(tuple: &Tuple) -> u64 {
+    let addresses = tuple.src ^ tuple.dst.rotate_left(64);
+    let ports = u64::from(tuple.src_port) << 16 | u64::from(tuple.dst_port);
+    let mixed = (addresses as u64) ^ ((addresses >> 64) as u64) ^ ports;
+    // Fibonacci hashing (Knuth, TAOCP 3, §6.4): the upper half is well mixed.
+    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+}
+
 /// Refuses a packet that the next link does not take.
 #[inline(always)]
 fn check_size(packet: &mut Packet<'_>, mtu: usize) {
@@ -84,7 +95,7 @@ fn check_size(packet: &mut Packet<'_>, mtu: usize) {
 /// The rare way: asks again for the neighbour to wait for.
 #[cold]
 fn hold(packet: &mut Packet<'_>, fib: &Fib) -> bool {
-    match fib.resolve(packet.meta.rewritten.dst, packet.meta.hash) {
+    match fib.resolve(packet.meta.rewritten.dst, spread(&packet.meta.rewritten)) {
         Resolution::Unresolved { neighbour, .. } => {
             packet.decide(Verdict::Hold(neighbour));
             true

@@ -337,3 +337,154 @@ pub(crate) fn quote(message: &[u8], l3: usize, v4: bool) -> Option<Quote> {
         ..quote
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blixt_testkit::frame::{self, Frame};
+    use etherparse::{IpNumber, NetSlice, SlicedPacket, TransportSlice};
+    use proptest::prelude::*;
+    use std::net::SocketAddr;
+
+    /// What an independent reader finds: addresses, protocol, ports, and what
+    /// the transport carries.
+    fn read_by_others(bytes: &[u8]) -> Option<(Tuple, Kind, Vec<u8>)> {
+        let sliced = SlicedPacket::from_ethernet(bytes).ok()?;
+        let mut tuple = Tuple::default();
+        match sliced.net? {
+            NetSlice::Ipv4(ip) => {
+                tuple.src = address::from_v4(ip.header().source());
+                tuple.dst = address::from_v4(ip.header().destination());
+                tuple.protocol = ip.payload_ip_number().0;
+            }
+            NetSlice::Ipv6(ip) => {
+                tuple.src = u128::from_be_bytes(ip.header().source());
+                tuple.dst = u128::from_be_bytes(ip.header().destination());
+                tuple.protocol = ip.payload().ip_number.0;
+            }
+            NetSlice::Arp(_) => return Some((tuple, Kind::Arp, vec![])),
+        }
+        match sliced.transport? {
+            TransportSlice::Tcp(tcp) => {
+                (tuple.src_port, tuple.dst_port) = (tcp.source_port(), tcp.destination_port());
+                Some((tuple, Kind::Tcp, tcp.slice().to_vec()))
+            }
+            TransportSlice::Udp(udp) => {
+                (tuple.src_port, tuple.dst_port) = (udp.source_port(), udp.destination_port());
+                Some((tuple, Kind::Udp, udp.slice().to_vec()))
+            }
+            TransportSlice::Icmpv4(icmp) => {
+                let kind = icmp_kind(icmp.type_u8(), IpNumber::ICMP.0);
+                Some((tuple, kind, icmp.slice().to_vec()))
+            }
+            TransportSlice::Icmpv6(icmp) => {
+                let kind = icmp_kind(icmp.type_u8(), IpNumber::IPV6_ICMP.0);
+                Some((tuple, kind, icmp.slice().to_vec()))
+            }
+            TransportSlice::Igmp(_) => None,
+        }
+    }
+
+    fn ends(v6: bool) -> (SocketAddr, SocketAddr) {
+        let [a, b] = if v6 {
+            ["[2001:db8::7]:40000", "[2001:db8::1]:80"]
+        } else {
+            ["192.0.2.7:40000", "198.51.100.1:80"]
+        };
+        (a.parse().unwrap(), b.parse().unwrap())
+    }
+
+    fn some_frame(v6: bool, kind: u8, flags: u8, extensions: &[u8], payload: &[u8]) -> Frame {
+        let (src, dst) = ends(v6);
+        let frame = match kind {
+            0 => frame::tcp(src, dst).flags(flags).tcp_options(&[1; 8]),
+            1 => frame::tcp_syn(src, dst),
+            2 => frame::udp(src, dst),
+            3 => frame::echo_request(src.ip(), dst.ip()),
+            _ => frame::icmp(src.ip(), dst.ip(), [flags, 0], 0),
+        };
+        let frame = frame.payload(payload).options(&[1; 12]);
+        let whole_fragment = |frame: Frame| if v6 { frame.fragment(0, false) } else { frame };
+        extensions.iter().fold(frame, |frame, extension| match extension {
+            0 => frame.extension(frame::DESTINATION_OPTIONS, &[0; 7]),
+            1 => frame.extension(frame::ROUTING, &[0, 4, 0, 0, 0, 0, 0]),
+            _ => whole_fragment(frame),
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn what_others_read_is_what_is_read_here(
+            v6 in any::<bool>(),
+            (kind, flags) in (0..5_u8, any::<u8>()),
+            extensions in proptest::collection::vec(0..3_u8, 0..4),
+            payload in proptest::collection::vec(any::<u8>(), 0..64),
+            tags in proptest::collection::vec(any::<u16>(), 0..3),
+            padding in 0..80_usize,
+        ) {
+            // It wants timestamps to be as long as they should.
+            prop_assume!(kind != 4 || !matches!(flags, 13 | 14));
+            let frame = tags
+                .iter()
+                .fold(some_frame(v6, kind, flags, &extensions, &payload), |frame, &tag| {
+                    frame.vlan(0x8100, tag)
+                })
+                .padded_to(padding);
+            let bytes = frame.bytes();
+            let (tuple, kind, segment) = read_by_others(&bytes).unwrap();
+            let meta = super::frame(&bytes).unwrap();
+            prop_assert_eq!(meta.tuple, tuple);
+            prop_assert_eq!(meta.kind, kind);
+            prop_assert_eq!(wire::slice(&bytes, meta.l4, meta.l4_end), &segment[..]);
+            prop_assert_eq!(meta.l3, 14 + 4 * tags.len());
+            prop_assert!(meta.l4_end <= meta.end && meta.end <= bytes.len());
+        }
+
+        #[test]
+        fn what_is_read_lies_within_the_frame(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..120),
+            ethertype in 0..4_usize,
+            (first, next) in (any::<u8>(), 0..8_usize),
+        ) {
+            // Near enough to IP to get far.
+            if let Some(field) = bytes.get_mut(12..16) {
+                let types: [[u8; 2]; 4] = [[8, 0], [0x86, 0xdd], [8, 6], [0x81, 0]];
+                field[..2].copy_from_slice(&types[ethertype]);
+                field[2] = if first % 2 == 0 { 0x60 } else { 0x45 };
+            }
+            if let Some(field) = bytes.get_mut(18..21) {
+                let kinds = [0, 6, 17, 43, 44, 58, 60, first];
+                field.copy_from_slice(&[0, first % 80, kinds[next]]);
+            }
+            if let Ok(meta) = super::frame(&bytes) {
+                prop_assert!(meta.l3 <= meta.l4 && meta.l4 <= meta.l4_end);
+                prop_assert!(meta.l4_end <= meta.end && meta.end <= bytes.len());
+            }
+        }
+
+        #[test]
+        fn any_quote_is_read_or_not(
+            bytes in proptest::collection::vec(any::<u8>(), 0..120),
+            v4 in any::<bool>(),
+            l3 in 0..130_usize,
+        ) {
+            if let Some(quote) = quote(&bytes, l3, v4) {
+                prop_assert!(quote.l4 + 8 <= bytes.len());
+                prop_assert_eq!(address::is_v4(quote.tuple.src), v4);
+            }
+        }
+    }
+
+    #[test]
+    fn a_datagram_may_be_shorter_than_its_packet() {
+        // RFC 9868 puts options of UDP behind it.
+        let (src, dst) = ends(false);
+        let mut bytes = frame::udp(src, dst).payload(&[1; 12]).bytes();
+        bytes[39] = 8 + 4;
+        let meta = frame(&bytes).unwrap();
+        assert_eq!(meta.end - meta.l4, 8 + 12);
+        assert_eq!(meta.l4_end - meta.l4, 8 + 4);
+    }
+}
