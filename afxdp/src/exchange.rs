@@ -36,6 +36,8 @@ pub struct Exchange {
     /// The memory of groups that have ended, while frames of it are out.
     pub(crate) ending: Vec<Umem>,
     pub(crate) ended: Account,
+    /// Frames dropped since the last flush, for want of room in a tx ring.
+    dropped: u64,
     polled: Vec<libc::pollfd>,
 }
 
@@ -100,6 +102,7 @@ impl Exchange {
             copying_drivers: Vec::new(),
             ending: Vec::new(),
             ended: Account::default(),
+            dropped: 0,
             polled: Vec::new(),
         })
     }
@@ -145,10 +148,11 @@ impl Exchange {
         };
         match self.groups.get_mut(queue.group) {
             Some(group) if group.umem.id() == frame.umem() => {
-                queue.stage(&mut group.umem, frame, &mut state.counters);
+                self.dropped += queue.stage(&mut group.umem, frame, &mut state.counters);
                 Ok(())
             }
             _ => {
+                state.counters.copied += 1;
                 let sent = self.copy_out(slot, number, frame.packet());
                 self.release(frame);
                 sent
@@ -172,10 +176,11 @@ impl Exchange {
     }
 
     /// Sends everything that waits to be sent, and takes home what has been.
-    /// Frames that found no place in a ring are dropped; how many.
+    /// Frames that find no place in a ring are dropped: how many since the
+    /// last time.
     #[inline]
     pub fn flush(&mut self) -> u64 {
-        let mut dropped = 0;
+        let mut dropped = std::mem::take(&mut self.dropped);
         for queue in &mut self.queues {
             if !queue.has_work() {
                 continue;
@@ -280,8 +285,7 @@ impl Exchange {
             umem.put(frame);
             return Err(Unsent::NoFrame);
         }
-        state.counters.copied += 1;
-        queue.stage(umem, frame, &mut state.counters);
+        self.dropped += queue.stage(umem, frame, &mut state.counters);
         Ok(())
     }
 

@@ -205,17 +205,22 @@ impl Queue {
         wanted == 0
     }
 
-    /// Puts a frame among those to be sent by the next flush.
+    /// Puts a frame among those to be sent by the next flush. Flushes at once
+    /// if there are too many; how many were dropped then.
     #[inline]
-    pub(crate) fn stage(&mut self, umem: &mut Umem, frame: Frame, counters: &mut SlotCounters) {
-        if self.staged.is_full() {
-            self.flush(umem, counters);
-        }
+    pub(crate) fn stage(
+        &mut self,
+        umem: &mut Umem,
+        frame: Frame,
+        counters: &mut SlotCounters,
+    ) -> u64 {
+        let dropped = if self.staged.is_full() { self.flush(umem, counters) } else { 0 };
         counters.tx_packets += 1;
         counters.tx_bytes += frame.len() as u64;
         let desc = umem.lend(frame, self.key);
         // A flush leaves nothing staged.
         self.staged.push(desc);
+        dropped
     }
 
     /// Whether there is anything that a flush would do.

@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use blixt_afxdp::{BindError, Sizes};
-use blixt_dataplane::{
-    Fib, InterfaceSlot, Neighbour, PipelineConfig, SlotStats, Tables, WorkerId,
-};
+use blixt_dataplane::{Fib, InterfaceSlot, Neighbour, PipelineConfig, SlotStats, Tables, WorkerId};
 use blixt_mem::RegionError;
 use tokio::sync::oneshot;
 
@@ -174,6 +172,14 @@ pub enum SpawnError {
         /// Why.
         source: RegionError,
     },
+    /// The frames and rings asked for do not fit each other.
+    #[error("worker {worker}: {source}")]
+    Sizes {
+        /// Which worker.
+        worker: u16,
+        /// Why.
+        source: BindError,
+    },
     /// Nothing is published for it.
     #[error("worker {worker} has no counters: {workers} workers were announced")]
     NoStats {
@@ -191,7 +197,9 @@ pub enum SpawnError {
         source: std::io::Error,
     },
     /// Its thread could not be pinned.
-    #[error("worker {worker} cannot be pinned to core {core}: use a core of this process's CPU set")]
+    #[error(
+        "worker {worker} cannot be pinned to core {core}: use a core of this process's CPU set"
+    )]
     Core {
         /// Which worker.
         worker: u16,

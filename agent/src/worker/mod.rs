@@ -6,10 +6,14 @@
 //! about packets: that is [`blixt_dataplane::Pipeline`].
 
 mod contract;
+mod handle;
+mod hold;
+mod run;
 mod status;
 
 pub use contract::{
     Attach, BoundQueue, Command, Event, FrameAccount, HoldLimits, Published, SpawnError,
     WorkerConfig,
 };
+pub use handle::{WorkerHandle, spawn};
 pub use status::{InterfaceCounters, MAX_INTERFACES, WorkerStatus};

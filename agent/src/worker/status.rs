@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
+use blixt_afxdp::SlotCounters;
 use blixt_dataplane::{Counter, Counters, InterfaceSlot};
 
 use super::FrameAccount;
 
 /// How many interfaces a worker can have.
-pub const MAX_INTERFACES: usize = 64;
+pub const MAX_INTERFACES: usize = blixt_afxdp::MAX_SLOTS;
 
-/// What one worker has counted, and where it stands.
+/// What one worker has counted, and where it stands: brought up to date some
+/// ten times a second, and before it sleeps.
 #[derive(Debug)]
 pub struct WorkerStatus {
     /// What its pipeline counts.
@@ -63,6 +65,29 @@ pub struct InterfaceCounters {
     pub stalls: Counter,
     /// Frames copied because they came from an interface in the other mode.
     pub copied: Counter,
+}
+
+impl InterfaceCounters {
+    pub(super) fn set(&self, counted: &SlotCounters, queues: usize, zero_copy_queues: usize) {
+        for (counter, value) in [
+            (&self.rx_packets, counted.rx_packets),
+            (&self.rx_bytes, counted.rx_bytes),
+            (&self.tx_packets, counted.tx_packets),
+            (&self.tx_bytes, counted.tx_bytes),
+            (&self.queues, queues as u64),
+            (&self.zero_copy_queues, zero_copy_queues as u64),
+            (&self.fill_ring_empty, counted.fill_ring_empty),
+            (&self.rx_ring_full, counted.rx_ring_full),
+            (&self.rx_dropped, counted.rx_dropped),
+            (&self.tx_invalid, counted.tx_invalid),
+            (&self.tx_ring_full, counted.tx_ring_full),
+            (&self.kicks, counted.kicks),
+            (&self.stalls, counted.stalls),
+            (&self.copied, counted.copied),
+        ] {
+            counter.set(value);
+        }
+    }
 }
 
 impl WorkerStatus {

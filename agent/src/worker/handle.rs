@@ -1,0 +1,125 @@
+//! Starting a worker, and the control thread's end of it.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use blixt_dataplane::{Pipeline, WorkerId};
+use crossbeam::channel::{self, Sender};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::run::Worker;
+use super::{Command, Event, FrameAccount, Published, SpawnError, WorkerConfig, WorkerStatus};
+
+/// A running worker.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    id: WorkerId,
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+    status: Arc<WorkerStatus>,
+    thread: JoinHandle<FrameAccount>,
+}
+
+/// Starts a worker in a thread of its own, in the network namespace of the
+/// calling one. What it cannot do without is there when this returns.
+pub fn spawn(
+    config: WorkerConfig,
+    published: Arc<Published>,
+    events: UnboundedSender<Event>,
+) -> Result<WorkerHandle, SpawnError> {
+    let id = config.id;
+    let workers = published.stats.len();
+    if usize::from(id.0) >= workers {
+        return Err(SpawnError::NoStats { worker: id.0, workers });
+    }
+    let no_thread = |source: io::Error| SpawnError::Thread { worker: id.0, source };
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    let wake = Arc::new(EventFd::from_flags(flags).map_err(|error| no_thread(error.into()))?);
+    let (commands, inbox) = channel::unbounded();
+    let (ready, started) = channel::bounded(1);
+    let alarm = Arc::clone(&wake);
+    let thread = thread::Builder::new()
+        .name(format!("blixt-worker-{}", id.0))
+        .spawn(move || {
+            let _guard = AbortOnPanic;
+            // Its memory is taken here, so that it lies near its core.
+            let made = pin(&config).and_then(|()| {
+                let pipeline = Pipeline::new(&config.pipeline)
+                    .map_err(|source| SpawnError::Flows { worker: id.0, source })?;
+                Worker::new(config, pipeline, inbox, events, alarm)
+            });
+            match made {
+                Ok(worker) => {
+                    let _ = ready.send(Ok(worker.status()));
+                    worker.run(&published)
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    FrameAccount::default()
+                }
+            }
+        })
+        .map_err(no_thread)?;
+    let status = started.recv().map_err(|error| no_thread(io::Error::other(error)))??;
+    Ok(WorkerHandle { id, commands, wake, status, thread })
+}
+
+impl WorkerHandle {
+    /// Which worker it is.
+    pub fn id(&self) -> WorkerId {
+        self.id
+    }
+
+    /// What it counts.
+    pub fn status(&self) -> &Arc<WorkerStatus> {
+        &self.status
+    }
+
+    /// Asks it for something. A worker that has ended drops the command, and
+    /// with it the sender of its answer.
+    pub fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+        self.wake();
+    }
+
+    /// Lets it see what has been published, if it sleeps.
+    pub fn wake(&self) {
+        // Refused only when the number in it is full: then it is awake.
+        let _ = self.wake.write(1);
+    }
+
+    /// Whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub fn stop(self) -> FrameAccount {
+        self.send(Command::Stop);
+        // It cannot have panicked: the process would have ended.
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+fn pin(config: &WorkerConfig) -> Result<(), SpawnError> {
+    match config.core {
+        Some(core) if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) => {
+            Err(SpawnError::Core { worker: config.id.0, core })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A worker that panics ends the process, however it was built: an agent
+/// without its worker would take traffic and not deliver it.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}

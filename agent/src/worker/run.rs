@@ -1,0 +1,432 @@
+//! The loop of a worker.
+//!
+//! It runs to completion in turns: read the clock once, take up what is
+//! newest, receive a burst from each queue, have the pipeline decide, send.
+//! After some empty turns it sleeps until there is something to do. Nothing
+//! on the way of a packet allocates, locks, logs or waits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::cache::Cache;
+use arrayvec::ArrayVec;
+use blixt_afxdp::{BUSY_PATIENCE, BUSY_PAUSE, BindError, Exchange, Frame, Slot, Unsent};
+use blixt_dataplane::{
+    BURST, Burst, DropReason, Fib, InterfaceSlot, Neighbour, Packet, Pipeline, Sink, Tick, Verdict,
+    View,
+};
+use crossbeam::channel::{Receiver, TryRecvError};
+use nix::sys::eventfd::EventFd;
+use std::os::fd::AsFd;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::hold::{Held, Hold};
+use super::{
+    Attach, BoundQueue, Command, Event, FrameAccount, Published, SpawnError, WorkerConfig,
+    WorkerStatus,
+};
+
+/// How many turns without a packet until it sleeps: some 20 µs, more than it
+/// takes to be woken up.
+const EMPTY_TURNS: u32 = 200;
+
+/// How often sockets, held packets and counters are looked after, also the
+/// longest sleep.
+const TEND: Duration = Duration::from_millis(100);
+
+/// A worker, all that it owns.
+pub(super) struct Worker {
+    config: WorkerConfig,
+    pipeline: Pipeline,
+    exchange: Exchange,
+    hold: Hold,
+    status: Arc<WorkerStatus>,
+    inbox: Receiver<Command>,
+    events: UnboundedSender<Event>,
+    wake: Arc<EventFd>,
+    clock: Clock,
+    /// Attachments whose queues are still busy.
+    attaching: Vec<Attach>,
+    attached: Vec<InterfaceSlot>,
+    tended: Tick,
+    stopping: bool,
+}
+
+impl Worker {
+    pub(super) fn new(
+        config: WorkerConfig,
+        pipeline: Pipeline,
+        inbox: Receiver<Command>,
+        events: UnboundedSender<Event>,
+        wake: Arc<EventFd>,
+    ) -> Result<Self, SpawnError> {
+        let exchange = Exchange::new(config.sizes)
+            .map_err(|source| SpawnError::Sizes { worker: config.id.0, source })?;
+        let status = Arc::new(WorkerStatus::new(Arc::clone(pipeline.counters())));
+        Ok(Self {
+            hold: Hold::new(config.hold),
+            config,
+            pipeline,
+            exchange,
+            status,
+            inbox,
+            events,
+            wake,
+            clock: Clock::new(),
+            attaching: Vec::new(),
+            attached: Vec::new(),
+            tended: Tick::default(),
+            stopping: false,
+        })
+    }
+
+    pub(super) fn status(&self) -> Arc<WorkerStatus> {
+        Arc::clone(&self.status)
+    }
+
+    /// Runs until it is told to stop.
+    pub(super) fn run(mut self, published: &Published) -> FrameAccount {
+        let Some(stats) = published.stats.get(usize::from(self.config.id.0)) else {
+            // `spawn` has checked it.
+            return FrameAccount::default();
+        };
+        let mut tables = Cache::new(&published.tables);
+        let mut fib = Cache::new(&published.fib);
+        let mut stats = Cache::new(stats);
+        let mut newest_fib: *const Fib = std::ptr::null();
+        let mut empty_turns = 0;
+        while !self.stopping {
+            let now = self.clock.now();
+            // Counters are grown before the tables that need them appear.
+            let tables = tables.load();
+            let fib = fib.load();
+            let view = View { tables, fib, stats: stats.load() };
+            self.status.tables_generation.set(tables.generation().0);
+
+            if !std::ptr::eq(newest_fib, Arc::as_ptr(fib)) {
+                newest_fib = Arc::as_ptr(fib);
+                self.status.fibs_adopted.add(1);
+                self.retry(view, now);
+            }
+            self.obey(view, now);
+            let received = self.turn(view, now);
+            let mut sink = FreeFrames { exchange: &mut self.exchange };
+            let more = self.pipeline.sweep(view, now, &mut sink);
+            self.send();
+            self.tend(now);
+            if received || more {
+                empty_turns = 0;
+                continue;
+            }
+            empty_turns += 1;
+            if empty_turns >= EMPTY_TURNS && !self.config.spin {
+                self.sleep();
+                empty_turns = 0;
+            }
+        }
+        self.end()
+    }
+
+    /// Receives a burst from each queue and does with it what the pipeline
+    /// says; whether there was anything.
+    #[inline]
+    fn turn(&mut self, view: View<'_>, now: Tick) -> bool {
+        let mut received = false;
+        for number in 0..self.exchange.queues() {
+            let mut frames = ArrayVec::new();
+            if let Some((slot, queue)) = self.exchange.receive(number, &mut frames)
+                && !frames.is_empty()
+            {
+                received = true;
+                self.process(&mut frames, InterfaceSlot(slot.0), queue, view, now);
+            }
+        }
+        received
+    }
+
+    #[inline]
+    fn process(
+        &mut self,
+        frames: &mut ArrayVec<Frame, BURST>,
+        ingress: InterfaceSlot,
+        queue: u32,
+        view: View<'_>,
+        now: Tick,
+    ) {
+        let mut burst = Burst::new();
+        for frame in frames.iter_mut() {
+            let bytes = frame.len();
+            burst.push(Packet::new(frame.room_mut(), bytes, ingress));
+        }
+        let mut sink = FreeFrames { exchange: &mut self.exchange };
+        self.pipeline.process(&mut burst, view, now, &mut sink);
+        let ends = ends(burst);
+        for (mut frame, (verdict, bytes)) in frames.drain(..).zip(ends) {
+            frame.set_len(bytes);
+            match verdict {
+                Some(Verdict::Transmit(egress)) => self.transmit(egress, queue, frame),
+                Some(Verdict::Hold(neighbour)) => {
+                    self.hold(neighbour, Held { frame, ingress, since: now }, now);
+                }
+                Some(Verdict::Drop(_)) => self.exchange.release(frame),
+                Some(Verdict::HandOff(_)) => self.drop(frame, DropReason::HandOffFull),
+                None => {
+                    debug_assert!(false, "the pipeline left a packet without a verdict");
+                    self.exchange.release(frame);
+                }
+            }
+        }
+    }
+
+    /// Tries the packets again that wait for neighbours: new ones are known.
+    fn retry(&mut self, view: View<'_>, now: Tick) {
+        if self.hold.len() == 0 {
+            return;
+        }
+        let mut waiting = self.hold.take_all();
+        while !waiting.is_empty() {
+            let count = waiting.len().min(BURST);
+            let mut tried: ArrayVec<(Neighbour, Held), BURST> = waiting.drain(..count).collect();
+            let mut burst = Burst::new();
+            for (_, held) in &mut tried {
+                let bytes = held.frame.len();
+                burst.push(Packet::new(held.frame.room_mut(), bytes, held.ingress));
+            }
+            self.pipeline.retry(&mut burst, view, now);
+            let ends = ends(burst);
+            for ((_, mut held), (verdict, bytes)) in tried.into_iter().zip(ends) {
+                held.frame.set_len(bytes);
+                match verdict {
+                    Some(Verdict::Transmit(egress)) => self.transmit(egress, 0, held.frame),
+                    Some(Verdict::Hold(neighbour)) => self.hold(neighbour, held, now),
+                    _ => self.exchange.release(held.frame),
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn transmit(&mut self, egress: InterfaceSlot, queue: u32, frame: Frame) {
+        if let Err(unsent) = self.exchange.transmit(Slot(egress.0), queue, frame) {
+            let reason = match unsent {
+                Unsent::NoInterface => DropReason::InterfaceGone,
+                Unsent::NoFrame => DropReason::NoFrame,
+            };
+            self.pipeline.counters().dropped(reason).add(1);
+        }
+    }
+
+    fn hold(&mut self, neighbour: Neighbour, held: Held, now: Tick) {
+        match self.hold.add(neighbour, held, now) {
+            Ok(true) => self.tell(Event::Unresolved(neighbour)),
+            Ok(false) => {}
+            Err(frame) => self.drop(frame, DropReason::HoldFull),
+        }
+    }
+
+    fn drop(&mut self, frame: Frame, reason: DropReason) {
+        self.pipeline.counters().dropped(reason).add(1);
+        self.exchange.release(frame);
+    }
+
+    /// Sends what has been decided to be sent.
+    #[inline]
+    fn send(&mut self) {
+        let dropped = self.exchange.flush();
+        if dropped > 0 {
+            self.pipeline.counters().dropped(DropReason::TxRingFull).add(dropped);
+        }
+    }
+
+    /// Does what the control thread asks for.
+    #[inline]
+    fn obey(&mut self, view: View<'_>, now: Tick) {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(command) => self.obey_one(command, view),
+                Err(TryRecvError::Empty) => break,
+                // Nobody is left to tell it to stop.
+                Err(TryRecvError::Disconnected) => {
+                    self.stopping = true;
+                    break;
+                }
+            }
+        }
+        if !self.attaching.is_empty() {
+            self.attach(now);
+        }
+    }
+
+    #[cold]
+    fn obey_one(&mut self, command: Command, view: View<'_>) {
+        match command {
+            Command::Attach(attach) => {
+                self.attaching.retain(|other| other.slot != attach.slot);
+                self.attaching.push(attach);
+            }
+            Command::Detach { slot, reply } => {
+                self.attaching.retain(|attach| attach.slot != slot);
+                let queues = self.exchange.unbind(Slot(slot.0));
+                self.publish();
+                let _ = reply.send(queues);
+            }
+            Command::Announce => {
+                let mut sink = FreeFrames { exchange: &mut self.exchange };
+                self.pipeline.announce(view, &mut sink);
+                self.send();
+            }
+            Command::Stop => self.stopping = true,
+        }
+    }
+
+    /// Binds what is to be bound. A queue that is busy is tried again in a
+    /// later turn, so that other interfaces need not wait for it.
+    #[cold]
+    fn attach(&mut self, now: Tick) {
+        if now < self.clock.next_attempt {
+            return;
+        }
+        self.clock.next_attempt = after(now, BUSY_PAUSE);
+        for attach in std::mem::take(&mut self.attaching) {
+            let slot = Slot(attach.slot.0);
+            let bound = self.exchange.bind(slot, &attach.name, &attach.queues, attach.zero_copy);
+            let bound = match bound {
+                Err(BindError::Busy { waited_ms, .. })
+                    if u128::from(waited_ms) < BUSY_PATIENCE.as_millis() =>
+                {
+                    self.attaching.push(attach);
+                    continue;
+                }
+                Err(error) => {
+                    self.exchange.unbind(slot);
+                    Err(error)
+                }
+                Ok(bound) => {
+                    if !self.attached.contains(&attach.slot) {
+                        self.attached.push(attach.slot);
+                    }
+                    Ok(bound.into_iter().map(BoundQueue::from).collect())
+                }
+            };
+            self.publish();
+            let _ = attach.reply.send(bound);
+        }
+    }
+
+    /// Looks after sockets, held packets and counters, now and then.
+    #[inline]
+    fn tend(&mut self, now: Tick) {
+        if now < after(self.tended, TEND) {
+            return;
+        }
+        self.tended = now;
+        for dead in self.exchange.tend() {
+            let slot = InterfaceSlot(dead.slot.0);
+            self.tell(Event::QueueDead { slot, queue: dead.queue, error: dead.error });
+        }
+        let Self { hold, exchange, pipeline, events, .. } = self;
+        let give_up = |frame| {
+            pipeline.counters().dropped(DropReason::Unresolved).add(1);
+            exchange.release(frame);
+        };
+        hold.expire(now, give_up, |neighbour| {
+            let _ = events.send(Event::Unresolved(neighbour));
+        });
+        self.publish();
+    }
+
+    /// Sleeps until there is something to do.
+    fn sleep(&mut self) {
+        self.status.sleeps.add(1);
+        self.publish();
+        let timeout = if self.attaching.is_empty() { TEND } else { BUSY_PAUSE };
+        if self.exchange.wait(self.wake.as_fd(), timeout).is_err() {
+            // The kernel has no memory for it: not so fast, then.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Its number says nothing; what is new is looked for in any case.
+        let _ = self.wake.read();
+    }
+
+    /// Lets others see what has been counted.
+    fn publish(&self) {
+        let account = self.exchange.account();
+        self.status.frames_born.set(account.born);
+        self.status.frames_home.set(account.home);
+        self.status.holding.set(self.hold.len() as u64);
+        for &slot in &self.attached {
+            let counters = self.exchange.counters(Slot(slot.0));
+            let (queues, zero_copy) = self.exchange.bound(Slot(slot.0));
+            if let Some(interface) = self.status.interface(slot) {
+                interface.set(&counters, queues, zero_copy);
+            }
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody listens any more only when the agent is ending.
+        let _ = self.events.send(event);
+    }
+
+    /// Lets go of everything.
+    fn end(mut self) -> FrameAccount {
+        for (_, held) in self.hold.take_all() {
+            self.drop(held.frame, DropReason::Unresolved);
+        }
+        self.send();
+        let account = self.exchange.close();
+        self.publish();
+        let frames = FrameAccount { born: account.born, home: account.home };
+        self.tell(Event::Stopped { worker: self.config.id, frames });
+        frames
+    }
+}
+
+/// What became of each packet of a burst, and how long it is now.
+#[inline]
+fn ends(burst: Burst<'_>) -> ArrayVec<(Option<Verdict>, usize), BURST> {
+    burst.iter().map(|packet| (packet.verdict(), packet.len())).collect()
+}
+
+/// Puts packets that are made besides into free frames.
+struct FreeFrames<'a> {
+    exchange: &'a mut Exchange,
+}
+
+impl Sink for FreeFrames<'_> {
+    fn send(&mut self, egress: InterfaceSlot, frame: &[u8]) -> bool {
+        self.exchange.transmit_copy(Slot(egress.0), 0, frame).is_ok()
+    }
+}
+
+impl From<blixt_afxdp::Bound> for BoundQueue {
+    fn from(bound: blixt_afxdp::Bound) -> Self {
+        let slot = InterfaceSlot(bound.slot.0);
+        Self { slot, queue: bound.queue, socket: bound.socket, zero_copy: bound.zero_copy }
+    }
+}
+
+/// Nanoseconds since the worker began, and a second: so that nothing is ever
+/// at, or before, 0.
+struct Clock {
+    began: Instant,
+    /// When busy queues are tried again.
+    next_attempt: Tick,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { began: Instant::now(), next_attempt: Tick::default() }
+    }
+
+    #[inline]
+    fn now(&self) -> Tick {
+        const FIRST_NS: u64 = 1_000_000_000;
+        // 64 bits of nanoseconds last 584 years.
+        Tick(FIRST_NS + self.began.elapsed().as_nanos() as u64)
+    }
+}
+
+fn after(tick: Tick, wait: Duration) -> Tick {
+    Tick(tick.0 + wait.as_nanos() as u64)
+}
