@@ -57,16 +57,20 @@ fn build() -> Result<(), Failure> {
     for source in SOURCES {
         watch(&program.join(source));
     }
-    // Where bpf-linker is installed last of all: when it arrives, try again.
-    if let Some(bin) = cargo_bin() {
-        watch(&bin);
-    }
 
     let target = match env::var("CARGO_CFG_TARGET_ENDIAN").as_deref() {
         Ok("big") => "bpfeb-unknown-none",
         _ => "bpfel-unknown-none",
     };
-    let linker = linker().ok_or_else(|| Failure::Absent("bpf-linker is not installed".into()))?;
+    let linker = linker().ok_or_else(|| {
+        // When it arrives, try again. (scripts/setup touches this file when it
+        // has installed something.)
+        if let Some(bin) = cargo_bin() {
+            watch(&bin);
+        }
+        Failure::Absent("bpf-linker is not installed".into())
+    })?;
+    watch(&linker);
     let toolchain = toolchain(target).ok_or_else(|| {
         Failure::Absent("no Rust compiler with the BPF target is installed".into())
     })?;
