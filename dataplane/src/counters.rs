@@ -201,7 +201,9 @@ impl SlotCounters {
 /// How many slots are allocated together.
 const CHUNK: usize = 1_024;
 
-/// One worker's counters for all slots. Growing keeps what is there: both the
+/// One worker's counters for all slots. They are grown before tables that need
+/// more of them are published; so who takes both takes the tables first.
+/// Growing keeps what is there: both the
 /// old and the new value count into the same memory.
 #[derive(Debug, Clone, Default)]
 pub struct SlotStats {

@@ -5,6 +5,7 @@
 //! Packets are taken one after the other, so that each sees what the ones
 //! before it did; only memory is asked for in advance, for all of them.
 
+use crate::checksum;
 use crate::counters::Counters;
 use crate::drops::DropReason;
 use crate::flows::{Direction, Flow, Flows, Found, Moment, Stage, for_slots};
@@ -79,10 +80,7 @@ fn goes_on(
         return Ok(false);
     }
     match flow.stage() {
-        Stage::Resting if asks_anew => {
-            flows.replace(found.id, moment);
-            Ok(false)
-        }
+        Stage::Resting if asks_anew => make_way(packet, found.id, flows, moment),
         // Its client is talking to another endpoint by now.
         Stage::Resting if flow.is_replaced() => Err(DropReason::NoFlow),
         Stage::Resting | Stage::Free => Ok(true),
@@ -90,11 +88,26 @@ fn goes_on(
             lose(packet, found, asks_anew, flows, moment)
         }
         Stage::Tcp(state) if asks_anew && state.is_done() => {
-            flows.replace(found.id, moment);
-            Ok(false)
+            make_way(packet, found.id, flows, moment)
         }
         Stage::Udp | Stage::Tcp(_) => Ok(true),
     }
+}
+
+/// Lets a SYN have its tuple for a flow of its own, unless it only looks like
+/// a SYN.
+#[cold]
+fn make_way(
+    packet: &Packet<'_>,
+    id: FlowId,
+    flows: &mut Flows,
+    moment: Moment<'_>,
+) -> Result<bool, DropReason> {
+    if !checksum::l4_is_right(packet) {
+        return Err(DropReason::L4Checksum);
+    }
+    flows.replace(id, moment);
+    Ok(false)
 }
 
 /// What becomes of a packet whose flow's endpoint is gone.
@@ -114,12 +127,12 @@ fn lose(
         flows.remove(found.id, moment);
         return Ok(false);
     }
+    if asks_anew {
+        return make_way(packet, found.id, flows, moment);
+    }
     // The endpoint may be back before its own end of the connection is
     // forgotten, so the port rests.
     flows.replace(found.id, moment);
-    if asks_anew {
-        return Ok(false);
-    }
     if packet.meta.tcp_flags & tcp::RST == 0 {
         moment.counters.flows_reset.add(1);
     }

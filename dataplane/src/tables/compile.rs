@@ -12,8 +12,8 @@ use blixt_model::{
 use super::choice::EndpointChoice;
 use super::maglev::{self, Candidate};
 use super::{
-    AddressRole, BackendEntry, ByShare, EndpointFate, ListenerKey, ListenerTable, MaglevSize,
-    Members, ServiceTable, Shares, SlotOwner, Slots, SnatAddresses, Tables,
+    AddressRole, BackendEntry, ByShare, EndpointFate, Known, ListenerKey, ListenerTable,
+    MaglevSize, Members, ServiceTable, Shares, SlotOwner, Slots, SnatAddresses, Tables,
 };
 use crate::address;
 use crate::drops::DropReason;
@@ -92,7 +92,7 @@ impl Tables {
                 service_table(service, snapshot.seed(), options.maglev, slots, &mut named, known)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let mut listeners = HashMap::new();
+        let mut listeners = Known::default();
         for gateway in snapshot.gateways() {
             for listener in &gateway.listeners {
                 let shares =
@@ -134,8 +134,8 @@ fn snat_addresses(options: &CompileOptions) -> SnatAddresses {
 fn addresses(
     snapshot: &Snapshot,
     options: &CompileOptions,
-) -> Result<HashMap<u128, AddressRole>, CompileError> {
-    let mut addresses: HashMap<_, _> = options
+) -> Result<Known<u128, AddressRole>, CompileError> {
+    let mut addresses: Known<_, _> = options
         .snat_addresses
         .iter()
         .map(|&snat| (address::from_ip(snat), AddressRole::Snat))
@@ -315,4 +315,141 @@ fn fates(snapshot: &Snapshot, slots: &Slots, named: &HashSet<u32>) -> Vec<Endpoi
         }
     }
     fates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blixt_model::{
+        Endpoint, Generation, ListenerName, Port, Protocol, RejectReason, ServiceIndex, Weight,
+    };
+
+    fn port(number: u16) -> Port {
+        Port::new(number).unwrap()
+    }
+
+    fn service(name: &str, endpoints: impl IntoIterator<Item = u32>) -> ServicePort {
+        ServicePort {
+            id: ServicePortId {
+                service: name.parse().unwrap(),
+                protocol: Protocol::Tcp,
+                port: port(80),
+            },
+            affinity: Affinity::None,
+            endpoints: endpoints
+                .into_iter()
+                .map(|n| Endpoint {
+                    address: IpAddr::from((0x0a01_0000 + n).to_be_bytes()),
+                    port: port(8_080),
+                    state: EndpointState::Ready,
+                })
+                .collect(),
+        }
+    }
+
+    fn snapshot(generation: u64, backends: Vec<Backend>, services: Vec<ServicePort>) -> Snapshot {
+        let listener = Listener {
+            name: ListenerName::new("web").unwrap(),
+            protocol: Protocol::Tcp,
+            port: port(80),
+            route: None,
+            backends,
+        };
+        let gateway = Gateway {
+            name: "edge".parse().unwrap(),
+            addresses: vec![IpAddr::from([198, 51, 100, 1])],
+            listeners: vec![listener],
+        };
+        Snapshot::new(Generation(generation), HashSeed(7), vec![gateway], services).unwrap()
+    }
+
+    fn options() -> CompileOptions {
+        CompileOptions { maglev: MaglevSize::new(251).unwrap(), ..CompileOptions::default() }
+    }
+
+    #[test]
+    fn services_that_have_not_changed_are_shared() {
+        let mut slots = Slots::default();
+        let mut compile = |snapshot: &Snapshot, options: &CompileOptions, before: &Tables| {
+            Tables::compile(snapshot, options, &mut slots, before).unwrap()
+        };
+        let (a, b) = (service("a", 1..4), service("b", 4..7));
+        let options = options();
+        let first = compile(&snapshot(1, vec![], vec![a.clone(), b]), &options, &Tables::default());
+        let second =
+            compile(&snapshot(2, vec![], vec![service("b", 4..6), a.clone()]), &options, &first);
+        assert!(Arc::ptr_eq(&first.services[0], &second.services[1]));
+        assert_eq!(second.services[0].v4.endpoints.len(), 2);
+
+        let larger = CompileOptions { maglev: MaglevSize::new(1_021).unwrap(), ..options };
+        let third = compile(&snapshot(3, vec![], vec![a]), &larger, &second);
+        assert_eq!(third.services[0].v4.by_slot.len(), 1_021);
+    }
+
+    #[test]
+    fn endpoints_are_gone_when_their_service_says_so() {
+        let mut slots = Slots::default();
+        let options = options();
+        let wanted = |generation, endpoints: &[u32]| {
+            snapshot(generation, vec![], vec![service("a", endpoints.iter().copied())])
+        };
+        let first =
+            Tables::compile(&wanted(1, &[1, 2]), &options, &mut slots, &Tables::default()).unwrap();
+        let second = Tables::compile(&wanted(2, &[2]), &options, &mut slots, &first).unwrap();
+        let fates = |tables: &Tables| [tables.fate(0), tables.fate(1)];
+        assert_eq!(fates(&first), [EndpointFate::Keeps; 2]);
+        assert_eq!(fates(&second), [EndpointFate::Gone, EndpointFate::Keeps]);
+        // Nothing is known of a service that nobody refers to.
+        let third =
+            Tables::compile(&snapshot(3, vec![], vec![]), &options, &mut slots, &second).unwrap();
+        assert_eq!(fates(&third), [EndpointFate::Keeps; 2]);
+        // Back again, under the same number.
+        let fourth = Tables::compile(&wanted(4, &[1]), &options, &mut slots, &third).unwrap();
+        assert_eq!(fates(&fourth), [EndpointFate::Keeps, EndpointFate::Gone]);
+        assert_eq!(fourth.fate(u32::MAX), EndpointFate::Keeps);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_by_name() {
+        let refuse = |snapshot: &Snapshot, options: &CompileOptions| {
+            Tables::compile(snapshot, options, &mut Slots::default(), &Tables::default())
+                .unwrap_err()
+                .to_string()
+        };
+        let rejected =
+            Backend { weight: Weight::ZERO, target: Target::Rejected(RejectReason::InvalidKind) };
+        assert_eq!(
+            refuse(&snapshot(1, vec![rejected.clone(); 256], vec![]), &options()),
+            "listener default/edge/web has 256 backendRefs, but at most 255 are possible"
+        );
+        let to_it = Backend { weight: Weight::DEFAULT, target: Target::Service(ServiceIndex(0)) };
+        assert_eq!(
+            refuse(&snapshot(1, vec![to_it], vec![service("a", 0..65_536)]), &options()),
+            "service default/a:80/TCP has 65536 ready endpoints, but at most 65535 are possible"
+        );
+        let snat_addresses = [IpAddr::from([198, 51, 100, 1])].into();
+        assert_eq!(
+            refuse(&snapshot(1, vec![], vec![]), &CompileOptions { snat_addresses, ..options() }),
+            "gateway default/edge has the address 198.51.100.1, which is given as --snat-address"
+        );
+    }
+
+    #[test]
+    fn snat_addresses_are_told_apart_by_family() {
+        let snat_addresses: BTreeSet<IpAddr> =
+            ["10.0.0.9", "2001:db8::9", "10.0.0.8"].map(|text| text.parse().unwrap()).into();
+        let options = CompileOptions { snat_addresses, ..options() };
+        let tables = Tables::compile(
+            &snapshot(1, vec![], vec![]),
+            &options,
+            &mut Slots::default(),
+            &Tables::default(),
+        )
+        .unwrap();
+        let v4 = ["10.0.0.8", "10.0.0.9"].map(|text| address::from_ip(text.parse().unwrap()));
+        assert_eq!(tables.snat_addresses(true), v4);
+        assert_eq!(tables.snat_addresses(false).len(), 1);
+        assert!(v4.iter().all(|&snat| tables.role(snat) == Some(AddressRole::Snat)));
+        assert_eq!(tables.addresses().count(), 4);
+    }
 }

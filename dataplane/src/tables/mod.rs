@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use blixt_model::{Generation, HashSeed};
+use rustc_hash::FxBuildHasher;
 
 pub(crate) use choice::EndpointChoice;
 pub use choice::choose_offline;
@@ -24,13 +25,18 @@ pub use slots::{SlotOwner, Slots};
 pub struct Tables {
     generation: Generation,
     seed: HashSeed,
-    addresses: HashMap<u128, AddressRole>,
-    listeners: HashMap<ListenerKey, ListenerTable>,
+    addresses: Known<u128, AddressRole>,
+    listeners: Known<ListenerKey, ListenerTable>,
     services: Vec<Arc<ServiceTable>>,
     /// By slot.
     endpoints: Vec<EndpointFate>,
     snat: SnatAddresses,
 }
+
+/// A map that is asked for keys off the wire, but holds only those of our own
+/// configuration: no sender can make its buckets long, so that its hash can be
+/// a fast one without a key.
+type Known<K, V> = HashMap<K, V, FxBuildHasher>;
 
 /// The addresses that flows leave from, in order.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 use blixt_dataplane::DropReason;
 use blixt_model::EndpointState::{Draining, Ready};
 use blixt_testkit::counters::assert_moved;
-use blixt_testkit::frame::{ACK, FIN, PSH, RST, SYN, tcp, tcp_syn, tcp_syn_ack, udp};
+use blixt_testkit::frame::{ACK, Checksum, FIN, PSH, RST, SYN, tcp, tcp_syn, tcp_syn_ack, udp};
 
 use crate::world::{
     DNS, Outcome, Seen, Situation, WEB, World, at, client, endpoint, listener, ready, service,
@@ -183,11 +183,22 @@ fn what_cannot_start_a_flow_is_named() {
     for flags in [RST, RST | ACK, SYN | RST] {
         assert_eq!(world.send(from(flags)).dropped(), DropReason::NoFlow);
     }
-    let wrong = tcp_syn(client(1), at(WEB)).checksum(blixt_testkit::frame::Checksum::Wrong(1));
+    let wrong = tcp_syn(client(1), at(WEB)).checksum(Checksum::Wrong(1));
     assert_eq!(world.send(wrong).dropped(), DropReason::L4Checksum);
     let reply = udp(at("10.1.0.1:8080"), at("10.0.0.9:50000"));
     assert_eq!(world.send(reply).dropped(), DropReason::NoFlow);
     assert_eq!(world.pipeline.counters().flows_created.value(), 0);
+}
+
+#[test]
+fn a_damaged_syn_ends_nothing() {
+    let mut world = world();
+    let opened = world.open(client(1), at(WEB));
+    world.close(client(1), at(WEB), &opened);
+    let damaged = tcp_syn(client(1), at(WEB)).checksum(Checksum::Wrong(1));
+    assert_eq!(world.send(damaged).dropped(), DropReason::L4Checksum);
+    let late = world.send(tcp(opened.dst, opened.src).flags(ACK).seq(5_002).ack(1_002));
+    assert_eq!(late.sent().dst, client(1));
 }
 
 #[test]

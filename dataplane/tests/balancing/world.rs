@@ -109,6 +109,7 @@ pub(crate) struct Situation {
     pub(crate) snat_ports: RangeInclusive<u16>,
     pub(crate) snat_addresses: &'static [&'static str],
     pub(crate) timeouts: Timeouts,
+    pub(crate) hash_key: [u64; 2],
 }
 
 impl Default for Situation {
@@ -118,6 +119,7 @@ impl Default for Situation {
             snat_ports: 32_768..=60_999,
             snat_addresses: &["10.0.0.9", "2001:db8:a::9"],
             timeouts: Timeouts::default(),
+            hash_key: [11, 12],
         }
     }
 }
@@ -192,7 +194,7 @@ impl World {
             worker: WorkerId(0),
             flow_capacity: situation.flow_capacity,
             snat_ports: situation.snat_ports.clone(),
-            hash_key: [11, 12],
+            hash_key: situation.hash_key,
             timeouts: situation.timeouts,
             limits: Limits::default(),
         };
