@@ -2,13 +2,22 @@
 
 #![forbid(unsafe_code)]
 
-pub mod multicast;
+pub mod control;
 pub mod flags;
+pub mod http;
+pub mod interfaces;
 pub mod kernel;
+pub mod local;
 pub mod logs;
 pub mod manifests;
+pub mod metrics;
+pub mod multicast;
+pub mod offloads;
 pub mod preflight;
+pub mod run;
+pub mod state;
 pub mod tables;
+pub mod traffic;
 pub mod wanted;
 pub mod worker;
 pub mod xdp;

@@ -134,12 +134,8 @@ impl TablesWriter {
     /// Frees slots that nothing uses any more. Call it now and then.
     pub fn reclaim(&mut self) {
         let stats: Vec<_> = self.published.stats.iter().map(ArcSwap::load_full).collect();
-        let is_idle = |slot| {
-            stats
-                .iter()
-                .filter_map(|stats| stats.slot(slot))
-                .all(SlotCounters::is_idle)
-        };
+        let is_idle =
+            |slot| stats.iter().filter_map(|stats| stats.slot(slot)).all(SlotCounters::is_idle);
         for slot in self.slots.reclaim(self.adopted, is_idle) {
             for stats in &stats {
                 stats.clear(slot);

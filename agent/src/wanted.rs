@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use blixt_gateway::{
-    CONTROLLER_NAME, CrdVersion, Environment, Index, Manifests, Programming, Refusal, Statuses,
-    compile, warnings,
+    CONTROLLER_NAME, Compiled, CrdVersion, Environment, Index, Manifests, Programming, Refusal,
+    Statuses, Warning, compile, warnings,
 };
 use blixt_model::{Generation, HashSeed, ObjectName, Snapshot};
 use tracing::{error, info, warn};
@@ -28,6 +28,7 @@ pub struct Wanted {
     snapshot: Snapshot,
     statuses: Statuses,
     refusals: Vec<Refusal>,
+    warnings: Vec<Warning>,
     told: BTreeSet<String>,
 }
 
@@ -39,13 +40,14 @@ impl Default for Wanted {
             snapshot: Snapshot::empty(Generation::default()),
             statuses: Statuses::default(),
             refusals: Vec::new(),
+            warnings: Vec::new(),
             told: BTreeSet::new(),
         }
     }
 }
 
 impl Wanted {
-    /// Takes in the files as they are now. Call [`Wanted::compile`] after.
+    /// Takes in the files as they are now; [`Wanted::compile`] comes next.
     pub fn read(&mut self, contents: &Contents) {
         let update = self.manifests.update(contents);
         for event in update.events {
@@ -54,13 +56,13 @@ impl Wanted {
         self.refusals = update.refusals;
     }
 
-    /// Compiles what is wanted; the snapshot gets a new number where it wants
-    /// something else than the last one. `true` if it does.
+    /// Compiles what is wanted, and changes nothing: [`Wanted::take`] does.
+    /// `None` means a fault of ours, which is logged.
     pub fn compile(
-        &mut self,
+        &self,
         unusable: &BTreeMap<IpAddr, String>,
         programmed: &dyn Fn(&ObjectName) -> Programming,
-    ) -> bool {
+    ) -> Option<Compiled> {
         let environment = Environment {
             controller_name: CONTROLLER_NAME,
             seed: SEED,
@@ -69,16 +71,20 @@ impl Wanted {
             unusable_addresses: unusable,
             programmed,
         };
-        let compiled = match compile(&self.index, &environment) {
-            Ok(compiled) => compiled,
-            Err(fault) => {
-                // See `blixt_gateway::compile`: this is no fault of theirs.
-                error!("the manifests do not compile, please report this: {fault}");
-                return false;
-            }
-        };
-        let warnings = warnings(&self.index, &compiled);
-        self.tell(warnings.iter().map(ToString::to_string));
+        let compiled = compile(&self.index, &environment);
+        // See `blixt_gateway::compile`: this is no fault of theirs.
+        compiled
+            .inspect_err(|fault| {
+                error!("the manifests do not compile, please report this: {fault}")
+            })
+            .ok()
+    }
+
+    /// Makes it the wanted state. `true` if the snapshot wants something else
+    /// than the one before; it has a number of its own then.
+    pub fn take(&mut self, compiled: Compiled) -> bool {
+        self.warnings = warnings(&self.index, &compiled);
+        self.tell();
         self.statuses = compiled.status;
         // The first one is new even if it wants nothing.
         let first = self.snapshot.generation() == Generation::default();
@@ -104,10 +110,16 @@ impl Wanted {
         &self.refusals
     }
 
+    /// What was hardly meant so.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
     /// Logs what is wrong since the last time, and what no longer is.
-    fn tell(&mut self, warnings: impl Iterator<Item = String>) {
+    fn tell(&mut self) {
         let refusals = self.refusals.iter().map(|refusal| format!("refused: {refusal}"));
-        let now: BTreeSet<_> = refusals.chain(warnings).collect();
+        let now: BTreeSet<_> =
+            refusals.chain(self.warnings.iter().map(ToString::to_string)).collect();
         for fault in now.difference(&self.told) {
             warn!("{fault}");
         }
@@ -145,7 +157,12 @@ spec:
     fn take(wanted: &mut Wanted, text: &str) -> bool {
         let bytes = [CLASS, "---\n", text].concat().into_bytes();
         wanted.read(&[("a.yaml".to_owned(), Ok(bytes))].into());
-        wanted.compile(&BTreeMap::new(), &|_| Programming::Pending)
+        compile(wanted, &BTreeMap::new())
+    }
+
+    fn compile(wanted: &mut Wanted, unusable: &BTreeMap<IpAddr, String>) -> bool {
+        let compiled = wanted.compile(unusable, &|_| Programming::Pending).unwrap();
+        wanted.take(compiled)
     }
 
     fn port(wanted: &Wanted) -> u16 {
@@ -155,7 +172,7 @@ spec:
     #[test]
     fn snapshots_are_numbered_when_they_change() {
         let mut wanted = Wanted::default();
-        assert!(wanted.compile(&BTreeMap::new(), &|_| Programming::Pending), "the first is new");
+        assert!(compile(&mut wanted, &BTreeMap::new()), "the first is new");
         assert_eq!(wanted.snapshot().generation(), Generation(1));
         assert!(take(&mut wanted, &gateway(80)));
         assert_eq!(wanted.snapshot().generation(), Generation(2));
@@ -187,7 +204,7 @@ spec:
         let mut wanted = Wanted::default();
         take(&mut wanted, &gateway(80));
         let unusable = [([192, 0, 2, 1].into(), "is the node's own".to_owned())].into();
-        assert!(wanted.compile(&unusable, &|_| Programming::Pending));
+        assert!(compile(&mut wanted, &unusable));
         assert_eq!(wanted.snapshot().gateways(), []);
         let statuses = format!("{:?}", wanted.statuses());
         assert!(statuses.contains("192.0.2.1 is the node's own"), "{statuses}");

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use blixt_dataplane::{InterfaceSlot, Mac, Neighbour, Route};
 
-pub use mirror::{Mirror, Resolver};
+pub use mirror::{Mirror, MirrorError, Resolver};
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -350,6 +350,7 @@ impl Worker {
 
     /// Lets others see what has been counted.
     fn publish(&self) {
+        self.status.heartbeats.add(1);
         let account = self.exchange.account();
         self.status.frames_born.set(account.born);
         self.status.frames_home.set(account.home);

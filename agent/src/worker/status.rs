@@ -29,6 +29,9 @@ pub struct WorkerStatus {
     pub holding: Counter,
     /// How often it went to sleep.
     pub sleeps: Counter,
+    /// How often these numbers were brought up to date: stands still only if
+    /// the worker does.
+    pub heartbeats: Counter,
     interfaces: Box<[InterfaceCounters]>,
 }
 
@@ -91,7 +94,7 @@ impl InterfaceCounters {
 }
 
 impl WorkerStatus {
-    pub(super) fn new(pipeline: Arc<Counters>) -> Self {
+    pub(crate) fn new(pipeline: Arc<Counters>) -> Self {
         Self {
             pipeline,
             tables_generation: Counter::default(),
@@ -100,6 +103,7 @@ impl WorkerStatus {
             frames_home: Counter::default(),
             holding: Counter::default(),
             sleeps: Counter::default(),
+            heartbeats: Counter::default(),
             interfaces: (0..MAX_INTERFACES).map(|_| InterfaceCounters::default()).collect(),
         }
     }

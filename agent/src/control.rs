@@ -1,0 +1,361 @@
+//! The control thread: everything that changes while the agent runs comes
+//! together here, one thing at a time.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use blixt_dataplane::address::to_ip;
+use blixt_dataplane::{AddressRole, InterfaceSlot};
+use blixt_model::Generation;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{error, info, warn};
+
+use crate::flags::Settings;
+use crate::interfaces::Interfaces;
+use crate::kernel::Mirror;
+use crate::manifests::Contents;
+use crate::run::RunError;
+use crate::state::{ControlState, State};
+use crate::tables::TablesWriter;
+use crate::wanted::Wanted;
+use crate::worker::{Command, Event, WorkerHandle};
+use crate::xdp::Role;
+
+/// How often slots are reclaimed, failed interfaces tried again and workers
+/// looked after.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often is looked whether workers use new tables, while some do not.
+const ADOPTION: Duration = Duration::from_millis(2);
+
+/// Announcements are repeated once: they may be lost, and a switch port that
+/// has just come up drops what comes first.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a worker may stand still. It turns ten times a second even where
+/// there is nothing to do.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// All that the control thread owns.
+pub struct Control {
+    settings: Settings,
+    wanted: Wanted,
+    interfaces: Interfaces,
+    tables: TablesWriter,
+    workers: Arc<Vec<WorkerHandle>>,
+    mirror: Mirror,
+    state: Arc<State>,
+    addresses: BTreeMap<IpAddr, Role>,
+    announce_at: Option<Instant>,
+    /// Why the directory of manifests can't be read, if it can't.
+    unreadable: Option<String>,
+    /// Why addresses are not in the XDP program's map, if they are not.
+    unmapped: Option<String>,
+    pulses: Vec<Pulse>,
+}
+
+/// When a worker was last seen to move.
+struct Pulse {
+    beats: u64,
+    at: Instant,
+}
+
+impl Control {
+    /// Nothing is attached or applied yet.
+    pub fn new(
+        settings: Settings,
+        interfaces: Interfaces,
+        tables: TablesWriter,
+        workers: Arc<Vec<WorkerHandle>>,
+        mirror: Mirror,
+        state: Arc<State>,
+    ) -> Self {
+        let pulses = workers.iter().map(|_| Pulse { beats: 0, at: Instant::now() }).collect();
+        Self {
+            settings,
+            wanted: Wanted::default(),
+            interfaces,
+            tables,
+            workers,
+            mirror,
+            state,
+            addresses: BTreeMap::new(),
+            announce_at: None,
+            unreadable: None,
+            unmapped: None,
+            pulses,
+        }
+    }
+
+    /// Attaches everything, then takes the first manifests.
+    pub async fn start(&mut self, first: &Contents) -> Result<(), RunError> {
+        let view = self.mirror.view.borrow_and_update().clone();
+        self.interfaces.attach_all(&view, &self.workers).await?;
+        self.wanted.read(first);
+        self.compile();
+        let gateways = self.wanted.snapshot().gateways().len();
+        info!(gateways, "serving");
+        Ok(())
+    }
+
+    /// Follows everything that changes until it is told to stop.
+    pub async fn run(
+        &mut self,
+        mut manifests: mpsc::Receiver<Result<Contents, String>>,
+        mut events: mpsc::UnboundedReceiver<Event>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), RunError> {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let pending = self.tables.is_pending();
+            tokio::select! {
+                biased;
+                // Also when nobody is left who could say so.
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                Some(event) = events.recv() => self.note(event).await?,
+                Some(contents) = manifests.recv() => self.read(contents),
+                Ok(()) = self.mirror.view.changed() => self.follow_kernel().await,
+                () = sleep(ADOPTION), if pending => self.look_for_adoption(),
+                _ = ticks.tick() => self.tick().await?,
+            }
+        }
+    }
+
+    /// Takes the addresses out, detaches, and leaves the interfaces as they
+    /// were.
+    pub async fn stop(&mut self) {
+        info!("stopping: detaching from all interfaces");
+        self.state.control.rcu(|control| ControlState {
+            not_ready: vec!["the agent is stopping".into()],
+            ..ControlState::clone(control)
+        });
+        self.interfaces.detach_all(&self.workers).await;
+    }
+
+    fn read(&mut self, contents: Result<Contents, String>) {
+        match contents {
+            Ok(contents) => {
+                if self.unreadable.take().is_some() {
+                    info!("the manifests can be read again");
+                }
+                self.wanted.read(&contents);
+                self.compile();
+            }
+            Err(why) => {
+                let path = self.settings.manifests.display();
+                let text = format!("the manifests in {path} can't be read: {why}");
+                warn!("{text}; what they last said stays in force");
+                self.unreadable = Some(text);
+                self.show();
+            }
+        }
+    }
+
+    /// From what is wanted to tables in the workers' hands.
+    fn compile(&mut self) {
+        let unusable = self.unusable_addresses();
+        let pending = |name: &_| self.tables.programming(self.wanted.snapshot(), name);
+        // The statuses are compiled again below.
+        let Some(compiled) = self.wanted.compile(&unusable, &pending) else { return };
+        if self.wanted.take(compiled) {
+            let snapshot = self.wanted.snapshot();
+            let generation = snapshot.generation();
+            match self.tables.apply(snapshot) {
+                Ok(()) => info!(%generation, "tables are in force"),
+                Err(why) => {
+                    error!("generation {generation} is refused, the last tables stay: {why}")
+                }
+            }
+            self.wake_workers();
+            self.map_addresses();
+        }
+        self.look_for_adoption();
+        self.compile_statuses();
+        self.show();
+    }
+
+    fn compile_statuses(&mut self) {
+        let unusable = self.unusable_addresses();
+        let programming = |name: &_| self.tables.programming(self.wanted.snapshot(), name);
+        if let Some(compiled) = self.wanted.compile(&unusable, &programming) {
+            self.wanted.take(compiled);
+        }
+    }
+
+    /// Why Gateways can't have some addresses.
+    fn unusable_addresses(&self) -> BTreeMap<IpAddr, String> {
+        let view = self.mirror.view.borrow();
+        let own = view.own_addresses().into_iter();
+        let own = own.map(|(address, device)| {
+            (address, format!("is the node's own address on {device}: use one that no node has"))
+        });
+        let snat = self.settings.snat_addresses.iter().map(|&address| {
+            (address, "is given as --snat-address: use one that nothing else has".to_owned())
+        });
+        own.chain(snat).collect()
+    }
+
+    /// Has the XDP program see to the addresses that the workers know.
+    fn map_addresses(&mut self) {
+        let tables = self.state.published.tables.load();
+        let wanted: BTreeMap<_, _> = tables
+            .addresses()
+            .map(|(address, role)| {
+                let role = match role {
+                    AddressRole::Vip => Role::Vip,
+                    AddressRole::Snat => Role::Snat,
+                };
+                (to_ip(address), role)
+            })
+            .collect();
+        if wanted == self.addresses && self.unmapped.is_none() {
+            return;
+        }
+        let news = wanted.keys().any(|address| !self.addresses.contains_key(address));
+        match self.interfaces.set_addresses(&wanted) {
+            Ok(()) => {
+                self.unmapped = None;
+                self.addresses = wanted;
+                if news {
+                    self.announce();
+                }
+            }
+            Err(error) => {
+                error!("{error}");
+                self.unmapped = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Tells the neighbours where our addresses are, now and once more.
+    fn announce(&mut self) {
+        self.announce_once();
+        self.announce_at = Some(Instant::now() + ANNOUNCE_AGAIN);
+    }
+
+    fn announce_once(&self) {
+        // Each worker has a socket on each interface, so one is enough.
+        if let Some(worker) = self.workers.first() {
+            worker.send(Command::Announce);
+        }
+    }
+
+    fn wake_workers(&self) {
+        self.workers.iter().for_each(WorkerHandle::wake);
+    }
+
+    fn look_for_adoption(&mut self) {
+        let generations = self.workers.iter().map(|w| w.status().tables_generation.value());
+        let Some(oldest) = generations.min() else { return };
+        if self.tables.adopted(Generation(oldest)) {
+            self.compile_statuses();
+            self.show();
+        }
+    }
+
+    async fn follow_kernel(&mut self) {
+        self.follow_interfaces().await;
+        // Addresses of the node decide which VIPs can be used.
+        self.compile();
+    }
+
+    async fn follow_interfaces(&mut self) {
+        let view = self.mirror.view.borrow_and_update().clone();
+        if self.interfaces.follow(&view, &self.workers).await {
+            self.announce();
+        }
+    }
+
+    async fn note(&mut self, event: Event) -> Result<(), RunError> {
+        match event {
+            Event::Unresolved(neighbour) => self.mirror.resolver.resolve(neighbour),
+            Event::QueueDead { slot, queue, error } => {
+                self.queue_died(slot, queue, &error);
+                self.follow_interfaces().await;
+                self.show();
+            }
+            Event::Stopped { worker, .. } => return Err(RunError::WorkerEnded(worker.0)),
+        }
+        Ok(())
+    }
+
+    fn queue_died(&mut self, slot: InterfaceSlot, queue: u32, error: &std::io::Error) {
+        let name = self.settings.interfaces.get(usize::from(slot.0));
+        let name = name.map_or("?", String::as_str);
+        info!("queue {queue} of interface {name} no longer works ({error})");
+        self.interfaces.broke(slot);
+    }
+
+    async fn tick(&mut self) -> Result<(), RunError> {
+        if let Some(ended) = self.workers.iter().find(|worker| worker.is_finished()) {
+            return Err(RunError::WorkerEnded(ended.id().0));
+        }
+        if self.announce_at.is_some_and(|at| at <= Instant::now()) {
+            self.announce_at = None;
+            self.announce_once();
+        }
+        if self.unmapped.is_some() {
+            self.map_addresses();
+        }
+        self.follow_interfaces().await;
+        self.tables.reclaim();
+        self.feel_pulses();
+        self.show();
+        Ok(())
+    }
+
+    fn feel_pulses(&mut self) {
+        for (worker, pulse) in self.workers.iter().zip(&mut self.pulses) {
+            let beats = worker.status().heartbeats.value();
+            if beats != pulse.beats {
+                *pulse = Pulse { beats, at: Instant::now() };
+            }
+        }
+    }
+
+    fn stuck(&self) -> Option<String> {
+        let place = self.pulses.iter().position(|pulse| pulse.at.elapsed() > STUCK)?;
+        Some(format!("worker {place} has not moved for {STUCK:?}: restart the agent"))
+    }
+
+    /// Shows others how it is.
+    fn show(&mut self) {
+        let stuck = self.stuck();
+        let mut not_ready = self.interfaces.faults();
+        not_ready.extend(stuck.clone());
+        not_ready.extend(self.unmapped.clone());
+        not_ready.extend(self.stolen_addresses());
+        if self.tables.is_pending() {
+            not_ready.push("some worker has yet to take up the newest tables".to_owned());
+        }
+        let control = ControlState {
+            interfaces: self.interfaces.states(),
+            statuses: self.wanted.statuses().clone(),
+            refusals: self.wanted.refusals().to_vec(),
+            warnings: self.wanted.warnings().to_vec(),
+            wanted: self.wanted.snapshot().generation(),
+            refused: self.tables.refused().map(str::to_owned).or_else(|| self.unreadable.clone()),
+            xdp: self.interfaces.xdp().counters().ok(),
+            not_ready,
+            stuck,
+        };
+        self.state.control.store(Arc::new(control));
+    }
+
+    /// SNAT addresses that somebody gave to an interface meanwhile.
+    fn stolen_addresses(&self) -> Vec<String> {
+        let own = self.mirror.view.borrow().own_addresses();
+        let snat = self.settings.snat_addresses.iter();
+        snat.filter_map(|address| {
+            let device = own.get(address)?;
+            Some(format!(
+                "the --snat-address {address} is now an address of {device}: take it off there"
+            ))
+        })
+        .collect()
+    }
+}

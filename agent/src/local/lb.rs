@@ -1,0 +1,96 @@
+//! What is balanced to where, in the words of the API.
+
+use blixt_api::v1alpha1 as api;
+use blixt_model::{Backend, Endpoint, Gateway, Listener, ServicePort, Target};
+
+use crate::traffic::{Counted, Traffic};
+
+/// All listeners.
+pub(super) fn of(counted: &Counted<'_>) -> api::GetLoadBalancingResponse {
+    let snapshot = &counted.applied.snapshot;
+    let gateways = snapshot.gateways().iter();
+    api::GetLoadBalancingResponse {
+        generation: snapshot.generation().0,
+        listeners: gateways
+            .flat_map(|gateway| gateway.listeners.iter().map(move |listener| (gateway, listener)))
+            .map(|(gateway, found)| listener(gateway, found, counted))
+            .collect(),
+    }
+}
+
+fn listener(gateway: &Gateway, listener: &Listener, counted: &Counted<'_>) -> api::Listener {
+    let each = counted.backends(gateway, listener);
+    let mut sum = Traffic::default();
+    each.iter().for_each(|traffic| sum += *traffic);
+    let weights = listener.backends.iter().map(|backend| u64::from(backend.weight.number())).sum();
+    let protocol: api::Protocol = listener.protocol.into();
+    api::Listener {
+        gateway: Some((&gateway.name).into()),
+        name: listener.name.to_string(),
+        addresses: gateway.addresses.iter().map(ToString::to_string).collect(),
+        protocol: protocol.into(),
+        port: listener.port.number().into(),
+        route: listener.route.as_ref().map(Into::into),
+        traffic: Some(shown(sum)),
+        backends: listener
+            .backends
+            .iter()
+            .zip(each)
+            .map(|(found, traffic)| backend(found, weights, traffic, counted))
+            .collect(),
+    }
+}
+
+fn backend(
+    backend: &Backend,
+    weights: u64,
+    traffic: Traffic,
+    counted: &Counted<'_>,
+) -> api::Backend {
+    let weight = backend.weight.number();
+    let mut shown = api::Backend {
+        weight,
+        share: if weights == 0 { 0.0 } else { f64::from(weight) / weights as f64 },
+        traffic: Some(self::shown(traffic)),
+        ..api::Backend::default()
+    };
+    match backend.target {
+        Target::Rejected(reason) => shown.reject_reason = Some(reason.as_str().to_owned()),
+        Target::Service(index) => {
+            if let Some(service) = counted.applied.snapshot.service(index) {
+                let affinity: api::Affinity = service.affinity.into();
+                shown.service = Some((&service.id).into());
+                shown.affinity = Some(affinity.into());
+                shown.endpoints = endpoints(service, counted);
+            }
+        }
+    }
+    shown
+}
+
+fn endpoints(service: &ServicePort, counted: &Counted<'_>) -> Vec<api::Endpoint> {
+    let mut sorted: Vec<&Endpoint> = service.endpoints.iter().collect();
+    sorted.sort();
+    let shown = sorted.into_iter().map(|endpoint| {
+        let state: api::EndpointState = endpoint.state.into();
+        api::Endpoint {
+            address: endpoint.address.to_string(),
+            port: endpoint.port.number().into(),
+            state: state.into(),
+            traffic: Some(shown(counted.endpoint(service, endpoint))),
+        }
+    });
+    shown.collect()
+}
+
+fn shown(traffic: Traffic) -> api::Traffic {
+    api::Traffic {
+        flows: traffic.flows,
+        active_flows: traffic.active_flows,
+        refused_flows: traffic.refused,
+        packets_in: traffic.packets_in,
+        packets_out: traffic.packets_out,
+        bytes_in: traffic.bytes_in,
+        bytes_out: traffic.bytes_out,
+    }
+}

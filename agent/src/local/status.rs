@@ -1,0 +1,255 @@
+//! The agent's state in the words of the API.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use blixt_api::v1alpha1 as api;
+use blixt_dataplane::{DropReason, InterfaceSlot};
+use blixt_gateway::status::{
+    Condition, GatewayStatus, ListenerStatus, RouteParentStatus, RouteStatus,
+};
+use blixt_gateway::{Refusal, Statuses};
+use blixt_model::{ObjectName, RouteId};
+
+use crate::metrics;
+use crate::state::{ControlState, InterfaceState, LinkState, State, WorkerState};
+use crate::xdp::AttachedMode;
+
+/// All of it.
+pub(super) fn of(state: &State) -> api::GetStatusResponse {
+    let control = state.control.load();
+    let statuses = &control.statuses;
+    let interfaces = control.interfaces.iter().zip(0..);
+    api::GetStatusResponse {
+        agent: Some(agent(state, &control)),
+        interfaces: interfaces
+            .map(|(found, slot)| interface(found, InterfaceSlot(slot), state, &control))
+            .collect(),
+        workers: state
+            .workers
+            .iter()
+            .zip(0..)
+            .map(|(found, id)| worker(found, id, state))
+            .collect(),
+        tables: Some(tables(state, &control)),
+        snat_addresses: snat_addresses(state),
+        gateway_classes: classes(statuses),
+        gateways: statuses.gateways.iter().map(|(name, status)| gateway(name, status)).collect(),
+        routes: statuses.routes.iter().map(|(id, status)| route(id, status)).collect(),
+        drops: drops(state),
+        warnings: warnings(&control),
+    }
+}
+
+fn agent(state: &State, control: &ControlState) -> api::Agent {
+    api::Agent {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_at_unix_ms: unix_ms(state.started_at),
+        uptime_ms: u64::try_from(state.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        source: state.source.clone(),
+        ready: control.not_ready.is_empty(),
+        not_ready_because: control.not_ready.clone(),
+    }
+}
+
+fn interface(
+    found: &InterfaceState,
+    slot: InterfaceSlot,
+    state: &State,
+    control: &ControlState,
+) -> api::Interface {
+    let mut shown = api::Interface { name: found.name.clone(), ..api::Interface::default() };
+    for counters in state.workers.iter().filter_map(|worker| worker.status.interface(slot)) {
+        shown.rx_packets += counters.rx_packets.value();
+        shown.rx_bytes += counters.rx_bytes.value();
+        shown.tx_packets += counters.tx_packets.value();
+        shown.tx_bytes += counters.tx_bytes.value();
+    }
+    // The program counts for all interfaces together.
+    if control.interfaces.len() == 1 {
+        shown.no_socket_drops = metrics::no_socket(state);
+    }
+    match &found.link {
+        LinkState::Gone => {
+            shown.state = api::InterfaceState::Gone.into();
+            shown.reason =
+                Some("there is no such interface; it is attached when it returns".into());
+        }
+        LinkState::Failed { reason } => {
+            shown.state = api::InterfaceState::Failed.into();
+            shown.reason = Some(reason.clone());
+        }
+        LinkState::Attached(attached) => {
+            shown.state = api::InterfaceState::Attached.into();
+            shown.ifindex = Some(attached.ifindex);
+            let mode = match attached.mode {
+                AttachedMode::Native => api::XdpMode::Native,
+                AttachedMode::Generic => api::XdpMode::Generic,
+            };
+            shown.xdp_mode = Some(mode.into());
+            shown.driver = Some(attached.driver.clone()).filter(|driver| !driver.is_empty());
+            shown.mtu_bytes = Some(attached.mtu);
+            shown.offloads_switched_off =
+                attached.offloads_off.iter().map(|offload| offload.name().to_owned()).collect();
+            shown.queues = attached
+                .queues
+                .iter()
+                .map(|queue| {
+                    let mode = match queue.zero_copy {
+                        true => api::BindMode::ZeroCopy,
+                        false => api::BindMode::Copy,
+                    };
+                    api::Queue {
+                        queue: queue.queue,
+                        worker: queue.worker.into(),
+                        mode: mode.into(),
+                    }
+                })
+                .collect();
+        }
+    }
+    shown
+}
+
+fn worker(found: &WorkerState, id: u32, state: &State) -> api::Worker {
+    let status = &found.status;
+    let interfaces = 0..u16::try_from(state.control.load().interfaces.len()).unwrap_or(u16::MAX);
+    let interfaces: Vec<_> =
+        interfaces.filter_map(|slot| status.interface(InterfaceSlot(slot))).collect();
+    let entries = status.pipeline.flow_entries.value();
+    api::Worker {
+        id,
+        core: found.core.and_then(|core| u32::try_from(core).ok()),
+        frames: status.frames_born.value(),
+        frames_free: status.frames_home.value(),
+        flow_entries: entries,
+        flow_capacity: state.flow_capacity as u64,
+        flow_entries_resting: status.pipeline.flow_entries_resting.value(),
+        flows_created: status.pipeline.flows_created.value(),
+        // Each entry has just one.
+        snat_ports_used: entries,
+        tables_generation: status.tables_generation.value(),
+        fill_ring_empty: interfaces.iter().map(|found| found.fill_ring_empty.value()).sum(),
+        tx_ring_full: interfaces.iter().map(|found| found.tx_ring_full.value()).sum(),
+    }
+}
+
+fn tables(state: &State, control: &ControlState) -> api::Tables {
+    let applied = state.applied.load();
+    api::Tables {
+        wanted_generation: control.wanted.0,
+        applied_generation: applied.snapshot.generation().0,
+        applied_at_unix_ms: applied.at.map(unix_ms),
+        refused_because: control.refused.clone(),
+        refusals: control.refusals.iter().map(refusal).collect(),
+    }
+}
+
+fn refusal(refusal: &Refusal) -> api::Refusal {
+    api::Refusal {
+        file: refusal.file.clone(),
+        line: refusal.line,
+        object: refusal.object.as_ref().map(ToString::to_string),
+        reason: refusal.reason.clone(),
+        last_good_stays: refusal.last_good_stays,
+    }
+}
+
+fn warnings(control: &ControlState) -> Vec<api::Warning> {
+    let warnings = control.warnings.iter().map(|warning| api::Warning {
+        object: warning.object.to_string(),
+        message: warning.message.clone(),
+    });
+    warnings.collect()
+}
+
+fn snat_addresses(state: &State) -> Vec<api::SnatAddress> {
+    let addresses = state.snat_addresses.iter().map(|address| api::SnatAddress {
+        address: address.to_string(),
+        first_port: (*state.snat_ports.start()).into(),
+        last_port: (*state.snat_ports.end()).into(),
+    });
+    addresses.collect()
+}
+
+fn classes(statuses: &Statuses) -> Vec<api::GatewayClass> {
+    let classes = statuses.classes.iter().map(|(name, status)| api::GatewayClass {
+        name: name.clone(),
+        conditions: conditions(&status.conditions),
+    });
+    classes.collect()
+}
+
+fn gateway(name: &ObjectName, status: &GatewayStatus) -> api::Gateway {
+    api::Gateway {
+        name: Some(name.into()),
+        addresses: status.addresses.iter().map(ToString::to_string).collect(),
+        conditions: conditions(&status.conditions),
+        listeners: status.listeners.iter().map(listener).collect(),
+    }
+}
+
+fn listener(status: &ListenerStatus) -> api::ListenerStatus {
+    api::ListenerStatus {
+        name: status.name.clone(),
+        supported_kinds: status.supported_kinds.iter().map(ToString::to_string).collect(),
+        attached_routes: u32::try_from(status.attached_routes).unwrap_or(u32::MAX),
+        conditions: conditions(&status.conditions),
+    }
+}
+
+fn route(id: &RouteId, status: &RouteStatus) -> api::Route {
+    api::Route {
+        kind: id.kind.to_string(),
+        name: Some((&id.name).into()),
+        parents: status.parents.iter().map(|parent| route_parent(id, parent)).collect(),
+    }
+}
+
+fn route_parent(id: &RouteId, status: &RouteParentStatus) -> api::RouteParent {
+    let parent = &status.parent_ref;
+    let namespace = parent.namespace.as_deref().unwrap_or(id.name.namespace());
+    api::RouteParent {
+        gateway: Some(api::ObjectName {
+            namespace: namespace.to_owned(),
+            name: parent.name.clone(),
+        }),
+        section_name: parent.section_name.clone(),
+        port: parent.port.and_then(|port| u32::try_from(port).ok()),
+        conditions: conditions(&status.conditions),
+    }
+}
+
+fn conditions(conditions: &[Condition]) -> Vec<api::Condition> {
+    let shown = conditions.iter().map(|condition| api::Condition {
+        r#type: condition.kind.to_string(),
+        status: condition.status.to_string(),
+        reason: condition.reason.to_owned(),
+        message: condition.message.clone(),
+        observed_generation: condition.observed_generation,
+    });
+    shown.collect()
+}
+
+fn drops(state: &State) -> Vec<api::Drops> {
+    let reasons = DropReason::ALL.iter().map(|&reason| {
+        let workers = state.workers.iter();
+        api::Drops {
+            reason: reason.name().to_owned(),
+            meaning: reason.meaning().to_owned(),
+            packets: workers.map(|worker| worker.status.pipeline.dropped(reason).value()).sum(),
+        }
+    });
+    let (reason, meaning) = metrics::NO_SOCKET;
+    let no_socket = api::Drops {
+        reason: reason.to_owned(),
+        meaning: meaning.to_owned(),
+        packets: metrics::no_socket(state),
+    };
+    reasons.chain([no_socket]).collect()
+}
+
+fn unix_ms(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

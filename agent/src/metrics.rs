@@ -1,0 +1,385 @@
+//! `/metrics`: every number that is counted, with what to do about it.
+//!
+//! Names and labels are a promise; `tests/golden/metrics.txt` holds them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use blixt_dataplane::{Counter, Counters, DropReason, InterfaceSlot};
+use blixt_model::{Backend, Gateway, Listener, Snapshot, Target};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::state::{LinkState, State};
+use crate::traffic::{Counted, Traffic};
+use crate::worker::{InterfaceCounters, WorkerStatus};
+use crate::xdp;
+
+/// What the text is, as HTTP calls it.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The reason of [`xdp::Counter::DroppedNoSocket`] among those of packets.
+pub const NO_SOCKET: (&str, &str) = (
+    "no_socket",
+    "A frame for an address of a Gateway came in on a queue without a socket: the interface was \
+     being attached, or it was given more queues since.",
+);
+
+/// All metrics as text.
+pub fn render(state: &Arc<State>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("blixt");
+    registry.register_collector(Box::new(Metrics(Arc::clone(state))));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Metrics(Arc<State>);
+
+impl Collector for Metrics {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page { encoder };
+        agent(&mut page, &self.0)?;
+        flows(&mut page, &self.0)?;
+        drops(&mut page, &self.0)?;
+        interfaces(&mut page, &self.0)?;
+        workers(&mut page, &self.0)?;
+        self.0.counted(|counted| backends(&mut page, &counted))
+    }
+}
+
+fn agent(page: &mut Page<'_>, state: &State) -> fmt::Result {
+    let control = state.control.load();
+    let version = [("version", env!("CARGO_PKG_VERSION").to_owned())];
+    page.gauge("build_info", "The version of this agent.", [(version, 1)])?;
+    page.gauge(
+        "ready",
+        "1 if the agent is ready for traffic. If not, /readyz and blixtctl status say why.",
+        [(NONE, u64::from(control.not_ready.is_empty()))],
+    )?;
+    page.gauge(
+        "wanted_generation",
+        "The newest version of what the manifests want.",
+        [(NONE, control.wanted.0)],
+    )?;
+    let adopted = state.workers.iter().map(|worker| worker.status.tables_generation.value()).min();
+    page.gauge(
+        "tables_generation",
+        "The version that all workers use. Behind blixt_wanted_generation for long: it was \
+         refused, see blixtctl status.",
+        [(NONE, adopted.unwrap_or_default())],
+    )?;
+    page.gauge(
+        "manifest_refusals",
+        "What is refused of the manifests now. Above 0: blixtctl status names file, line and \
+         reason.",
+        [(NONE, control.refusals.len() as u64)],
+    )
+}
+
+fn flows(page: &mut Page<'_>, state: &State) -> fmt::Result {
+    let sum = |counter: fn(&Counters) -> &Counter| {
+        state.workers.iter().map(|worker| counter(&worker.status.pipeline).value()).sum::<u64>()
+    };
+    let entries = sum(|counters| &counters.flow_entries);
+    page.gauge(
+        "flow_entries",
+        "Entries of the flow tables in use. Near blixt_flow_capacity: raise --flow-capacity, or \
+         new flows will be refused.",
+        [(NONE, entries)],
+    )?;
+    page.gauge(
+        "flow_entries_resting",
+        "Those of them that only keep the SNAT port of an ended TCP flow at rest.",
+        [(NONE, sum(|counters| &counters.flow_entries_resting))],
+    )?;
+    page.gauge(
+        "flow_capacity",
+        "Entries the flow tables have in all.",
+        [(NONE, (state.flow_capacity * state.workers.len()) as u64)],
+    )?;
+    page.counter("new_flows", "Flows started.", [(NONE, sum(|counters| &counters.flows_created))])?;
+    page.counter("ended_flows", "Flows ended.", [(NONE, sum(|counters| &counters.flows_ended))])?;
+    page.counter(
+        "reset_flows",
+        "TCP flows reset because their endpoint is gone.",
+        [(NONE, sum(|counters| &counters.flows_reset))],
+    )?;
+    page.gauge(
+        "snat_ports_used",
+        "Pairs of a SNAT port and an endpoint in use, resting ones included. Each --snat-address \
+         gives as many towards every endpoint as --snat-ports has.",
+        // Each entry has just one.
+        [(NONE, entries)],
+    )?;
+    page.counter(
+        "handoffs",
+        "Packets handed to the worker that owns their flow. Many: the NIC spreads replies to \
+         other workers.",
+        [(NONE, 0)],
+    )
+}
+
+fn drops(page: &mut Page<'_>, state: &State) -> fmt::Result {
+    let reasons = DropReason::ALL.iter().map(|&reason| {
+        let workers = state.workers.iter();
+        let sum = workers.map(|worker| worker.status.pipeline.dropped(reason).value()).sum();
+        ([("reason", reason.name().to_owned())], sum)
+    });
+    let no_socket = ([("reason", NO_SOCKET.0.to_owned())], no_socket(state));
+    page.counter(
+        "drops",
+        "Packets not delivered, by reason; blixtctl status -o json says what each reason means.",
+        reasons.chain([no_socket]),
+    )
+}
+
+/// Frames that the XDP program dropped because their queue had no socket.
+pub fn no_socket(state: &State) -> u64 {
+    let control = state.control.load();
+    control.xdp.map_or(0, |counts| counts.of(xdp::Counter::DroppedNoSocket))
+}
+
+fn interfaces(page: &mut Page<'_>, state: &State) -> fmt::Result {
+    let control = state.control.load();
+    let label = |name: &str| [("interface", name.to_owned())];
+    page.gauge(
+        "interface_attached",
+        "1 if the interface is attached. If not, blixtctl status says why.",
+        control.interfaces.iter().map(|interface| {
+            let attached = matches!(interface.link, LinkState::Attached(_));
+            (label(&interface.name), u64::from(attached))
+        }),
+    )?;
+    let sum = |slot: usize, counter: fn(&InterfaceCounters) -> &Counter| {
+        let slot = InterfaceSlot(u16::try_from(slot).unwrap_or(u16::MAX));
+        let all = state.workers.iter().filter_map(|worker| worker.status.interface(slot));
+        all.map(|counters| counter(counters).value()).sum::<u64>()
+    };
+    type Read = fn(&InterfaceCounters) -> &Counter;
+    let directed = |rx: Read, tx: Read| {
+        let rows = control.interfaces.iter().enumerate().flat_map(move |(slot, interface)| {
+            [("rx", rx), ("tx", tx)].map(|(direction, counter)| {
+                let labels =
+                    [("interface", interface.name.clone()), ("direction", direction.to_owned())];
+                (labels, sum(slot, counter))
+            })
+        });
+        rows.collect::<Vec<_>>()
+    };
+    page.counter(
+        "packets",
+        "Frames that passed through our sockets.",
+        directed(|counters| &counters.rx_packets, |counters| &counters.tx_packets),
+    )?;
+    page.counter(
+        "bytes",
+        "Their bytes, from the Ethernet header on.",
+        directed(|counters| &counters.rx_bytes, |counters| &counters.tx_bytes),
+    )?;
+    let each: [(&str, &str, Read); 7] = [
+        (
+            "xsk_fill_ring_empty",
+            "Frames the kernel dropped because no free frame of ours was in the fill ring. Rising: \
+             the worker is too slow or has too little CPU.",
+            |counters| &counters.fill_ring_empty,
+        ),
+        (
+            "xsk_rx_ring_full",
+            "Frames the kernel dropped because the worker did not take earlier ones in time.",
+            |counters| &counters.rx_ring_full,
+        ),
+        (
+            "xsk_rx_dropped",
+            "Frames the kernel dropped for other reasons, such as being larger than a frame of \
+             ours: check the MTU.",
+            |counters| &counters.rx_dropped,
+        ),
+        (
+            "xsk_tx_ring_full",
+            "Frames dropped because the transmit ring stayed full: the link is too slow or stalled.",
+            |counters| &counters.tx_ring_full,
+        ),
+        (
+            "xsk_tx_invalid",
+            "Frames the kernel refused to send. Above 0 is a bug: please report it.",
+            |counters| &counters.tx_invalid,
+        ),
+        (
+            "xsk_ring_stalls",
+            "How often a ring had not moved for long and was kicked. Rising: the driver loses \
+             wake-ups.",
+            |counters| &counters.stalls,
+        ),
+        (
+            "xsk_copied_frames",
+            "Frames copied because they crossed between interfaces in zero-copy and copy mode.",
+            |counters| &counters.copied,
+        ),
+    ];
+    for (name, help, counter) in each {
+        let rows = control.interfaces.iter().enumerate();
+        let rows = rows.map(|(slot, interface)| (label(&interface.name), sum(slot, counter)));
+        page.counter(name, help, rows)?;
+    }
+    let counts = control.xdp.unwrap_or_default();
+    page.counter(
+        "xdp_frames",
+        "What the XDP program decided about frames that are ours, or that it could not read.",
+        xdp::Counter::ALL
+            .iter()
+            .map(|&counter| ([("result", counter.name().to_owned())], counts.of(counter))),
+    )
+}
+
+fn workers(page: &mut Page<'_>, state: &State) -> fmt::Result {
+    type Read = fn(&WorkerStatus) -> &Counter;
+    let rows = |counter: Read| {
+        let workers = state.workers.iter().enumerate();
+        workers
+            .map(|(id, worker)| ([("worker", id.to_string())], counter(&worker.status).value()))
+            .collect::<Vec<_>>()
+    };
+    page.gauge("worker_frames", "Frames that a worker has.", rows(|status| &status.frames_born))?;
+    page.gauge(
+        "worker_frames_free",
+        "Frames that hold no packet and lie in no ring. At 0 for long: packets are lost.",
+        rows(|status| &status.frames_home),
+    )?;
+    page.gauge(
+        "worker_packets_held",
+        "Packets that wait for a next hop's MAC address.",
+        rows(|status| &status.holding),
+    )?;
+    page.counter(
+        "worker_sleeps",
+        "How often a worker had nothing to do and went to sleep.",
+        rows(|status| &status.sleeps),
+    )
+}
+
+fn backends(page: &mut Page<'_>, counted: &Counted<'_>) -> fmt::Result {
+    let snapshot = &counted.applied.snapshot;
+    let mut rows = Vec::new();
+    for gateway in snapshot.gateways() {
+        for listener in &gateway.listeners {
+            let traffic = counted.backends(gateway, listener);
+            for ((number, backend), traffic) in listener.backends.iter().enumerate().zip(traffic) {
+                rows.push((backend_labels(gateway, listener, number, backend, snapshot), traffic));
+            }
+        }
+    }
+    let column = |read: fn(&Traffic) -> u64| {
+        rows.iter().map(move |(labels, traffic)| (labels.clone(), read(traffic)))
+    };
+    page.gauge(
+        "backend_flows",
+        "Flows that live, by backendRef.",
+        column(|traffic| traffic.active_flows),
+    )?;
+    page.counter(
+        "backend_new_flows",
+        "Flows started, by backendRef.",
+        column(|traffic| traffic.flows),
+    )?;
+    page.counter(
+        "backend_refused_flows",
+        "New flows refused, by backendRef. Rising: its Service has no ready endpoint, or the \
+         reference is bad (ResolvedRefs of the route).",
+        column(|traffic| traffic.refused),
+    )?;
+    let directed = |into: fn(&Traffic) -> u64, out: fn(&Traffic) -> u64| {
+        rows.iter().flat_map(move |(labels, traffic)| {
+            [("in", into), ("out", out)].map(|(direction, read)| {
+                let mut labels = labels.clone();
+                labels.push(("direction", direction.to_owned()));
+                (labels, read(traffic))
+            })
+        })
+    };
+    page.counter(
+        "backend_packets",
+        "Packets from clients (in) and to clients (out), by backendRef.",
+        directed(|traffic| traffic.packets_in, |traffic| traffic.packets_out),
+    )?;
+    page.counter(
+        "backend_bytes",
+        "Bytes of IP packets from clients (in) and to clients (out), by backendRef.",
+        directed(|traffic| traffic.bytes_in, |traffic| traffic.bytes_out),
+    )
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+fn backend_labels(
+    gateway: &Gateway,
+    listener: &Listener,
+    number: usize,
+    backend: &Backend,
+    snapshot: &Snapshot,
+) -> Labels {
+    let target = match backend.target {
+        Target::Rejected(reason) => reason.as_str().to_owned(),
+        Target::Service(index) => match snapshot.service(index) {
+            Some(service) => format!("{}:{}", service.id.service, service.id.port),
+            None => String::new(),
+        },
+    };
+    vec![
+        ("gateway", gateway.name.to_string()),
+        ("listener", listener.name.to_string()),
+        // Two references may name the same Service port.
+        ("backend_ref", number.to_string()),
+        ("backend", target),
+    ]
+}
+
+/// No labels.
+const NONE: [(&str, String); 0] = [];
+
+/// The page being written.
+struct Page<'a> {
+    encoder: DescriptorEncoder<'a>,
+}
+
+impl Page<'_> {
+    /// Its name gets `_total` added.
+    fn counter<L: AsRef<[(&'static str, String)]>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        self.metric(name, help, MetricType::Counter, rows, ConstCounter::new)
+    }
+
+    fn gauge<L: AsRef<[(&'static str, String)]>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let gauge = |value| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        self.metric(name, help, MetricType::Gauge, rows, gauge)
+    }
+
+    fn metric<L: AsRef<[(&'static str, String)]>, M: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        rows: impl IntoIterator<Item = (L, u64)>,
+        metric: impl Fn(u64) -> M,
+    ) -> fmt::Result {
+        let mut encoder = self.encoder.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in rows {
+            metric(value).encode(encoder.encode_family(&labels.as_ref())?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,344 @@
+//! From settings to a running agent, and back to nothing.
+//!
+//! The order is the point: everything that can be refused is tried before
+//! traffic is touched; sockets are bound before addresses are ours; and at
+//! the end addresses go first.
+
+use std::future::Future;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use blixt_afxdp::nic::{Nic, NicError};
+use blixt_afxdp::{FrameBytes, Sizes};
+use blixt_dataplane::{CompileOptions, PipelineConfig, WorkerId};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::control::Control;
+use crate::flags::{Settings, XdpMode};
+use crate::http::{self, HttpError};
+use crate::interfaces::{AttachError, Interfaces};
+use crate::kernel::{Attachments, Mirror, MirrorError};
+use crate::local::{self, SocketError};
+use crate::manifests::{self, WatchError};
+use crate::offloads::{Offloads, StateDirError};
+use crate::preflight::{self, Lack};
+use crate::state::{ControlState, State, WorkerState};
+use crate::tables::TablesWriter;
+use crate::worker::{
+    Command, Event, HoldLimits, Published, SpawnError, WorkerConfig, WorkerHandle, spawn,
+};
+use crate::xdp::{Capacities, Mode, Xdp, XdpError};
+
+/// How long workers may take to end.
+const STOPPING: Duration = Duration::from_secs(5);
+
+/// How long requests that are being served at the end may take.
+const SERVING: Duration = Duration::from_secs(1);
+
+/// Why the agent does not run (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The node lacks something.
+    #[error(transparent)]
+    Lack(#[from] Lack),
+    /// XDP does not go.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
+    /// An interface can't be asked.
+    #[error(transparent)]
+    Nic(#[from] NicError),
+    /// An interface can't be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The kernel does not tell its routes.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    /// The manifests can't be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// There is no place for state.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// HTTP can't be served.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The local API can't be served.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A worker can't start.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// A worker ended by itself.
+    #[error("worker {0} ended unexpectedly: the agent stops, so that it can be started anew")]
+    WorkerEnded(u16),
+    /// The system refuses something elementary.
+    #[error("the system refuses {what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Its answer.
+        source: io::Error,
+    },
+}
+
+/// Runs until a signal says to stop.
+pub async fn run(settings: Settings) -> Result<(), RunError> {
+    let stop = stop_signal()?;
+    preflight::check_manifests(&settings.manifests)?;
+    let offloads = Offloads::open(&settings.state_dir)?;
+    let sizes = sizes(&settings)?;
+    let xdp = Xdp::load(Capacities::default())?;
+    let http = http::bind(settings.http).await?;
+    let (socket, socket_file) = local::bind(&settings.socket)?;
+
+    let published = Arc::new(Published::new(usize::from(settings.workers)));
+    let (events, unasked) = mpsc::unbounded_channel();
+    let workers = Arc::new(start_workers(&settings, sizes, &published, &events)?);
+    let (attachments, attached) =
+        watch::channel(Attachments { slots: settings.interfaces.len(), attached: Vec::new() });
+    let mirror = start_mirror(attached, &published, &workers).await?;
+    preflight::check_snat(&settings, &mirror.view.borrow().own_addresses())?;
+
+    let options =
+        CompileOptions { maglev: settings.maglev, snat_addresses: settings.snat_addresses.clone() };
+    let tables = TablesWriter::new(Arc::clone(&published), options, preflight::node_name());
+    let state = Arc::new(state(&settings, &workers, &published, &tables));
+    let servers = Servers::start(http, socket, &state);
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        manifests = %settings.manifests.display(),
+        http = %settings.http,
+        socket = %settings.socket.display(),
+        "starting"
+    );
+
+    let mode = match settings.xdp_mode {
+        XdpMode::Auto => Mode::Auto,
+        XdpMode::Native => Mode::Native,
+        XdpMode::Generic => Mode::Generic,
+    };
+    let interfaces =
+        Interfaces::new(&settings.interfaces, mode, xdp, offloads, attachments, published);
+    let watch = manifests::watch(&settings.manifests)?;
+    let mut control =
+        Control::new(settings, interfaces, tables, Arc::clone(&workers), mirror, state);
+    let ended = match control.start(&watch.first).await {
+        Ok(()) => control.run(watch.changes, unasked, stop).await,
+        Err(error) => Err(error),
+    };
+    control.stop().await;
+    drop(control);
+    stop_workers(&workers).await;
+    servers.stop().await;
+    drop(socket_file);
+    info!("stopped");
+    ended
+}
+
+/// Becomes true when SIGTERM or SIGINT comes.
+fn stop_signal() -> Result<watch::Receiver<bool>, RunError> {
+    let refused = |source| RunError::System { what: "signal handlers", source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        sender.send_replace(true);
+        // A second signal must not kill an agent that is putting things back.
+        std::future::pending::<()>().await;
+    });
+    Ok(receiver)
+}
+
+/// Frames for all queues of all interfaces, large enough for each MTU.
+fn sizes(settings: &Settings) -> Result<Sizes, RunError> {
+    let (mut queues, mut mtu) = (0, 0);
+    for name in &settings.interfaces {
+        let nic = Nic::new(name)?;
+        queues += nic.rx_queues()? as usize;
+        mtu = mtu.max(nic.mtu()?);
+    }
+    let queues = queues.div_ceil(usize::from(settings.workers.max(1)));
+    // An MTU that no frame fits is refused when its interface is bound, with
+    // its name.
+    let frame_bytes = FrameBytes::for_mtu(mtu).unwrap_or(FrameBytes::Page);
+    Ok(Sizes::for_queues(queues, frame_bytes))
+}
+
+fn start_workers(
+    settings: &Settings,
+    sizes: Sizes,
+    published: &Arc<Published>,
+    events: &mpsc::UnboundedSender<Event>,
+) -> Result<Vec<WorkerHandle>, RunError> {
+    let refused = |source| RunError::System { what: "random numbers", source };
+    (0..settings.workers)
+        .map(|id| {
+            let config = WorkerConfig {
+                id: WorkerId(id),
+                core: core(id),
+                pipeline: PipelineConfig {
+                    worker: WorkerId(id),
+                    flow_capacity: settings.flow_capacity,
+                    snat_ports: settings.snat_ports.clone(),
+                    hash_key: hash_key().map_err(refused)?,
+                    timeouts: settings.timeouts,
+                    limits: blixt_dataplane::Limits::default(),
+                },
+                sizes,
+                hold: HoldLimits::default(),
+                spin: settings.spin,
+            };
+            Ok(spawn(config, Arc::clone(published), events.clone())?)
+        })
+        .collect()
+}
+
+/// The cores from the last one down: interrupts mostly come in on the first.
+fn core(worker: u16) -> Option<usize> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    // With a single one there is nothing to choose.
+    if cores.len() < 2 {
+        return None;
+    }
+    cores.iter().rev().nth(usize::from(worker) % cores.len()).map(|core| core.id)
+}
+
+/// Secret, so that nobody can choose flows that fall on one place.
+fn hash_key() -> io::Result<[u64; 2]> {
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let number = u128::from_ne_bytes(bytes);
+    Ok([number as u64, (number >> 64) as u64])
+}
+
+async fn start_mirror(
+    attached: watch::Receiver<Attachments>,
+    published: &Arc<Published>,
+    workers: &Arc<Vec<WorkerHandle>>,
+) -> Result<Mirror, MirrorError> {
+    let published = Arc::clone(published);
+    // Not to keep them alive: they end before the mirror may.
+    let workers = Arc::downgrade(workers);
+    let publish = move |fib| {
+        published.fib.store(Arc::new(fib));
+        for worker in workers.upgrade().iter().flat_map(|workers| workers.iter()) {
+            worker.wake();
+        }
+    };
+    Mirror::start(attached, publish).await
+}
+
+fn state(
+    settings: &Settings,
+    workers: &[WorkerHandle],
+    published: &Arc<Published>,
+    tables: &TablesWriter,
+) -> State {
+    let starting =
+        ControlState { not_ready: vec!["the agent is starting".into()], ..ControlState::default() };
+    State {
+        started_at: SystemTime::now(),
+        started: Instant::now(),
+        source: settings.manifests.display().to_string(),
+        snat_addresses: settings.snat_addresses.clone(),
+        snat_ports: settings.snat_ports.clone(),
+        flow_capacity: settings.flow_capacity,
+        workers: workers
+            .iter()
+            .map(|worker| WorkerState {
+                core: core(worker.id().0),
+                status: Arc::clone(worker.status()),
+            })
+            .collect(),
+        published: Arc::clone(published),
+        applied: tables.applied(),
+        control: ArcSwap::from_pointee(starting),
+    }
+}
+
+async fn stop_workers(workers: &[WorkerHandle]) {
+    for worker in workers {
+        worker.send(Command::Stop);
+    }
+    let begin = Instant::now();
+    for worker in workers {
+        while !worker.is_finished() && begin.elapsed() < STOPPING {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let id = worker.id().0;
+        if !worker.is_finished() {
+            warn!("worker {id} does not stop; it ends with the process");
+            continue;
+        }
+        let frames = worker.status().frames();
+        let (born, home) = (frames.born, frames.home);
+        if born == home {
+            info!(worker = id, frames = born, "all frames are home");
+        } else {
+            warn!("worker {id} lost {} of {born} frames, please report this", born.abs_diff(home));
+        }
+    }
+}
+
+/// The servers, in tasks of their own.
+struct Servers {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Servers {
+    fn start(http: TcpListener, socket: UnixListener, state: &Arc<State>) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let http_router: Router = http::router(Arc::clone(state));
+        let local_router: Router = local::router(Arc::clone(state));
+        let http_stop = until(stopped.clone());
+        let local_stop = until(stopped);
+        let tasks = vec![
+            tokio::spawn(async move {
+                axum::serve(http, http_router).with_graceful_shutdown(http_stop).await
+            }),
+            tokio::spawn(async move {
+                axum::serve(socket, local_router).with_graceful_shutdown(local_stop).await
+            }),
+        ];
+        Self { stop, tasks }
+    }
+
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            let abort = task.abort_handle();
+            if timeout(SERVING, task).await.is_err() {
+                abort.abort();
+            }
+        }
+    }
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error: nobody is left who could say so.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Runs a future to its end on a runtime of the agent's own.
+pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    // The control thread, and two more for netlink and whoever asks.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("blixt-control")
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(future))
+}
