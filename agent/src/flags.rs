@@ -64,7 +64,7 @@ pub struct Flags {
     snat_ports: RangeInclusive<u16>,
 
     /// Flows that each worker can hold. Full tables refuse new flows; old
-    /// ones go on. A flow takes some 200 bytes.
+    /// ones go on. A flow takes 122 bytes.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_FLOW_CAPACITY)]
     flow_capacity: usize,
 

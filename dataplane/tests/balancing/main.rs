@@ -10,6 +10,7 @@
 )]
 
 mod endings;
+mod laws;
 mod memory;
 mod ports;
 mod shares;

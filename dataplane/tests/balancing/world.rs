@@ -315,9 +315,13 @@ impl World {
         })
     }
 
+    /// All slots with their counters.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (&SlotOwner, &SlotCounters)> {
+        self.slots.owners().map(|(owner, slot)| (owner, self.stats.slot(slot).unwrap()))
+    }
+
     fn counters_of(&self, is_it: impl Fn(&SlotOwner) -> bool) -> &SlotCounters {
-        let (_, slot) = self.slots.owners().find(|(owner, _)| is_it(owner)).unwrap();
-        self.stats.slot(slot).unwrap()
+        self.slots().find(|(owner, _)| is_it(owner)).unwrap().1
     }
 }
 
