@@ -17,8 +17,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 #[derive(Debug, thiserror::Error)]
 #[error(
     "interface number {ifindex} does not join the solicited-node group {group} ({source}), so IPv6 \
-     neighbours may not find our addresses there: is IPv6 enabled on it \
-     (net.ipv6.conf.*.disable_ipv6)?"
+     neighbours may not find our addresses there: IPv6 needs an MTU of 1280 or more, and a kernel \
+     without ipv6.disable=1"
 )]
 pub struct JoinError {
     /// The interface.

@@ -257,3 +257,29 @@ fn groups_are_joined_and_left() {
         eventually("the group to be left", LIMIT, || !member("ff02::1:ffaa:200"));
     });
 }
+
+#[test]
+fn groups_on_an_interface_without_ipv6_are_explained() {
+    require_root!();
+    let (node, _peer) = neighbours();
+    // Below IPv6's smallest MTU (RFC 8200 §5) the kernel takes IPv6 off it.
+    node.ip("link set eth0 mtu 1000");
+    node.inside(|| {
+        let mut groups = Groups::default();
+        let vip = VIP6.parse().unwrap();
+        let error = groups.set(eth0(), &[vip]).unwrap_err().to_string();
+        assert!(error.contains("ff02::1:ff00:100") && error.contains("MTU of 1280"), "{error}");
+        // Once it has, the same call works.
+        program("ip").args(["link", "set", "eth0", "mtu", "1500"]).ok();
+        groups.set(eth0(), &[vip]).unwrap();
+    });
+}
+
+#[test]
+fn a_map_that_the_kernel_will_not_make_is_named() {
+    require_root!();
+    // More than a hash map may have; the kernel refuses it at once.
+    let capacities = Capacities { addresses: u32::MAX, ..Capacities::default() };
+    let error = refused(Xdp::load(capacities));
+    assert!(matches!(&error, XdpError::MapRefused { map, .. } if map == "ADDRESSES"), "{error}");
+}
