@@ -5,6 +5,7 @@
 //! as a [`Neighbour`] to be resolved by others.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 use prefix_trie::PrefixMap;
@@ -130,9 +131,16 @@ pub(crate) enum Resolution {
     Drop(DropReason),
 }
 
+/// The next [`Fib`]'s stamp.
+static STAMPS: AtomicU64 = AtomicU64::new(1);
+
 /// The kernel's routes and neighbours at one moment.
 #[derive(Debug, Default)]
 pub struct Fib {
+    /// Tells it from every other; 0 for one that was made empty.
+    stamp: u64,
+    /// Whether any route has several paths.
+    spreads: bool,
     interfaces: Vec<Interface>,
     links: HashMap<u32, Link>,
     routes: PrefixMap<(u128, u8), Route>,
@@ -150,6 +158,7 @@ impl Fib {
         neighbours: impl IntoIterator<Item = (Neighbour, Mac)>,
     ) -> Self {
         let mut fib = Self {
+            stamp: STAMPS.fetch_add(1, Ordering::Relaxed),
             interfaces,
             links: links.into_iter().map(|link| (link.ifindex, link)).collect(),
             ..Self::default()
@@ -184,8 +193,20 @@ impl Fib {
         self.hops.get(id.0 as usize)
     }
 
+    /// Tells this value from every other one that knows any route.
+    #[inline(always)]
+    pub(crate) fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    /// Whether [`Fib::resolve`] minds what it is told to spread by.
+    #[inline(always)]
+    pub(crate) fn spreads(&self) -> bool {
+        self.spreads
+    }
+
     /// How to reach `destination`. `spread` chooses among equal paths.
-    pub(crate) fn resolve(&self, destination: u128, spread: u64) -> Resolution {
+    pub(crate) fn resolve(&self, destination: u128, spread: u32) -> Resolution {
         let Some((_, route)) = self.routes.get_lpm(&(destination, 128)) else {
             return Resolution::Drop(DropReason::Unroutable);
         };
@@ -196,7 +217,7 @@ impl Fib {
                 [] => return Resolution::Drop(DropReason::Unroutable),
                 [only] => only,
                 several @ [first, ..] => {
-                    let chosen = (spread % several.len() as u64) as usize;
+                    let chosen = spread as usize % several.len();
                     several.get(chosen).unwrap_or(first)
                 }
             },
@@ -215,6 +236,7 @@ impl Fib {
     }
 
     fn add_route(&mut self, route: Route) {
+        self.spreads |= matches!(&route.action, RouteAction::Forward(paths) if paths.len() > 1);
         let key = (route.prefix, route.prefix_bits.min(128));
         if self.routes.get(&key).is_none_or(|known| route.metric < known.metric) {
             self.routes.insert(key, route);

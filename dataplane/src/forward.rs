@@ -6,18 +6,21 @@ use crate::address;
 use crate::counters::Counters;
 use crate::drops::DropReason;
 use crate::fib::{Fib, HopId, NextHop, Resolution};
+use crate::hops::Hops;
 use crate::packet::{Burst, Kind, Packet, Side, Tuple, Verdict};
 use crate::parse::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::wire;
 
 /// Finds the next hop of each packet that goes on, and refuses what does not
 /// fit or has none. A neighbour that is not known yet leaves the hop open.
-pub(crate) fn resolve(burst: &mut Burst<'_>, fib: &Fib) {
+pub(crate) fn resolve(burst: &mut Burst<'_>, hops: &mut Hops, fib: &Fib) {
+    hops.begin(fib);
     for packet in burst {
         if !goes_on(packet) {
             continue;
         }
-        match fib.resolve(packet.meta.rewritten.dst, spread(&packet.meta.rewritten)) {
+        let tuple = &packet.meta.rewritten;
+        match hops.resolve(fib, tuple.dst, spread(tuple)) {
             Resolution::Hop(id) => {
                 packet.meta.hop = id;
                 if let Some(hop) = fib.hop(id) {
@@ -68,12 +71,12 @@ fn goes_on(packet: &Packet<'_>) -> bool {
 /// Spreads flows over equal paths. By what a packet has when it leaves, so
 /// that one that is held and tried again goes the way it would have gone.
 #[inline(always)]
-fn spread(tuple: &Tuple) -> u64 {
+fn spread(tuple: &Tuple) -> u32 {
     let addresses = tuple.src ^ tuple.dst.rotate_left(64);
     let ports = u64::from(tuple.src_port) << 16 | u64::from(tuple.dst_port);
     let mixed = (addresses as u64) ^ ((addresses >> 64) as u64) ^ ports;
     // Fibonacci hashing (Knuth, TAOCP 3, §6.4): the upper half is well mixed.
-    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
 
 /// Refuses a packet that the next link does not take.

@@ -20,6 +20,7 @@ mod drops;
 mod fib;
 mod flows;
 mod forward;
+mod hops;
 mod icmp;
 mod packet;
 mod parse;

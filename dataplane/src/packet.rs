@@ -194,6 +194,12 @@ impl<'a> Packet<'a> {
         self.verdict
     }
 
+    /// The frame, and what is found out about it.
+    #[inline(always)]
+    pub(crate) fn frame_and_meta(&mut self) -> (&[u8], &mut Meta) {
+        (self.buffer.get(..self.bytes).unwrap_or(&[]), &mut self.meta)
+    }
+
     #[inline(always)]
     pub(crate) fn frame_mut(&mut self) -> &mut [u8] {
         self.buffer.get_mut(..self.bytes).unwrap_or_default()

@@ -43,28 +43,28 @@ pub(crate) fn burst(burst: &mut Burst<'_>, fib: &Fib) {
     for packet in burst {
         let partial_checksums =
             fib.interface(packet.ingress()).is_some_and(|interface| interface.partial_checksums);
-        match frame(packet.frame()) {
-            Ok(meta) => {
-                packet.meta = meta;
-                packet.meta.partial_checksum =
-                    partial_checksums && has_partial_checksum(packet.frame(), &meta);
+        let (frame, meta) = packet.frame_and_meta();
+        match read(frame, meta) {
+            Ok(()) => {
+                meta.partial_checksum = partial_checksums && has_partial_checksum(frame, meta);
             }
             Err(reason) => packet.refuse(reason),
         }
     }
 }
 
-/// What is in one frame.
-fn frame(frame: &[u8]) -> Result<Meta, DropReason> {
+/// Reads one frame's headers into `meta`, which is only whole if there is no
+/// reason against it.
+fn read(frame: &[u8], meta: &mut Meta) -> Result<(), DropReason> {
     let mut l3 = ETHERNET_BYTES;
     for tags in 0_usize.. {
         if frame.len() < l3 {
             return Err(DropReason::Truncated);
         }
         match wire::u16_at(frame, l3 - 2) {
-            ETHERTYPE_IPV4 => return ipv4(frame, l3),
-            ETHERTYPE_IPV6 => return ipv6(frame, l3),
-            ETHERTYPE_ARP => return arp(frame, l3),
+            ETHERTYPE_IPV4 => return ipv4(frame, l3, meta),
+            ETHERTYPE_IPV6 => return ipv6(frame, l3, meta),
+            ETHERTYPE_ARP => return arp(frame, l3, meta),
             tag if ETHERTYPE_TAGS.contains(&tag) && tags < 2 => l3 += 4,
             _ => break,
         }
@@ -72,15 +72,17 @@ fn frame(frame: &[u8]) -> Result<Meta, DropReason> {
     Err(DropReason::Ethertype)
 }
 
-fn arp(frame: &[u8], l3: usize) -> Result<Meta, DropReason> {
+fn arp(frame: &[u8], l3: usize, meta: &mut Meta) -> Result<(), DropReason> {
     let end = l3 + ARP_BYTES;
     if frame.len() < end {
         return Err(DropReason::Truncated);
     }
-    Ok(Meta { l3, l4: l3, l4_end: end, end, kind: Kind::Arp, ..Meta::default() })
+    (meta.l3, meta.l4, meta.l4_end, meta.end) = (l3, l3, end, end);
+    meta.kind = Kind::Arp;
+    Ok(())
 }
 
-fn ipv4(frame: &[u8], l3: usize) -> Result<Meta, DropReason> {
+fn ipv4(frame: &[u8], l3: usize, meta: &mut Meta) -> Result<(), DropReason> {
     if frame.len() < l3 + IPV4_BYTES {
         return Err(DropReason::Truncated);
     }
@@ -101,16 +103,14 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Meta, DropReason> {
     if wire::u16_at(frame, l3 + 6) & 0x3fff != 0 {
         return Err(DropReason::Fragment);
     }
-    let tuple = Tuple {
-        src: address::from_v4(wire::array_at(frame, l3 + 12)),
-        dst: address::from_v4(wire::array_at(frame, l3 + 16)),
-        protocol: wire::u8_at(frame, l3 + 9),
-        ..Tuple::default()
-    };
-    transport(frame, Meta { l3, l4, l4_end: end, end, tuple, ..Meta::default() }, ICMP)
+    meta.tuple.src = address::from_v4(wire::array_at(frame, l3 + 12));
+    meta.tuple.dst = address::from_v4(wire::array_at(frame, l3 + 16));
+    meta.tuple.protocol = wire::u8_at(frame, l3 + 9);
+    (meta.l3, meta.l4, meta.l4_end, meta.end) = (l3, l4, end, end);
+    transport(frame, meta, ICMP)
 }
 
-fn ipv6(frame: &[u8], l3: usize) -> Result<Meta, DropReason> {
+fn ipv6(frame: &[u8], l3: usize, meta: &mut Meta) -> Result<(), DropReason> {
     if frame.len() < l3 + IPV6_BYTES {
         return Err(DropReason::Truncated);
     }
@@ -128,21 +128,18 @@ fn ipv6(frame: &[u8], l3: usize) -> Result<Meta, DropReason> {
     if chain.fragment != Piece::Whole {
         return Err(DropReason::Fragment);
     }
-    let tuple = Tuple {
-        src: wire::u128_at(frame, l3 + 8),
-        dst: wire::u128_at(frame, l3 + 24),
-        protocol: chain.protocol,
-        ..Tuple::default()
-    };
+    meta.tuple.src = wire::u128_at(frame, l3 + 8);
+    meta.tuple.dst = wire::u128_at(frame, l3 + 24);
+    meta.tuple.protocol = chain.protocol;
     // An IPv4-mapped address on the wire (RFC 4291 §2.5.5.2 knows it only
     // inside hosts) would pass for the IPv4 address.
-    if address::is_v4(tuple.src) {
+    if address::is_v4(meta.tuple.src) {
         return Err(DropReason::SourceAddress);
     }
-    if address::is_v4(tuple.dst) {
+    if address::is_v4(meta.tuple.dst) {
         return Err(DropReason::NotOurAddress);
     }
-    let meta = Meta { l3, l4: chain.l4, l4_end: end, end, tuple, ..Meta::default() };
+    (meta.l3, meta.l4, meta.l4_end, meta.end) = (l3, chain.l4, end, end);
     transport(frame, meta, ICMPV6)
 }
 
@@ -209,7 +206,7 @@ fn extension_headers(frame: &[u8], l3: usize) -> Result<Chain, DropReason> {
 }
 
 /// Reads the transport header at `meta.l4`. `icmp` is the family's ICMP.
-fn transport(frame: &[u8], mut meta: Meta, icmp: u8) -> Result<Meta, DropReason> {
+fn transport(frame: &[u8], meta: &mut Meta, icmp: u8) -> Result<(), DropReason> {
     let bytes = meta.end - meta.l4;
     let l4 = meta.l4;
     match meta.tuple.protocol {
@@ -243,7 +240,7 @@ fn transport(frame: &[u8], mut meta: Meta, icmp: u8) -> Result<Meta, DropReason>
                 return Err(DropReason::L4Header);
             }
             meta.kind = icmp_kind(wire::u8_at(frame, l4), icmp);
-            return Ok(meta);
+            return Ok(());
         }
         _ => return Err(DropReason::Protocol),
     }
@@ -252,7 +249,7 @@ fn transport(frame: &[u8], mut meta: Meta, icmp: u8) -> Result<Meta, DropReason>
     if meta.tuple.src_port == 0 || meta.tuple.dst_port == 0 {
         return Err(DropReason::L4Header);
     }
-    Ok(meta)
+    Ok(())
 }
 
 fn icmp_kind(icmp_type: u8, icmp: u8) -> Kind {
@@ -385,6 +382,11 @@ mod tests {
         }
     }
 
+    fn parsed(bytes: &[u8]) -> Result<Meta, DropReason> {
+        let mut meta = Meta::default();
+        read(bytes, &mut meta).map(|()| meta)
+    }
+
     fn ends(v6: bool) -> (SocketAddr, SocketAddr) {
         let [a, b] = if v6 {
             ["[2001:db8::7]:40000", "[2001:db8::1]:80"]
@@ -434,7 +436,7 @@ mod tests {
                 .padded_to(padding);
             let bytes = frame.bytes();
             let (tuple, kind, segment) = read_by_others(&bytes).unwrap();
-            let meta = super::frame(&bytes).unwrap();
+            let meta = parsed(&bytes).unwrap();
             prop_assert_eq!(meta.tuple, tuple);
             prop_assert_eq!(meta.kind, kind);
             prop_assert_eq!(wire::slice(&bytes, meta.l4, meta.l4_end), &segment[..]);
@@ -458,7 +460,7 @@ mod tests {
                 let kinds = [0, 6, 17, 43, 44, 58, 60, first];
                 field.copy_from_slice(&[0, first % 80, kinds[next]]);
             }
-            if let Ok(meta) = super::frame(&bytes) {
+            if let Ok(meta) = parsed(&bytes) {
                 prop_assert!(meta.l3 <= meta.l4 && meta.l4 <= meta.l4_end);
                 prop_assert!(meta.l4_end <= meta.end && meta.end <= bytes.len());
             }
@@ -483,7 +485,7 @@ mod tests {
         let (src, dst) = ends(false);
         let mut bytes = frame::udp(src, dst).payload(&[1; 12]).bytes();
         bytes[39] = 8 + 4;
-        let meta = frame(&bytes).unwrap();
+        let meta = parsed(&bytes).unwrap();
         assert_eq!(meta.end - meta.l4, 8 + 12);
         assert_eq!(meta.l4_end - meta.l4, 8 + 4);
     }

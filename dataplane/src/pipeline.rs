@@ -9,6 +9,7 @@ use crate::answers::{self, Allowance};
 use crate::counters::{Counters, SlotStats};
 use crate::fib::Fib;
 use crate::flows::Flows;
+use crate::hops::Hops;
 use crate::packet::{Burst, InterfaceSlot, Tick, WorkerId};
 use crate::tables::Tables;
 use crate::timeouts::Timeouts;
@@ -74,6 +75,7 @@ pub trait Sink {
 #[derive(Debug)]
 pub struct Pipeline {
     flows: Flows,
+    hops: Hops,
     allowance: Allowance,
     counters: Arc<Counters>,
 }
@@ -83,6 +85,7 @@ impl Pipeline {
     pub fn new(config: &PipelineConfig) -> Result<Self, RegionError> {
         Ok(Self {
             flows: Flows::new(config)?,
+            hops: Hops::new(),
             allowance: Allowance::new(config.limits),
             counters: Arc::default(),
         })
@@ -108,7 +111,7 @@ impl Pipeline {
         classify::burst(burst, view.tables, view.fib);
         track::burst(burst, &mut self.flows, view, now, counters);
         icmp::burst(burst, &self.flows);
-        forward::resolve(burst, view.fib);
+        forward::resolve(burst, &mut self.hops, view.fib);
         rewrite::burst(burst, counters);
         let waiting = forward::burst(burst, view.fib, counters);
         counters.held.add(waiting);
@@ -122,7 +125,7 @@ impl Pipeline {
         let counters = &*self.counters;
         parse::burst(burst, view.fib);
         classify::as_rewritten(burst, view.tables);
-        forward::resolve(burst, view.fib);
+        forward::resolve(burst, &mut self.hops, view.fib);
         forward::burst(burst, view.fib, counters);
         answers::drop_refused(burst, counters);
     }
