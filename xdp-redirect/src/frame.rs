@@ -113,7 +113,9 @@ fn ipv6(frame: &XdpContext, start: usize) -> Result<Candidate, Truncated> {
 /// `ff02::1:ff00:0/104`, RFC 4291 §2.7.1.
 #[inline(always)]
 fn is_solicited_node(address: &AddressKey) -> bool {
-    u128::from_be_bytes(*address) >> 24 == 0xff02_0000_0000_0000_0000_0001_ff
+    const PREFIX: u128 = 0xff02_0000_0000_0000_0000_0001_ff00_0000;
+
+    u128::from_be_bytes(*address) >> 24 == PREFIX >> 24
 }
 
 /// RFC 4861 §4.3: type 135, and the target at bytes 8 to 23. The group may be
