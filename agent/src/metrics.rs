@@ -383,3 +383,49 @@ impl Page<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::example;
+
+    /// Where the names of metrics are held; written anew with
+    /// `BLIXT_BLESS=1 cargo test`.
+    const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.txt");
+
+    #[test]
+    fn names_labels_and_helps_are_stable() {
+        let text = render(&Arc::new(example())).unwrap();
+        // Reasons are held where they are made; two of them stand for all.
+        let kept = |line: &&str| {
+            !line.starts_with("blixt_drops_total{")
+                || ["no_flow", "no_socket"].iter().any(|reason| line.contains(reason))
+        };
+        let found = text.lines().filter(kept).map(|line| format!("{line}\n")).collect::<String>();
+        if std::env::var_os("BLIXT_BLESS").is_some() {
+            std::fs::write(GOLDEN, &found).unwrap();
+        }
+        let golden = std::fs::read_to_string(GOLDEN).unwrap();
+        assert!(found == golden, "{GOLDEN} differs; it is now:\n{found}");
+    }
+
+    #[test]
+    fn the_design_s_names_are_there() {
+        let text = render(&Arc::new(example())).unwrap();
+        for name in [
+            "blixt_flow_entries ",
+            "blixt_flow_capacity ",
+            "blixt_new_flows_total ",
+            "blixt_drops_total{reason=\"no_flow\"} ",
+            "blixt_packets_total{interface=\"eth0\",direction=\"rx\"} ",
+            "blixt_bytes_total{interface=\"eth0\",direction=\"tx\"} ",
+            "blixt_backend_flows{gateway=\"default/web\",listener=\"tcp\",",
+            "blixt_snat_ports_used ",
+            "blixt_handoffs_total ",
+            "blixt_xsk_fill_ring_empty_total{interface=\"eth0\"} ",
+            "blixt_tables_generation ",
+        ] {
+            assert!(text.lines().any(|line| line.starts_with(name)), "{name} in\n{text}");
+        }
+    }
+}

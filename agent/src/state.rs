@@ -141,3 +141,120 @@ impl State {
         self.control.load().not_ready.clone()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::tables::TablesWriter;
+    use blixt_dataplane::{CompileOptions, Counters, DropReason, InterfaceSlot, MaglevSize};
+    use blixt_model::{
+        Affinity, Backend, Endpoint, EndpointState, Gateway, HashSeed, Listener, ListenerName,
+        Port, Protocol, RejectReason, ServiceIndex, ServicePort, ServicePortId, Snapshot, Target,
+        Weight,
+    };
+
+    /// One TCP listener: a Service with one endpoint twice, and a reference
+    /// that does not resolve.
+    fn snapshot() -> Snapshot {
+        let port = |number: u16| Port::new(number).unwrap();
+        let endpoint = Endpoint {
+            address: [10, 0, 0, 1].into(),
+            port: port(8_080),
+            state: EndpointState::Ready,
+        };
+        let service = ServicePort {
+            id: ServicePortId {
+                service: "web".parse().unwrap(),
+                protocol: Protocol::Tcp,
+                port: port(80),
+            },
+            affinity: Affinity::None,
+            endpoints: vec![endpoint],
+        };
+        let backend =
+            |weight: u32, target| Backend { weight: Weight::new(weight).unwrap(), target };
+        let listener = Listener {
+            name: ListenerName::new("tcp").unwrap(),
+            protocol: Protocol::Tcp,
+            port: port(80),
+            route: None,
+            backends: vec![
+                backend(3, Target::Service(ServiceIndex(0))),
+                backend(1, Target::Rejected(RejectReason::BackendNotFound)),
+                backend(0, Target::Service(ServiceIndex(0))),
+            ],
+        };
+        let gateway = Gateway {
+            name: "web".parse().unwrap(),
+            addresses: vec![[192, 0, 2, 1].into()],
+            listeners: vec![listener],
+        };
+        Snapshot::new(Generation(3), HashSeed(0), vec![gateway], vec![service]).unwrap()
+    }
+
+    /// An agent with one worker, one interface that is attached and one that
+    /// is gone, and something in every kind of counter.
+    pub(crate) fn example() -> State {
+        let published = Arc::new(Published::new(1));
+        let options =
+            CompileOptions { maglev: MaglevSize::new(251).unwrap(), ..CompileOptions::default() };
+        let mut tables = TablesWriter::new(Arc::clone(&published), options, "node".to_owned());
+        tables.apply(&snapshot()).unwrap();
+        let stats = published.stats[0].load();
+        for slot in 0..4 {
+            let counters = stats.slot(slot).unwrap();
+            counters.flows.add(10 + u64::from(slot));
+            counters.active_flows.add(2);
+            counters.bytes_in.add(1_000);
+        }
+        let counters = Arc::new(Counters::default());
+        counters.flow_entries.set(7);
+        counters.flows_created.set(10);
+        counters.dropped(DropReason::NoFlow).set(4);
+        let status = Arc::new(WorkerStatus::new(counters));
+        status.tables_generation.set(3);
+        status.interface(InterfaceSlot(0)).unwrap().rx_packets.set(100);
+        let attached = AttachedState {
+            ifindex: 2,
+            mode: AttachedMode::Native,
+            driver: "veth".to_owned(),
+            mtu: 1_500,
+            offloads_off: vec![Offload::Tso],
+            queues: vec![QueueState { queue: 0, worker: 0, zero_copy: false }],
+        };
+        let control = ControlState {
+            interfaces: vec![
+                InterfaceState { name: "eth0".to_owned(), link: LinkState::Attached(attached) },
+                InterfaceState { name: "eth1".to_owned(), link: LinkState::Gone },
+            ],
+            wanted: Generation(3),
+            xdp: Some(Counts::default()),
+            not_ready: vec!["interface eth1 is not there".to_owned()],
+            ..ControlState::default()
+        };
+        State {
+            started_at: SystemTime::UNIX_EPOCH,
+            started: Instant::now(),
+            source: "/etc/blixt".to_owned(),
+            snat_addresses: [[192, 0, 2, 10].into()].into(),
+            snat_ports: 1_024..=65_535,
+            flow_capacity: 4_096,
+            workers: vec![WorkerState { core: Some(1), status }],
+            applied: tables.applied(),
+            published,
+            control: ArcSwap::from_pointee(control),
+        }
+    }
+
+    #[test]
+    fn references_to_one_service_are_told_apart() {
+        let state = example();
+        let flows = state.counted(|counted| {
+            let gateway = &counted.applied.snapshot.gateways()[0];
+            let backends = counted.backends(gateway, &gateway.listeners[0]);
+            backends.iter().map(|traffic| traffic.flows).collect::<Vec<_>>()
+        });
+        let different: BTreeSet<_> = flows.iter().collect();
+        assert_eq!((flows.len(), different.len()), (3, 3), "{flows:?}");
+    }
+}

@@ -94,3 +94,26 @@ fn shown(traffic: Traffic) -> api::Traffic {
         bytes_out: traffic.bytes_out,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::example;
+
+    #[test]
+    fn a_listener_shows_its_shares_and_what_went_through_them() {
+        let shown = example().counted(|counted| of(&counted));
+        assert_eq!(shown.generation, 3);
+        let [listener] = &shown.listeners[..] else { panic!("{shown:?}") };
+        assert_eq!(listener.addresses, ["192.0.2.1"]);
+        let shares: Vec<_> = listener.backends.iter().map(|backend| backend.share).collect();
+        assert_eq!(shares, [0.75, 0.25, 0.0]);
+        assert_eq!(listener.backends[1].reject_reason.as_deref(), Some("BackendNotFound"));
+        assert_eq!(listener.backends[1].endpoints, []);
+        let endpoint = &listener.backends[0].endpoints[0];
+        assert_eq!((endpoint.address.as_str(), endpoint.port), ("10.0.0.1", 8_080));
+        let active = |traffic: &Option<api::Traffic>| traffic.unwrap().active_flows;
+        assert_eq!(active(&endpoint.traffic), 2);
+        assert_eq!(active(&listener.traffic), 6, "the sum of its backends");
+    }
+}

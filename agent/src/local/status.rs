@@ -22,7 +22,7 @@ pub(super) fn of(state: &State) -> api::GetStatusResponse {
     api::GetStatusResponse {
         agent: Some(agent(state, &control)),
         interfaces: interfaces
-            .map(|(found, slot)| interface(found, InterfaceSlot(slot), state, &control))
+            .map(|(found, slot)| interface(found, InterfaceSlot(slot), state))
             .collect(),
         workers: state
             .workers
@@ -56,7 +56,6 @@ fn interface(
     found: &InterfaceState,
     slot: InterfaceSlot,
     state: &State,
-    control: &ControlState,
 ) -> api::Interface {
     let mut shown = api::Interface { name: found.name.clone(), ..api::Interface::default() };
     for counters in state.workers.iter().filter_map(|worker| worker.status.interface(slot)) {
@@ -64,10 +63,6 @@ fn interface(
         shown.rx_bytes += counters.rx_bytes.value();
         shown.tx_packets += counters.tx_packets.value();
         shown.tx_bytes += counters.tx_bytes.value();
-    }
-    // The program counts for all interfaces together.
-    if control.interfaces.len() == 1 {
-        shown.no_socket_drops = metrics::no_socket(state);
     }
     match &found.link {
         LinkState::Gone => {
@@ -252,4 +247,32 @@ fn drops(state: &State) -> Vec<api::Drops> {
 fn unix_ms(at: SystemTime) -> u64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::example;
+
+    #[test]
+    fn interfaces_say_how_it_is_with_them() {
+        let shown = of(&example());
+        let [attached, gone] = &shown.interfaces[..] else { panic!("{shown:?}") };
+        assert_eq!(attached.state(), api::InterfaceState::Attached);
+        assert_eq!(attached.xdp_mode(), api::XdpMode::Native);
+        assert_eq!(attached.offloads_switched_off, ["tso"]);
+        assert_eq!((attached.rx_packets, attached.reason.as_ref()), (100, None));
+        assert_eq!(gone.state(), api::InterfaceState::Gone);
+        assert!(gone.reason.is_some() && gone.ifindex.is_none());
+        assert_eq!(shown.agent.unwrap().not_ready_because, ["interface eth1 is not there"]);
+    }
+
+    #[test]
+    fn every_reason_for_a_drop_is_shown_and_explained() {
+        let drops = of(&example()).drops;
+        assert_eq!(drops.len(), DropReason::ALL.len() + 1);
+        assert!(drops.iter().all(|drop| drop.meaning.ends_with('.')));
+        let no_flow = drops.iter().find(|drop| drop.reason == "no_flow").unwrap();
+        assert_eq!(no_flow.packets, 4);
+    }
 }

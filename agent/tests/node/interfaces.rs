@@ -1,0 +1,81 @@
+//! Interfaces that go and come, and addresses that do.
+
+use blixt_testkit::netns::{eventually, eventually_some};
+use blixt_testkit::require_root;
+use nix::sys::signal::Signal;
+
+use crate::node::{Node, SOON};
+
+#[test]
+fn an_interface_that_vanishes_and_returns_is_attached_again() {
+    require_root!();
+    let node = Node::new();
+    let agent = node.start();
+    for round in 0..3 {
+        node.node.ip("link delete back");
+        eventually("the agent to miss it", SOON, || {
+            node.get("/readyz").is_err_and(|why| why.contains("interface back is not there"))
+        });
+        assert_eq!(node.metric("blixt_interface_attached{interface=\"front\"}"), 1);
+        assert!(node.has_xdp("front"), "the other one is not disturbed");
+
+        node.connect("back", "10.2.0", "2001:db8:2:");
+        eventually_some("the agent to find it", SOON, || {
+            node.get("/readyz").map_err(|why| format!("round {round}: {why}{}", agent.log()))
+        });
+        assert!(node.has_xdp("back") && !node.has_tx_checksums("back"));
+    }
+    let (status, log) = agent.end(Signal::SIGTERM);
+    assert!(status.success() && log.contains("all frames are home"), "{log}");
+    assert!(node.has_tx_checksums("back"));
+}
+
+#[test]
+fn the_first_interface_may_go_too() {
+    require_root!();
+    let node = Node::new();
+    let agent = node.start();
+    node.node.ip("link delete front");
+    eventually("the agent to miss it", SOON, || node.get("/readyz").is_err());
+    node.connect("front", "10.1.0", "2001:db8:1:");
+    eventually_some("the agent to find it", SOON, || {
+        node.get("/readyz").map_err(|why| format!("{why}{}", agent.log()))
+    });
+    let (status, log) = agent.end(Signal::SIGTERM);
+    assert!(status.success() && log.contains("all frames are home"), "{log}");
+}
+
+#[test]
+fn an_address_of_the_node_is_no_vip() {
+    require_root!();
+    let node = Node::new();
+    let agent = node.start();
+    let flows = "blixt_backend_flows{gateway=\"default/web\",listener=\"tcp\",\
+                 backend_ref=\"0\",backend=\"default/web:80\"}";
+    assert_eq!(node.metric(flows), 0);
+    for address in ["10.1.0.100/24", "2001:db8:1::100/64"] {
+        node.node.ip(&format!("address add {address} dev front"));
+    }
+    eventually("the Gateway to go", SOON, || {
+        !node.get("/metrics").unwrap().contains("gateway=\"default/web\"")
+    });
+    for address in ["10.1.0.100/24", "2001:db8:1::100/64"] {
+        node.node.ip(&format!("address delete {address} dev front"));
+    }
+    eventually("the Gateway to return", SOON, || {
+        node.get("/metrics").unwrap().contains("gateway=\"default/web\"")
+    });
+    drop(agent);
+}
+
+#[test]
+fn groups_of_ipv6_addresses_are_joined() {
+    require_root!();
+    let node = Node::new();
+    let agent = node.start();
+    let joined = |group: &str| node.node.ip("maddress show dev front").contains(group);
+    // RFC 4291 §2.7.1: the low 24 bits of 2001:db8:1::100.
+    assert!(joined("ff02::1:ff00:100"));
+    agent.end(Signal::SIGTERM);
+    assert!(!joined("ff02::1:ff00:100"));
+}
