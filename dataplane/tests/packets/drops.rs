@@ -295,10 +295,11 @@ fn a_frame_cut_anywhere_dropped_for() {
             frames.push(udp(client, dns).extension(HOP_BY_HOP, &padding));
             frames.push(solicitation(Some((CLIENT_MAC, client.ip())), web.ip()));
         }
+        let mut world = given(one_endpoint_each());
         for frame in frames {
             let bytes = frame.or_between(CLIENT_MAC, OUR_MACS[0]).bytes();
             for end in 0..bytes.len() {
-                given(one_endpoint_each())
+                world = world
                     .receives(CLIENTS, &bytes[..end])
                     .dropped_for(DropReason::Truncated)
                     .moved(["drop.truncated"]);
