@@ -93,7 +93,6 @@ fn interfaces(interfaces: &[Interface], width: Option<u16>) -> String {
         number("MTU"),
         number("RX\nPACKETS"),
         number("TX\nPACKETS"),
-        number("NO\nSOCKET"),
     ];
     let rows: Vec<_> = interfaces
         .iter()
@@ -107,7 +106,6 @@ fn interfaces(interfaces: &[Interface], width: Option<u16>) -> String {
                 or_dash(interface.mtu_bytes),
                 interface.rx_packets.to_string(),
                 interface.tx_packets.to_string(),
-                interface.no_socket_drops.to_string(),
             ]
         })
         .collect();

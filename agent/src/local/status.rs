@@ -52,11 +52,7 @@ fn agent(state: &State, control: &ControlState) -> api::Agent {
     }
 }
 
-fn interface(
-    found: &InterfaceState,
-    slot: InterfaceSlot,
-    state: &State,
-) -> api::Interface {
+fn interface(found: &InterfaceState, slot: InterfaceSlot, state: &State) -> api::Interface {
     let mut shown = api::Interface { name: found.name.clone(), ..api::Interface::default() };
     for counters in state.workers.iter().filter_map(|worker| worker.status.interface(slot)) {
         shown.rx_packets += counters.rx_packets.value();
