@@ -6,7 +6,6 @@ use crate::checksum::{self, Delta};
 use crate::drops::DropReason;
 use crate::fib::Mac;
 use crate::packet::Packet;
-use crate::parse::{ICMP, ICMPV6};
 use crate::wire;
 
 /// Whether a request is worth an answer.
@@ -39,11 +38,10 @@ pub(super) fn answer(packet: &mut Packet<'_>, our_mac: Mac) -> Result<(), DropRe
     header.write(frame, meta.l3);
 
     // The addresses changed places, which changes no sum.
-    let (reply, code) = if v4 { (0, 0) } else { (129, 0) };
-    debug_assert_eq!(meta.tuple.protocol, if v4 { ICMP } else { ICMPV6 });
-    let delta = Delta::default().u16(wire::u16_at(frame, l4), u16::from_be_bytes([reply, code]));
+    let reply = if v4 { [0, 0] } else { [129, 0] };
+    let delta = Delta::default().u16(wire::u16_at(frame, l4), u16::from_be_bytes(reply));
     let sum = delta.applied_to(wire::u16_at(frame, l4 + 2));
-    wire::put(frame, l4, &[reply, code]);
+    wire::put(frame, l4, &reply);
     wire::put_u16(frame, l4 + 2, sum);
     turn_round(packet, our_mac);
     fit(packet, header.bytes() + message_bytes)
