@@ -172,6 +172,13 @@ mod tests {
     }
 
     #[test]
+    fn no_name_is_broken_however_narrow() {
+        let drawing = draw(&fixture::load_balancing(), Some(40));
+        assert!(drawing.contains("-> [2001:db8:1::53]:5353"), "{drawing}");
+        assert!(drawing.contains("-> default/web-green:80"), "{drawing}");
+    }
+
+    #[test]
     fn no_listener_is_a_sentence() {
         let drawing = draw(&GetLoadBalancingResponse::default(), None);
         assert!(drawing.starts_with("No listener takes traffic"), "{drawing}");

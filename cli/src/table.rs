@@ -2,7 +2,9 @@
 
 use std::io::{self, IsTerminal};
 
-use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{
+    Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets,
+};
 
 /// A column: its heading, and how its cells behave.
 #[derive(Debug, Clone, Copy)]
@@ -42,10 +44,13 @@ fn fill(mut table: Table, columns: &[Column], rows: &[Vec<String>], width: Optio
     let last = columns.len().saturating_sub(1);
     for (place, column) in columns.iter().enumerate() {
         let Some(drawn) = table.column_mut(place) else { continue };
-        drawn.set_padding(if place == last { (0, 0) } else { (0, GAP) });
-        if column.number {
-            drawn.set_constraint(ColumnConstraint::ContentWidth);
-        }
+        let gap = if place == last { 0 } else { GAP };
+        drawn.set_padding((0, gap));
+        drawn.set_constraint(match column.number {
+            true => ColumnConstraint::ContentWidth,
+            // What comfy-table calls the width of a column has its gap in it.
+            false => ColumnConstraint::LowerBoundary(Width::Fixed(longest_word(place, rows) + gap)),
+        });
     }
     if let Some(width) = width {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
@@ -73,6 +78,19 @@ pub(crate) fn terminal_width() -> Option<u16> {
 
 /// Columns of blanks between two columns.
 const GAP: u16 = 2;
+
+/// Words up to this long are not broken, though the table be wider than asked
+/// for then: an address with its port is, and so is a usual name.
+const UNBROKEN: usize = 48;
+
+/// How wide the longest word of a column is, with its indentation.
+fn longest_word(column: usize, rows: &[Vec<String>]) -> u16 {
+    let cells = rows.iter().filter_map(|row| row.get(column));
+    let words = cells.flat_map(|cell| cell.lines()).flat_map(|line| {
+        indented(line).split(' ').map(|word| word.chars().count()).collect::<Vec<_>>()
+    });
+    words.filter(|&width| width <= UNBROKEN).max().unwrap_or(0) as u16
+}
 
 /// A blank at which no line is broken, nor dropped from the start of one.
 const STUCK: char = '\u{a0}';

@@ -104,6 +104,26 @@ fn every_crate_is_on_the_map() {
 }
 
 #[test]
+fn every_metric_is_explained() {
+    let page = fs::read_to_string(root().join("docs/operations-standalone.md")).unwrap();
+    let served = fs::read_to_string(root().join("agent/tests/golden/metrics.txt")).unwrap();
+    let lines =
+        |start: &'static str| served.lines().filter_map(move |line| line.strip_prefix(start));
+    for (help, kind) in lines("# HELP ").zip(lines("# TYPE ")) {
+        let (name, meaning) = help.split_once(' ').unwrap();
+        let name = match kind.ends_with(" counter") {
+            true => format!("{name}_total"),
+            false => name.to_owned(),
+        };
+        let mut rows = page.lines().filter(|row| {
+            row.starts_with(&format!("| `{name}`")) || row.starts_with(&format!("| `{name}{{"))
+        });
+        let row = rows.next().unwrap_or_else(|| panic!("{name} has no row"));
+        assert!(row.ends_with(&format!(" | {meaning} |")), "{name}: {meaning}");
+    }
+}
+
+#[test]
 fn every_decision_is_in_the_list() {
     let directory = root().join("docs/decisions");
     let list = fs::read_to_string(directory.join("README.md")).unwrap();
