@@ -1,14 +1,15 @@
 //! The control thread: everything that changes while the agent runs comes
 //! together here, one thing at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_dataplane::address::to_ip;
 use blixt_dataplane::{AddressRole, InterfaceSlot};
-use blixt_model::Generation;
+use blixt_gateway::{Kind, ObjectKey, Programming, Warning};
+use blixt_model::{Generation, ObjectName, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
@@ -158,9 +159,9 @@ impl Control {
     /// From what is wanted to tables in the workers' hands.
     fn compile(&mut self) {
         let unusable = self.unusable_addresses();
-        let pending = |name: &_| self.tables.programming(self.wanted.snapshot(), name);
         // The statuses are compiled again below.
-        let Some(compiled) = self.wanted.compile(&unusable, &pending) else { return };
+        let programming = |name: &_| self.programming(name);
+        let Some(compiled) = self.wanted.compile(&unusable, &programming) else { return };
         if self.wanted.take(compiled) {
             let snapshot = self.wanted.snapshot();
             let generation = snapshot.generation();
@@ -180,9 +181,17 @@ impl Control {
 
     fn compile_statuses(&mut self) {
         let unusable = self.unusable_addresses();
-        let programming = |name: &_| self.tables.programming(self.wanted.snapshot(), name);
+        let programming = |name: &_| self.programming(name);
         if let Some(compiled) = self.wanted.compile(&unusable, &programming) {
             self.wanted.take(compiled);
+        }
+    }
+
+    /// How far this node is with a Gateway.
+    fn programming(&self, name: &ObjectName) -> Programming {
+        match &self.unmapped {
+            Some(reason) => self.tables.refusal(reason.clone()),
+            None => self.tables.programming(self.wanted.snapshot(), name),
         }
     }
 
@@ -336,7 +345,7 @@ impl Control {
             interfaces: self.interfaces.states(),
             statuses: self.wanted.statuses().clone(),
             refusals: self.wanted.refusals().to_vec(),
-            warnings: self.wanted.warnings().to_vec(),
+            warnings: self.warnings(),
             wanted: self.wanted.snapshot().generation(),
             refused: self.tables.refused().map(str::to_owned).or_else(|| self.unreadable.clone()),
             xdp: self.interfaces.xdp().counters().ok(),
@@ -344,6 +353,12 @@ impl Control {
             stuck,
         };
         self.state.control.store(Arc::new(control));
+    }
+
+    /// What was hardly meant so, with what only this node knows.
+    fn warnings(&self) -> Vec<Warning> {
+        let missing = missing_families(self.wanted.snapshot(), &self.settings.snat_addresses);
+        self.wanted.warnings().iter().cloned().chain(missing).collect()
     }
 
     /// SNAT addresses that somebody gave to an interface meanwhile.
@@ -357,5 +372,58 @@ impl Control {
             ))
         })
         .collect()
+    }
+}
+
+/// Gateways whose flows would need a SNAT address of a family that has none.
+fn missing_families(snapshot: &Snapshot, snat: &BTreeSet<IpAddr>) -> Vec<Warning> {
+    let mut missing = Vec::new();
+    for gateway in snapshot.gateways() {
+        for (family, is_of) in
+            [("IPv4", IpAddr::is_ipv4 as fn(&IpAddr) -> bool), ("IPv6", IpAddr::is_ipv6)]
+        {
+            if gateway.addresses.iter().any(is_of) && !snat.iter().any(is_of) {
+                missing.push(Warning {
+                    object: ObjectKey {
+                        kind: Kind::Gateway,
+                        namespace: Some(gateway.name.namespace().to_owned()),
+                        name: gateway.name.name().to_owned(),
+                    },
+                    message: format!(
+                        "has an {family} address, but the agent has no {family} address for flows to \
+                         endpoints, so these are dropped: give it an {family} --snat-address"
+                    ),
+                });
+            }
+        }
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blixt_model::{Gateway, HashSeed};
+
+    #[test]
+    fn a_family_without_a_snat_address_is_told() {
+        let gateway = |name: &str, addresses: &[&str]| Gateway {
+            name: name.parse().unwrap(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            listeners: vec![],
+        };
+        let gateways =
+            vec![gateway("a", &["192.0.2.1", "2001:db8::1"]), gateway("b", &["192.0.2.2"])];
+        let snapshot = Snapshot::new(Generation(1), HashSeed(0), gateways, vec![]).unwrap();
+        let told = |snat: &[&str]| {
+            let snat = snat.iter().map(|address| address.parse().unwrap()).collect();
+            let warnings = missing_families(&snapshot, &snat);
+            warnings.iter().map(|warning| warning.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&["10.0.0.1", "fd00::1"]), [""; 0]);
+        let lacks = told(&["10.0.0.1"]);
+        assert_eq!(lacks.len(), 1);
+        assert!(lacks[0].starts_with("Gateway default/a: has an IPv6 address"), "{lacks:?}");
+        assert_eq!(told(&["fd00::1"]).len(), 2);
     }
 }

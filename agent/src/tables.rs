@@ -124,11 +124,16 @@ impl TablesWriter {
         match &self.refused {
             // A Gateway that has not changed is none the worse.
             Some(reason) if of(wanted) != of(&self.applied.snapshot) => {
-                Programming::Refused { node: self.node.clone(), reason: reason.clone() }
+                self.refusal(reason.clone())
             }
             _ if of(&self.applied.snapshot).is_none() || self.is_pending() => Programming::Pending,
             _ => Programming::Applied,
         }
+    }
+
+    /// This node can't, for a reason.
+    pub fn refusal(&self, reason: String) -> Programming {
+        Programming::Refused { node: self.node.clone(), reason }
     }
 
     /// Frees slots that nothing uses any more. Call it now and then.

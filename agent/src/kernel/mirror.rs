@@ -39,9 +39,9 @@ const GROUPS: [MulticastGroup; 6] = [
 /// How long changes are gathered: one `ip` command makes several.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// Reading the kernel's tables may take one sixth of the time: after a dump
-/// that took so long, five times as long is waited. That matters only with
-/// some 100,000 routes and more.
+/// Reading the kernel's tables and making a [`Fib`] of them may take one sixth
+/// of the time each: after one that took so long, five times as long is
+/// waited. That matters only with some 100,000 routes and more.
 const REST: u32 = 5;
 
 /// How often stale neighbours are looked for, and how many are confirmed each
@@ -97,6 +97,7 @@ impl Mirror {
             state: State::default(),
             stale: Stale::ALL,
             next_dump: Instant::now(),
+            next_fib: Instant::now(),
             followed: false,
         };
         let connection = Connection::open()?;
@@ -161,6 +162,7 @@ struct Task<P> {
     state: State,
     stale: Stale,
     next_dump: Instant,
+    next_fib: Instant,
     /// Whether neighbours changed since the last [`Fib`].
     followed: bool,
 }
@@ -191,6 +193,7 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let dump_at = tokio::time::Instant::from_std(self.next_dump);
+            let fib_at = tokio::time::Instant::from_std(self.next_fib);
             tokio::select! {
                 event = connection.events.next() => {
                     self.note(event.ok_or("the netlink socket failed")?);
@@ -198,10 +201,8 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
                     while let Some(Some(event)) = connection.events.next().now_or_never() {
                         self.note(event);
                     }
-                    if self.followed {
-                        self.publish();
-                    }
                 }
+                () = sleep_until(fib_at), if self.followed => self.publish(),
                 () = sleep_until(dump_at), if self.stale.any() => {
                     let refreshed = self.refresh(&connection.handle).await;
                     refreshed.map_err(|error| error.to_string())?;
@@ -284,8 +285,10 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
     }
 
     fn publish(&mut self) {
+        let begin = Instant::now();
         self.followed = false;
         (self.publish)(fib::build(&self.state, &self.attachments.borrow_and_update()));
+        self.next_fib = Instant::now() + begin.elapsed() * REST;
         self.views.send_if_modified(|view| {
             let changed = **view != self.state.view;
             if changed {

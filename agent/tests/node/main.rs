@@ -11,6 +11,7 @@
 )]
 
 mod interfaces;
+mod kernel;
 mod life;
 mod manifests;
 mod node;
