@@ -122,6 +122,29 @@ fn flows(page: &mut Page<'_>, state: &State) -> fmt::Result {
         "Packets handed to the worker that owns their flow. Many: the NIC spreads replies to \
          other workers.",
         [(NONE, 0)],
+    )?;
+    page.counter(
+        "icmp_errors",
+        "ICMP errors about flows, sent on to the other end of their flow.",
+        [(NONE, sum(|counters| &counters.icmp_errors))],
+    )?;
+    page.counter(
+        "checksums_completed",
+        "Checksums that senders on a veth had left to hardware that is not there, completed.",
+        [(NONE, sum(|counters| &counters.checksums_completed))],
+    )?;
+    let answers: [(&str, fn(&Counters) -> &Counter); 5] = [
+        ("arp", |counters| &counters.arp_answers),
+        ("ndp", |counters| &counters.ndp_answers),
+        ("echo", |counters| &counters.echo_answers),
+        ("reset", |counters| &counters.resets),
+        ("icmp", |counters| &counters.icmp_answers),
+    ];
+    page.counter(
+        "answers",
+        "Packets answered by the agent itself: ARP and neighbour discovery, echo requests, resets \
+         of refused TCP, ICMP errors of its own.",
+        answers.map(|(kind, counter)| ([("kind", kind.to_owned())], sum(counter))),
     )
 }
 
