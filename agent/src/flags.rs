@@ -14,7 +14,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::worker::MAX_INTERFACES;
 
-/// Flows a worker holds unless told otherwise: some 50 MB of memory.
+/// Flows a worker holds unless told otherwise: 32 MB of memory.
 const DEFAULT_FLOW_CAPACITY: usize = 262_144;
 
 /// Bounds of `--flow-capacity`: fewer would be no load balancer, more would
@@ -208,7 +208,7 @@ pub enum FlagError {
         "--snat-address {0} is no address of a host: give a unicast address of the node's network that nobody has"
     )]
     SnatAddress(IpAddr),
-    /// A port 0, or a range without ports.
+    /// Too few flows, or too many.
     #[error("--flow-capacity {0} is out of range: use {lo} to {hi}", lo = FLOW_CAPACITIES.start(), hi = FLOW_CAPACITIES.end())]
     FlowCapacity(usize),
     /// Replies could not find the worker that owns their flow.

@@ -85,6 +85,9 @@ struct Interface {
     retry_at: Option<Instant>,
     /// A queue of it no longer works.
     broken: bool,
+    /// Its number while it is being attached: if that is cut short there is
+    /// something to undo.
+    begun: Option<u32>,
 }
 
 impl Interfaces {
@@ -102,6 +105,7 @@ impl Interfaces {
             state: InterfaceState { name: name.clone(), link: LinkState::Gone },
             retry_at: None,
             broken: false,
+            begun: None,
         });
         Self {
             list: list.collect(),
@@ -264,6 +268,9 @@ impl Interfaces {
             return Err(AttachError::Queues { interface: name, queues });
         }
         let on = self.xdp.attach(device.ifindex, &name, self.mode)?;
+        if let Some(interface) = self.list.get_mut(place) {
+            interface.begun = Some(device.ifindex);
+        }
         if let Some(reason) = on.native_refused {
             warn!("{name} runs XDP in generic mode, which is slow: {reason}");
         }
@@ -277,7 +284,7 @@ impl Interfaces {
         };
         let done = self.attach_queues(slot, &name, queues, &mut attached, workers).await;
         if let Err(error) = done {
-            self.undo(slot, &name, attached.ifindex, workers).await;
+            self.detach(place, workers).await;
             return Err(error);
         }
         let (ifindex, mode) = (attached.ifindex, attached.mode.as_str());
@@ -294,6 +301,7 @@ impl Interfaces {
             interface.state.link = LinkState::Attached(attached);
             interface.retry_at = None;
             interface.broken = false;
+            interface.begun = None;
         }
         self.join_groups(ifindex);
         Ok(())
@@ -381,10 +389,17 @@ impl Interfaces {
         let Some(interface) = self.list.get_mut(place) else { return };
         let slot = interface.slot;
         let name = interface.state.name.clone();
-        let link = std::mem::replace(&mut interface.state.link, LinkState::Gone);
         interface.broken = false;
-        let LinkState::Attached(attached) = link else { return };
-        self.undo(slot, &name, attached.ifindex, workers).await;
+        let ifindex = match (&interface.state.link, interface.begun.take()) {
+            (_, Some(begun)) => begun,
+            (LinkState::Attached(attached), None) => {
+                let ifindex = attached.ifindex;
+                interface.state.link = LinkState::Gone;
+                ifindex
+            }
+            _ => return,
+        };
+        self.undo(slot, &name, ifindex, workers).await;
         info!(interface = name, "detached");
     }
 

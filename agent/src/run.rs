@@ -130,9 +130,17 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let watch = manifests::watch(&settings.manifests)?;
     let mut control =
         Control::new(settings, interfaces, tables, Arc::clone(&workers), mirror, state);
-    let ended = match control.start(&watch.first).await {
-        Ok(()) => control.run(watch.changes, unasked, stop).await,
-        Err(error) => Err(error),
+    let mut stopped = stop.clone();
+    let started = tokio::select! {
+        biased;
+        // Also when nobody is left who could say so.
+        _ = stopped.wait_for(|stop| *stop) => None,
+        started = control.start(&watch.first) => Some(started),
+    };
+    let ended = match started {
+        None => Ok(()),
+        Some(Ok(())) => control.run(watch.changes, unasked, stop).await,
+        Some(Err(error)) => Err(error),
     };
     control.stop().await;
     drop(control);

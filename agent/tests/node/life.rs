@@ -74,3 +74,18 @@ fn what_is_logged_is_json_if_that_is_asked_for() {
         assert!(object["message"].is_string() && object["level"].is_string(), "{line}");
     }
 }
+
+#[test]
+fn a_signal_while_it_starts_is_obeyed_too() {
+    require_root!();
+    let node = Node::new();
+    for pause_ms in [5, 20, 40, 60, 80, 120] {
+        let agent = node.launch(&node.flags());
+        std::thread::sleep(std::time::Duration::from_millis(pause_ms));
+        let (_, log) = agent.end(Signal::SIGTERM);
+        for link in LINKS {
+            assert!(!node.has_xdp(link), "{link} after {pause_ms} ms:\n{log}");
+            assert!(node.has_tx_checksums(link), "{link} after {pause_ms} ms:\n{log}");
+        }
+    }
+}
