@@ -133,7 +133,8 @@ fn flows(page: &mut Page<'_>, state: &State) -> fmt::Result {
         "Checksums that senders on a veth had left to hardware that is not there, completed.",
         [(NONE, sum(|counters| &counters.checksums_completed))],
     )?;
-    let answers: [(&str, fn(&Counters) -> &Counter); 5] = [
+    type Read = fn(&Counters) -> &Counter;
+    let answers: [(&str, Read); 5] = [
         ("arp", |counters| &counters.arp_answers),
         ("ndp", |counters| &counters.ndp_answers),
         ("echo", |counters| &counters.echo_answers),
