@@ -1,3 +1,26 @@
-//! Tests that need root, namespaces or a cluster.
+//! Tests that need root, namespaces or a cluster, and what they share: the
+//! real agent in a lab of namespaces, with servers behind it and clients in
+//! front of it.
 
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, with what went wrong"
+)]
+
+mod agent;
+mod binaries;
+mod clients;
+mod manifests;
+mod servers;
+mod stage;
+pub mod stream;
+
+pub use agent::{Agent, Metrics, Stopped};
+pub use clients::{Answer, Prober, ask, ask_over, ask_udp, connect};
+pub use manifests::{Gateway, Listener, Manifests, Protocol, Service};
+pub use servers::{Server, serve_names, serve_streams, serve_udp_names};
+pub use stage::{Stage, StagePlan};

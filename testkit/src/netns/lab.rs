@@ -191,20 +191,20 @@ impl Lab {
         FRONT.both(LB)
     }
 
-    /// Adds a client behind a router whose link to it has an MTU of `mtu`.
+    /// Adds a client behind a router that sends it packets of `mtu` at most.
     pub fn far_client(&self, mtu: u32) -> Far {
         self.far("farclient", &self.front, FRONT, "lb0", mtu)
     }
 
-    /// Adds a backend behind a router whose link to it has an MTU of `mtu`.
+    /// Adds a backend behind a router that sends it packets of `mtu` at most.
     pub fn far_backend(&self, mtu: u32) -> Far {
         let behind = self.back.as_ref().unwrap_or(&self.front);
         let device = self.interfaces()[self.interfaces().len() - 1];
         self.far("farbe", behind, backend_network(self.plan.arms), device, mtu)
     }
 
-    /// Only the router knows of the narrow link: its end has the MTU, the
-    /// host's end takes any size, so that the host learns by ICMP alone.
+    /// Only the router knows how narrow the way to the host is, so that
+    /// whoever sends to it learns by ICMP alone.
     fn far(&self, tag: &str, near: &Namespace, network: Network, device: &str, mtu: u32) -> Far {
         let router = Namespace::new("router");
         for family in ["ipv4.ip_forward", "ipv6.conf.all.forwarding"] {
@@ -216,7 +216,11 @@ impl Lab {
         veth(&router, "far", &namespace, "eth0");
         address(&router, "far", FAR, ROUTER);
         address(&namespace, "eth0", FAR, CLIENT);
-        router.ip(&format!("link set far mtu {mtu}"));
+        // The route has the MTU, not the device: a veth drops what is larger
+        // than its own, also what it receives (`is_skb_forwardable`).
+        let host = FAR.v4(0);
+        router.ip(&format!("route change {host}/24 dev far mtu {mtu} src {}", FAR.v4(ROUTER)));
+        router.ip(&format!("-6 route add {}/64 dev far metric 1 mtu {mtu}", FAR.v6(0)));
         namespace.offloads("eth0", self.plan.offloads);
         namespace.ip(&format!("route add default via {}", FAR.v4(ROUTER)));
         namespace.ip(&format!("-6 route add default via {}", FAR.v6(ROUTER)));

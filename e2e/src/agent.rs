@@ -1,0 +1,201 @@
+//! The real agent in a lab's load balancer, and what it says of itself.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use blixt_testkit::netns::{Lab, Process, eventually_some, program};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binaries;
+use crate::manifests::Manifests;
+
+/// Where the agent tells how it is (its default).
+const HTTP: &str = "http://127.0.0.1:9875";
+
+/// How long it may take to be ready. Starting binds sockets, which the kernel
+/// may refuse for two seconds after an agent that was there before.
+const START: Duration = Duration::from_secs(15);
+
+/// How long it may take to stop.
+const STOP: Duration = Duration::from_secs(10);
+
+/// An agent that runs; it is killed when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    process: Option<Process>,
+    files: TempDir,
+    /// The namespace it runs in.
+    namespace: String,
+}
+
+/// How an agent ended.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// All that it logged.
+    pub log: String,
+}
+
+impl Agent {
+    /// Starts it in the lab's load balancer, with the lab's interfaces and
+    /// SNAT addresses, and waits until it is ready.
+    pub fn start(lab: &Lab, manifests: &Manifests, flags: &[String]) -> Self {
+        let mut agent = Self::launch(lab, manifests, flags);
+        eventually_some("the agent to be ready", START, || agent.ready());
+        agent
+    }
+
+    /// Starts it, and does not wait.
+    pub fn launch(lab: &Lab, manifests: &Manifests, flags: &[String]) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let process = lab
+            .lb
+            .command(binaries::agent())
+            .arg("--manifests")
+            .arg(manifests.path())
+            .args(lab.interfaces().iter().flat_map(|name| ["--interface", name]))
+            .args(lab.snat_addresses().map(|address| format!("--snat-address={address}")))
+            .arg("--socket")
+            .arg(files.path().join("agent.sock"))
+            .arg("--state-dir")
+            .arg(files.path().join("state"))
+            .args(flags)
+            .spawn();
+        Self { process: Some(process), files, namespace: lab.lb.name().to_owned() }
+    }
+
+    /// Whether it is ready, or what it says instead.
+    fn ready(&mut self) -> Result<(), String> {
+        let process = self.process.as_mut().unwrap();
+        if let Some(status) = process.ended() {
+            panic!("the agent ended at its start, {status}:\n{}", process.stderr());
+        }
+        let log = process.stderr();
+        self.get("/readyz").map(drop).map_err(|why| format!("{why}\n{log}"))
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().pid()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.as_ref().unwrap().stderr()
+    }
+
+    /// Its metrics now.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.get("/metrics").unwrap())
+    }
+
+    /// Asks it over HTTP; gives the body, or what went wrong.
+    fn get(&self, path: &str) -> Result<String, String> {
+        let ran = program("ip")
+            .args(["netns", "exec", &self.namespace])
+            .args(["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "5"])
+            .arg(format!("{HTTP}{path}"))
+            .run();
+        if ran.status.success() { Ok(ran.stdout) } else { Err(ran.stdout + &ran.stderr) }
+    }
+
+    /// What `blixtctl COMMAND -o json` says.
+    pub fn ctl(&self, command: &str) -> Value {
+        serde_json::from_str(&self.ctl_text(&[command, "-o", "json"])).unwrap()
+    }
+
+    /// What blixtctl prints.
+    pub fn ctl_text(&self, arguments: &[&str]) -> String {
+        program(binaries::blixtctl()).arg("--socket").arg(self.socket()).args(arguments).ok()
+    }
+
+    /// Where blixtctl finds it.
+    pub fn socket(&self) -> PathBuf {
+        self.files.path().join("agent.sock")
+    }
+
+    /// Asks it to stop, waits, and checks that it did so in order: every
+    /// frame came home.
+    pub fn stop(mut self) -> Stopped {
+        let mut process = self.process.take().unwrap();
+        process.signal(Signal::SIGTERM);
+        let status = process.wait_for(STOP);
+        let (_, log) = process.into_output();
+        let Some(status) = status else { panic!("the agent does not stop:\n{log}") };
+        assert!(status.success(), "the agent ended with {status}:\n{log}");
+        Stopped { status, log }
+    }
+
+    /// Ends it without a warning.
+    pub fn kill(mut self) {
+        let mut process = self.process.take().unwrap();
+        process.signal(Signal::SIGKILL);
+        assert!(process.wait_for(STOP).is_some());
+    }
+}
+
+impl Drop for Agent {
+    /// Lets an agent go in order where a test ends well, and shows what it
+    /// said where a test fails.
+    fn drop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        if std::thread::panicking() {
+            eprintln!("The agent's log:\n{}", process.stderr());
+        }
+        if process.ended().is_none() {
+            process.signal(Signal::SIGTERM);
+            process.wait_for(STOP);
+        }
+    }
+}
+
+/// Metrics in Prometheus' text format, by name with labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    fn parse(text: &str) -> Self {
+        Self(
+            text.lines()
+                .filter(|line| !line.starts_with('#'))
+                .filter_map(|line| line.rsplit_once(' '))
+                .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+                .collect(),
+        )
+    }
+
+    /// The sum of all metrics of a name whose labels hold all of `labels`,
+    /// such as `reason="no_flow"`.
+    pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+        let mut known = false;
+        let mut sum = 0.0;
+        for (line, value) in &self.0 {
+            let (line_name, line_labels) = line.split_once('{').unwrap_or((line, ""));
+            if line_name == name {
+                known = true;
+                if labels.iter().all(|label| line_labels.contains(label)) {
+                    sum += value;
+                }
+            }
+        }
+        assert!(known, "there is no metric {name}");
+        sum
+    }
+
+    /// The reasons for which packets were dropped, with their numbers.
+    pub fn drops(&self) -> BTreeMap<String, f64> {
+        self.0
+            .iter()
+            .filter(|(line, value)| line.starts_with("blixt_drops_total{") && **value > 0.0)
+            .map(|(line, value)| {
+                let reason = line.split("reason=\"").nth(1).unwrap().split('"').next().unwrap();
+                (reason.to_owned(), *value)
+            })
+            .collect()
+    }
+}
