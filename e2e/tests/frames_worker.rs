@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use blixt_afxdp::lab::{Attached, Hook, Program};
 use blixt_afxdp::{BindError, Exchange, FrameBytes, Sizes, Slot};
 use blixt_agent::worker::{
-    Attach, BoundQueue, Command, Event, FrameAccount, HoldLimits, Published, WorkerConfig,
-    WorkerHandle, spawn,
+    AttachAnswer, Command, Event, FrameAccount, HoldLimits, Published, WorkerConfig, WorkerHandle,
+    event_channel, spawn,
 };
 use blixt_dataplane::{
     CompileOptions, DropReason, Fib, Interface, InterfaceSlot, Limits, Link, Mac, Neighbour, Path,
@@ -154,7 +154,7 @@ impl World {
 
     fn with(namespace: &str, id: WorkerId, hold: HoldLimits) -> Self {
         let published = Arc::new(Published::new(usize::from(id.0) + 1));
-        let (sender, events) = mpsc::unbounded_channel();
+        let (sender, events) = event_channel();
         let config = WorkerConfig {
             id,
             core: Some(0),
@@ -220,11 +220,7 @@ impl World {
     }
 
     fn ask_attach(&self, slot: InterfaceSlot) -> oneshot::Receiver<AttachAnswer> {
-        let (reply, answer) = oneshot::channel();
-        let name = ["n0", "n1"][usize::from(slot.0)].to_owned();
-        let attach = Attach { slot, name, queues: vec![0], zero_copy: true, reply };
-        self.worker.send(Command::Attach(attach));
-        answer
+        self.worker.attach(slot, ["n0", "n1"][usize::from(slot.0)], vec![0], true)
     }
 
     /// Attaches as the control thread does: sockets first, then the program.
@@ -247,9 +243,7 @@ impl World {
     }
 
     fn detach(&self, slot: InterfaceSlot) -> usize {
-        let (reply, answer) = oneshot::channel();
-        self.worker.send(Command::Detach { slot, reply });
-        answer.blocking_recv().unwrap()
+        self.worker.detach(slot).blocking_recv().unwrap()
     }
 
     fn publish(&self, generation: u64, endpoint_answered: bool) {
@@ -326,8 +320,6 @@ impl World {
         assert_eq!(told, Some(frames));
     }
 }
-
-type AttachAnswer = Result<Vec<BoundQueue>, BindError>;
 
 /// The payload, a number, and the source of a UDP datagram to this address.
 fn datagram(frame: &[u8], to: IpAddr) -> Option<(u16, SocketAddr)> {

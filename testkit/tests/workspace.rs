@@ -35,7 +35,18 @@ const ARROWS: [(&str, &[&str]); 12] = [
         ],
     ),
     ("blixt-cli", &["blixt-api", "blixt-dataplane", "blixt-gateway", "blixt-mem", "blixt-model"]),
-    ("blixt-benches", &["blixt-afxdp", "blixt-dataplane", "blixt-mem", "blixt-model"]),
+    // The throughput run measures the agent's own worker.
+    (
+        "blixt-benches",
+        &[
+            "blixt-afxdp",
+            "blixt-agent",
+            "blixt-dataplane",
+            "blixt-mem",
+            "blixt-model",
+            "blixt-testkit",
+        ],
+    ),
     ("blixt-testkit", &[]),
     // Nothing but tests, and what they share.
     ("blixt-e2e", &["blixt-testkit"]),

@@ -110,8 +110,11 @@ pub struct Attach {
     /// Besides the queues asked for these can be queues of other interfaces:
     /// where the memory they share had to be made anew. All of them go into
     /// the XSKMAP.
-    pub reply: oneshot::Sender<Result<Vec<BoundQueue>, BindError>>,
+    pub reply: oneshot::Sender<AttachAnswer>,
 }
+
+/// The queues that have a new socket, or why there is none.
+pub type AttachAnswer = Result<Vec<BoundQueue>, BindError>;
 
 /// A queue with its new socket.
 #[derive(Debug)]

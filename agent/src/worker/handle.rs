@@ -4,13 +4,17 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use blixt_dataplane::{Pipeline, WorkerId};
+use blixt_dataplane::{InterfaceSlot, Pipeline, WorkerId};
 use crossbeam::channel::{self, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
 
 use super::run::Worker;
-use super::{Command, Event, FrameAccount, Published, SpawnError, WorkerConfig, WorkerStatus};
+use super::{
+    Attach, AttachAnswer, Command, Event, FrameAccount, Published, SpawnError, WorkerConfig,
+    WorkerStatus,
+};
 
 /// A running worker.
 #[derive(Debug)]
@@ -20,6 +24,11 @@ pub struct WorkerHandle {
     wake: Arc<EventFd>,
     status: Arc<WorkerStatus>,
     thread: JoinHandle<FrameAccount>,
+}
+
+/// A channel for the events of all workers.
+pub fn event_channel() -> (UnboundedSender<Event>, UnboundedReceiver<Event>) {
+    mpsc::unbounded_channel()
 }
 
 /// Starts a worker in a thread of its own, in the network namespace of the
@@ -82,6 +91,27 @@ impl WorkerHandle {
     pub fn send(&self, command: Command) {
         let _ = self.commands.send(command);
         self.wake();
+    }
+
+    /// Asks it to bind queues of an interface; see [`Attach`].
+    pub fn attach(
+        &self,
+        slot: InterfaceSlot,
+        name: &str,
+        queues: Vec<u32>,
+        zero_copy: bool,
+    ) -> oneshot::Receiver<AttachAnswer> {
+        let (reply, answer) = oneshot::channel();
+        let name = name.to_owned();
+        self.send(Command::Attach(Attach { slot, name, queues, zero_copy, reply }));
+        answer
+    }
+
+    /// Asks it to let go of an interface; see [`Command::Detach`].
+    pub fn detach(&self, slot: InterfaceSlot) -> oneshot::Receiver<usize> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Detach { slot, reply });
+        answer
     }
 
     /// Lets it see what has been published, if it sleeps.

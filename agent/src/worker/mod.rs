@@ -12,8 +12,8 @@ mod run;
 mod status;
 
 pub use contract::{
-    Attach, BoundQueue, Command, Event, FrameAccount, HoldLimits, Published, SpawnError,
-    WorkerConfig,
+    Attach, AttachAnswer, BoundQueue, Command, Event, FrameAccount, HoldLimits, Published,
+    SpawnError, WorkerConfig,
 };
-pub use handle::{WorkerHandle, spawn};
+pub use handle::{WorkerHandle, event_channel, spawn};
 pub use status::{InterfaceCounters, MAX_INTERFACES, WorkerStatus};
