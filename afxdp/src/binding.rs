@@ -84,7 +84,7 @@ impl Exchange {
                 }
                 Err(error) => {
                     if !matches!(error, BindError::Busy { .. }) {
-                        self.unbind(slot);
+                        self.give_up(slot);
                     }
                     return Err(error);
                 }
@@ -92,7 +92,7 @@ impl Exchange {
             self.wanted.retain(|other| !other.is_for(&want.place));
         }
         self.report().map_err(|source| {
-            self.unbind(slot);
+            self.give_up(slot);
             BindError::Queue { interface: interface.to_owned(), queue: 0, source }
         })
     }
@@ -113,12 +113,27 @@ impl Exchange {
                     std::thread::sleep(BUSY_PAUSE);
                 }
                 Err(error @ BindError::Busy { .. }) => {
-                    self.unbind(slot);
+                    self.give_up(slot);
                     return Err(error);
                 }
                 done => return done,
             }
         }
+    }
+
+    /// Gives up on binding an interface that is still busy. Queues of others
+    /// that had to move for it have no socket that anybody was given, so the
+    /// next [`Exchange::tend`] calls them dead, for them to be bound anew.
+    pub fn give_up(&mut self, slot: Slot) {
+        self.unbind(slot);
+        let bound = self.queues.iter().filter(|queue| self.unreported.contains(&queue.key));
+        let moved = self.wanted.iter().map(|want| &want.place).chain(bound.map(|q| &q.place));
+        for place in moved {
+            let error = io::Error::other("it had to be bound anew with another interface's");
+            self.lost.push(DeadQueue { slot: place.slot, queue: place.queue, error });
+        }
+        self.wanted.clear();
+        self.unreported.clear();
     }
 
     /// Lets go of all queues of an interface; how many there were. Its frames
@@ -355,8 +370,8 @@ impl Exchange {
     /// The queues with new sockets.
     fn report(&mut self) -> io::Result<Vec<Bound>> {
         let mut bound = Vec::new();
-        for key in self.unreported.drain(..) {
-            let Some(queue) = self.queues.iter().find(|queue| queue.key == key) else { continue };
+        for key in &self.unreported {
+            let Some(queue) = self.queues.iter().find(|queue| queue.key == *key) else { continue };
             bound.push(Bound {
                 slot: queue.place.slot,
                 queue: queue.place.queue,
@@ -364,6 +379,7 @@ impl Exchange {
                 zero_copy: queue.zero_copy,
             });
         }
+        self.unreported.clear();
         // Frames to receive into, before anything can be received.
         for queue in &mut self.queues {
             if let Some(group) = self.groups.get_mut(queue.group)

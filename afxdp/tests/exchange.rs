@@ -321,6 +321,32 @@ fn an_interface_that_vanishes_and_returns_is_bound_again() {
 }
 
 #[test]
+fn queues_that_moved_for_an_interface_that_cannot_be_bound_are_told_of() {
+    require_root!();
+    with_links("moved", 1, |links| {
+        let mut near = Station::on(SMALL, ["n0", "n1"]);
+        links.ip("link del n0");
+        near.exchange.tend();
+        near.exchange.unbind(IN);
+
+        // It returns, and somebody else has its queue.
+        links.add(0);
+        let mut other = Exchange::new(SMALL).unwrap();
+        other.bind(IN, "n0", &[0], true).unwrap();
+        let error = near.exchange.bind_patiently(IN, "n0", &[0], true).unwrap_err();
+        assert!(matches!(&error, BindError::Busy { .. }), "{error}");
+        let lost: Vec<_> = near.exchange.tend().iter().map(|queue| queue.slot).collect();
+        assert_eq!(lost, [OUT], "nobody knows its new socket");
+
+        near.exchange.unbind(OUT);
+        let bound = near.attach(OUT, "n1", 1);
+        assert_eq!(bound.iter().map(|queue| queue.slot).collect::<Vec<_>>(), [OUT]);
+        all_home(near.close());
+        all_home(other.close());
+    });
+}
+
+#[test]
 fn frames_that_are_out_while_their_memory_ends_come_home_later() {
     require_root!();
     with_links("late", 1, |links| {

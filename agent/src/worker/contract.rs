@@ -136,6 +136,7 @@ pub enum Event {
     /// Packets wait for this neighbour: have the kernel resolve it.
     Unresolved(Neighbour),
     /// A queue's socket no longer works; most often its interface is gone.
+    /// Told once for all queues of an interface that die at once.
     /// The worker leaves it alone until it is told to detach.
     QueueDead {
         /// The interface.

@@ -298,7 +298,7 @@ impl Worker {
                     continue;
                 }
                 Err(error) => {
-                    self.exchange.unbind(slot);
+                    self.exchange.give_up(slot);
                     Err(error)
                 }
                 Ok(bound) => {
@@ -320,8 +320,15 @@ impl Worker {
             return;
         }
         self.tended = now;
+        let mut told = Vec::new();
         for dead in self.exchange.tend() {
             let slot = InterfaceSlot(dead.slot.0);
+            // Most often all queues of an interface die at once, and all are
+            // bound anew together: once.
+            if told.contains(&slot) {
+                continue;
+            }
+            told.push(slot);
             self.tell(Event::QueueDead { slot, queue: dead.queue, error: dead.error });
         }
         let Self { hold, exchange, pipeline, events, .. } = self;
