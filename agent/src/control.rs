@@ -156,35 +156,32 @@ impl Control {
         }
     }
 
-    /// From what is wanted to tables in the workers' hands.
+    /// Brings everything in line with what is wanted now.
     fn compile(&mut self) {
-        let unusable = self.unusable_addresses();
-        // The statuses are compiled again below.
-        let programming = |name: &_| self.programming(name);
-        let Some(compiled) = self.wanted.compile(&unusable, &programming) else { return };
-        if self.wanted.take(compiled) {
-            let snapshot = self.wanted.snapshot();
-            let generation = snapshot.generation();
-            match self.tables.apply(snapshot) {
-                Ok(()) => info!(%generation, "tables are in force"),
-                Err(why) => {
-                    error!("generation {generation} is refused, the last tables stay: {why}")
-                }
-            }
-            self.wake_workers();
-            self.map_addresses();
-        }
+        self.compile_once();
         self.look_for_adoption();
-        self.compile_statuses();
+        // The statuses also say how far the tables have got by now.
+        self.compile_once();
         self.show();
     }
 
-    fn compile_statuses(&mut self) {
+    /// From what is wanted to tables in the workers' hands. The kernel's
+    /// addresses may change at any time, so each time may bring new tables.
+    fn compile_once(&mut self) {
         let unusable = self.unusable_addresses();
         let programming = |name: &_| self.programming(name);
-        if let Some(compiled) = self.wanted.compile(&unusable, &programming) {
-            self.wanted.take(compiled);
+        let Some(compiled) = self.wanted.compile(&unusable, &programming) else { return };
+        if !self.wanted.take(compiled) {
+            return;
         }
+        let snapshot = self.wanted.snapshot();
+        let generation = snapshot.generation();
+        match self.tables.apply(snapshot) {
+            Ok(()) => info!(%generation, "tables are in force"),
+            Err(why) => error!("generation {generation} is refused, the last tables stay: {why}"),
+        }
+        self.wake_workers();
+        self.map_addresses();
     }
 
     /// How far this node is with a Gateway.
@@ -261,7 +258,7 @@ impl Control {
         let generations = self.workers.iter().map(|w| w.status().tables_generation.value());
         let Some(oldest) = generations.min() else { return };
         if self.tables.adopted(Generation(oldest)) {
-            self.compile_statuses();
+            self.compile_once();
             self.show();
         }
     }
@@ -312,7 +309,6 @@ impl Control {
         }
         self.follow_interfaces().await;
         self.tables.reclaim();
-        self.feel_pulses();
         self.show();
         Ok(())
     }
@@ -333,6 +329,8 @@ impl Control {
 
     /// Shows others how it is.
     fn show(&mut self) {
+        // First: what took long may have been this thread.
+        self.feel_pulses();
         let stuck = self.stuck();
         let mut not_ready = self.interfaces.faults();
         not_ready.extend(stuck.clone());
