@@ -7,18 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use blixt_gateway::{
-    CONTROLLER_NAME, Compiled, CrdVersion, Environment, Index, Manifests, Programming, Refusal,
+    CONTROLLER_NAME, Compiled, CrdVersion, Environment, Index, Manifests, Programming, Refusal, SEED,
     Statuses, Warning, compile, warnings,
 };
-use blixt_model::{Generation, HashSeed, ObjectName, Snapshot};
+use blixt_model::{Generation, ObjectName, Snapshot};
 use tracing::{error, info, warn};
 
 use crate::manifests::Contents;
-
-/// Seeds the choice of backends where no controller gives a seed. All agents
-/// have the same, so that those with the same manifests choose alike; it is
-/// no secret.
-pub const SEED: HashSeed = HashSeed(u64::from_be_bytes(*b"blixt\0\0\x01"));
 
 /// The wanted state, as it follows from the manifests.
 #[derive(Debug)]

@@ -8,10 +8,17 @@
 //! With the feature `serde` every message can be serialised: fields are called
 //! as in the proto file, what is absent is `null`, and enumerations are their
 //! [`Word`]s. `blixtctl -o json` prints just that.
+//!
+//! With the feature `tables` what manifests and tables say can be told in its
+//! words, so that an agent and a tool without one say it alike.
 
 #![forbid(unsafe_code)]
 
 mod convert;
+#[cfg(feature = "tables")]
+pub mod listeners;
+#[cfg(feature = "tables")]
+pub mod objects;
 mod words;
 
 pub use words::Word;

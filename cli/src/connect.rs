@@ -50,6 +50,12 @@ pub(crate) enum Failure {
     NotNow { socket: PathBuf, message: String },
     #[error("the agent at {socket} failed to answer, its log may say more: {message}")]
     Agent { socket: PathBuf, message: String },
+    #[error("can't read {path}: {error}")]
+    Manifests { path: PathBuf, error: io::Error },
+    #[error("there is no .yaml, .yml or .json file in {path}: an agent would find nothing there")]
+    NoManifests { path: PathBuf },
+    #[error("the manifests do not compile, which is a fault of Blixt, please report it: {0}")]
+    Fault(String),
     #[error("can't start to wait for an answer: {0}")]
     Runtime(io::Error),
     #[error("can't write the answer as JSON: {0}")]

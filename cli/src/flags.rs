@@ -1,13 +1,16 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use blixt_dataplane::{CompileOptions, MaglevSize};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Shows what the Blixt agent of this node does.
+/// Shows what the Blixt agent of this node does, and why.
 ///
 /// blixtctl asks the agent over its unix socket, which only root can open. It
 /// never changes anything: what is balanced is written in Gateway API objects.
+/// What reads manifests needs neither an agent nor root.
 #[derive(Debug, Parser)]
 #[command(name = "blixtctl", version, after_help = EXAMPLES)]
 pub(crate) struct Flags {
@@ -26,7 +29,7 @@ pub(crate) struct Flags {
     pub(crate) socket: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub(crate) enum Command {
     /// Is the agent well: interfaces, workers, tables, conditions, drops.
     ///
@@ -44,6 +47,55 @@ pub(crate) enum Command {
     /// clients; bytes are those of IP packets. An endpoint's numbers are those
     /// of its Service port, so backendRefs to the same one show the same.
     Lb,
+
+    /// What an agent would make of manifests: no agent needed, nothing changed.
+    ///
+    /// Reads Gateway API objects as an agent does, and prints the conditions
+    /// of each object, the tables that would be in force, and, with file and
+    /// line, what would be refused. SHARE is what a backendRef really gets of
+    /// a listener's new flows, and an endpoint of its Service port's: SLOTS
+    /// of a Maglev table OF so many. A lone one gets 1 of 1.
+    ///
+    /// Exits with 3 if anything is refused, so that it can guard a repository.
+    #[command(after_help = TRANSLATE_EXAMPLES)]
+    Translate {
+        /// Files, directories (of which the .yaml, .yml and .json files are
+        /// read), or - for standard input.
+        #[arg(required = true, value_name = "FILE|DIR")]
+        paths: Vec<PathBuf>,
+
+        #[command(flatten)]
+        node: Node,
+    },
+}
+
+/// What an agent's flags add to manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct Node {
+    /// An address that flows would leave from, as the agent's flag of the same
+    /// name says it. May be given several times.
+    #[arg(long = "snat-address", value_name = "IP")]
+    pub(crate) snat_addresses: Vec<IpAddr>,
+
+    /// Slots of each Maglev table, as the agent's flag of the same name says
+    /// it: a prime.
+    #[arg(long, value_name = "PRIME", default_value_t = MaglevSize::DEFAULT.slots(),
+        value_parser = maglev_size)]
+    pub(crate) maglev_size: u32,
+}
+
+impl Node {
+    pub(crate) fn options(&self) -> CompileOptions {
+        CompileOptions {
+            maglev: MaglevSize::new(self.maglev_size).unwrap_or_default(),
+            snat_addresses: self.snat_addresses.iter().copied().collect(),
+        }
+    }
+}
+
+fn maglev_size(text: &str) -> Result<u32, String> {
+    let number: u32 = text.parse().map_err(|_| format!("{text} is no number"))?;
+    MaglevSize::new(number).map(MaglevSize::slots).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -58,14 +110,23 @@ const EXAMPLES: &str = "\
 Examples:
   blixtctl status                       is everything as it should be?
   blixtctl lb                           who gets how much?
+  blixtctl translate manifests/         what would an agent make of these?
   watch -n1 blixtctl lb                 the same, live
   blixtctl status -o json | jq '.drops[] | select(.packets > 0)'
   blixtctl lb -o json | jq '.listeners[].backends[].traffic.flows'
 
 Exit codes:
-  0  the agent answered
-  1  it did not, and the message says what to do
-  2  the command line was wrong";
+  0  it is as printed
+  1  there is no answer, and the message says what to do
+  2  the command line was wrong
+  3  translate: something is refused";
+
+const TRANSLATE_EXAMPLES: &str = "\
+Examples:
+  blixtctl translate /etc/blixt/manifests
+  blixtctl translate gateway.yaml routes.yaml
+  kubectl get gatewayclasses,gateways,tcproutes,services,endpointslices -A -o yaml | blixtctl translate -
+  blixtctl translate -o json . | jq '.listeners[].backends[] | {weight, maglev}'";
 
 #[cfg(test)]
 mod tests {

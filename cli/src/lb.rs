@@ -98,7 +98,7 @@ fn row(name: String, share: [String; 2], traffic: &Option<Traffic>, detail: Deta
     row
 }
 
-fn listener_cell(listener: &Listener) -> String {
+pub(crate) fn listener_cell(listener: &Listener) -> String {
     let protocol = listener.protocol().word().to_ascii_uppercase();
     let route = match &listener.route {
         Some(route) => format!("{} {}", route.kind, name(&route.name)),
@@ -113,7 +113,7 @@ fn listener_cell(listener: &Listener) -> String {
     lines.join("\n")
 }
 
-fn backend_cell(backend: &Backend) -> String {
+pub(crate) fn backend_cell(backend: &Backend) -> String {
     let affinity = match backend.affinity() {
         Affinity::ClientIp => " (by client IP)",
         Affinity::None | Affinity::Unspecified => "",
@@ -125,7 +125,7 @@ fn backend_cell(backend: &Backend) -> String {
     }
 }
 
-fn endpoint_cell(endpoint: &Endpoint) -> String {
+pub(crate) fn endpoint_cell(endpoint: &Endpoint) -> String {
     let state = match endpoint.state() {
         EndpointState::Ready => String::new(),
         other => format!(" ({})", other.word()),
@@ -133,12 +133,12 @@ fn endpoint_cell(endpoint: &Endpoint) -> String {
     format!("     -> {}{state}", socket(&endpoint.address, endpoint.port))
 }
 
-fn name(name: &Option<ObjectName>) -> String {
+pub(crate) fn name(name: &Option<ObjectName>) -> String {
     name.as_ref().map(|name| format!("{}/{}", name.namespace, name.name)).unwrap_or_default()
 }
 
 /// `192.0.2.1:80` and `[2001:db8::1]:80`.
-fn socket(address: &str, port: u32) -> String {
+pub(crate) fn socket(address: &str, port: u32) -> String {
     match (address.parse::<IpAddr>(), u16::try_from(port)) {
         (Ok(address), Ok(port)) => SocketAddr::new(address, port).to_string(),
         // From an agent that knows more kinds of address than we do.

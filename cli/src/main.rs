@@ -1,5 +1,5 @@
 //! `blixtctl`: asks the agent of this node what it does, and prints the answer
-//! for people or as JSON.
+//! for people or as JSON. What manifests say it tells without an agent.
 //!
 //! It only asks. What is wanted is written in Gateway API objects, never here.
 
@@ -9,8 +9,10 @@ mod amounts;
 mod connect;
 mod flags;
 mod lb;
+mod offline;
 mod status;
 mod table;
+mod translate;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -21,11 +23,12 @@ use clap::Parser;
 use connect::Failure;
 use flags::{Command, Flags, Output};
 use serde::Serialize;
+use translate::Translation;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
     match run(&flags) {
-        Ok(text) => print(&text),
+        Ok(answer) => print(&answer),
         Err(failure) => {
             // Nothing is left to do if even that can't be written.
             let _ = writeln!(io::stderr(), "blixtctl: {failure}");
@@ -34,16 +37,32 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: &Flags) -> Result<String, Failure> {
+/// What is printed, and how it ends.
+struct Answer {
+    text: String,
+    /// What is to be said besides: the answer is complete, but not good.
+    complaint: Option<String>,
+}
+
+/// The exit code of an answer with a complaint.
+const NOT_GOOD: u8 = 3;
+
+impl From<String> for Answer {
+    fn from(text: String) -> Self {
+        Self { text, complaint: None }
+    }
+}
+
+fn run(flags: &Flags) -> Result<Answer, Failure> {
     let width = table::terminal_width();
-    match flags.command {
+    let text = match &flags.command {
         Command::Status => {
             let status = connect::ask(&flags.socket, async |agent| {
                 agent.get_status(blixt_api::v1alpha1::GetStatusRequest {}).await
             })?;
             match flags.output {
-                Output::Json => json(&status),
-                Output::Table => Ok(status::draw(&status, now_unix_ms(), width)),
+                Output::Json => json(&status)?,
+                Output::Table => status::draw(&status, now_unix_ms(), width),
             }
         }
         Command::Lb => {
@@ -51,11 +70,25 @@ fn run(flags: &Flags) -> Result<String, Failure> {
                 agent.get_load_balancing(blixt_api::v1alpha1::GetLoadBalancingRequest {}).await
             })?;
             match flags.output {
-                Output::Json => json(&balancing),
-                Output::Table => Ok(lb::draw(&balancing, width)),
+                Output::Json => json(&balancing)?,
+                Output::Table => lb::draw(&balancing, width),
             }
         }
-    }
+        Command::Translate { paths, node } => {
+            let translation = Translation::of(&offline::world(paths, &node.options())?);
+            let text = match flags.output {
+                Output::Json => json(&translation)?,
+                Output::Table => translation.draw(width),
+            };
+            let complaint = match translation.refused() {
+                0 => None,
+                1 => Some("1 thing is refused".to_owned()),
+                many => Some(format!("{many} things are refused")),
+            };
+            return Ok(Answer { text, complaint });
+        }
+    };
+    Ok(text.into())
 }
 
 fn json(answer: &impl Serialize) -> Result<String, Failure> {
@@ -69,15 +102,21 @@ fn now_unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn print(text: &str) -> ExitCode {
+fn print(answer: &Answer) -> ExitCode {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match out.write_all(answer.text.as_bytes()).and_then(|()| out.flush()) {
         // `blixtctl lb | head`: the reader has all it wants.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let _ = writeln!(io::stderr(), "blixtctl: can't write the answer: {error}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
+        }
+        _ => {}
+    }
+    match &answer.complaint {
+        None => ExitCode::SUCCESS,
+        Some(complaint) => {
+            let _ = writeln!(io::stderr(), "blixtctl: {complaint}");
+            ExitCode::from(NOT_GOOD)
         }
     }
 }

@@ -208,7 +208,7 @@ fn snat(status: &GetStatusResponse, width: Option<u16>) -> String {
     section(&[text("SNAT ADDRESS"), text("PORTS")], &rows, width)
 }
 
-fn objects(status: &GetStatusResponse, width: Option<u16>) -> String {
+pub(crate) fn objects(status: &GetStatusResponse, width: Option<u16>) -> String {
     let mut rows = Vec::new();
     for class in &status.gateway_classes {
         let name = format!("GatewayClass {}", class.name);
@@ -270,7 +270,7 @@ fn is_as_it_should_be(condition: &Condition) -> bool {
     condition.status == good
 }
 
-fn refusals(tables: Option<&Tables>, width: Option<u16>) -> String {
+pub(crate) fn refusals(tables: Option<&Tables>, width: Option<u16>) -> String {
     let refusals = tables.map(|tables| tables.refusals.as_slice()).unwrap_or_default();
     let rows: Vec<_> = refusals
         .iter()
@@ -290,7 +290,7 @@ fn refusals(tables: Option<&Tables>, width: Option<u16>) -> String {
     section(&columns, &rows, width)
 }
 
-fn warnings(status: &GetStatusResponse, width: Option<u16>) -> String {
+pub(crate) fn warnings(status: &GetStatusResponse, width: Option<u16>) -> String {
     let rows: Vec<_> = status
         .warnings
         .iter()

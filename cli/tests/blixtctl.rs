@@ -103,7 +103,7 @@ fn json_keeps_its_names() {
 fn the_page_shows_what_is_printed() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/blixtctl.md");
     let page = std::fs::read_to_string(page).unwrap();
-    for golden in ["status.txt", "lb.txt"] {
+    for golden in ["status.txt", "lb.txt", "translate.txt"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
         let printed = std::fs::read_to_string(file).unwrap();
         assert!(

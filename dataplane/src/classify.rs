@@ -59,9 +59,7 @@ fn side(packet: &Packet<'_>, tables: &Tables, fib: &Fib) -> Result<Side, DropRea
     // A solicitation out of duplicate address detection has no source yet
     // (RFC 4862 §5.4.2).
     let without_source = is_solicitation && meta.tuple.src == 0;
-    if !without_source && !address::is_valid_source(meta.tuple.src)
-        || tables.role(meta.tuple.src).is_some()
-    {
+    if !without_source && !is_possible_source(meta.tuple.src, tables) {
         return Err(DropReason::SourceAddress);
     }
     let side = match tables.role(meta.tuple.dst) {
@@ -77,6 +75,12 @@ fn side(packet: &Packet<'_>, tables: &Tables, fib: &Fib) -> Result<Side, DropRea
         }
         _ => Ok(side),
     }
+}
+
+/// Whether another host can have sent something from there.
+#[inline(always)]
+pub(crate) fn is_possible_source(source: u128, tables: &Tables) -> bool {
+    address::is_valid_source(source) && tables.role(source).is_none()
 }
 
 /// Whether the frame was sent to us: to the interface's MAC address, or, where

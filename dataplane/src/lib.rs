@@ -42,7 +42,7 @@ pub use flows::BYTES_PER_FLOW;
 pub use packet::{BURST, Burst, InterfaceSlot, Neighbour, Packet, Tick, Verdict, WorkerId};
 pub use pipeline::{Limits, Pipeline, PipelineConfig, Sink, View};
 pub use tables::{
-    AddressRole, CompileError, CompileOptions, MaglevSize, MaglevSizeError, SlotOwner, Slots,
-    Tables, choose_offline,
+    AddressRole, CompileError, CompileOptions, Decision, MaglevSize, MaglevSizeError, MaglevSlot,
+    Share, SlotOwner, Slots, Tables, choose_offline,
 };
 pub use timeouts::Timeouts;

@@ -29,7 +29,7 @@ pub use index::{Event, Index};
 pub use manifest::ObjectRef;
 pub use object::{Kind, Object, ObjectKey};
 pub use route::ParentRef;
-pub use standalone::{Manifests, Refusal, Update};
+pub use standalone::{MAX_FILE_BYTES, Manifests, Refusal, SEED, Update, is_manifest};
 pub use status::Statuses;
 pub use warnings::{Warning, warnings};
 

@@ -8,11 +8,31 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
+use std::path::Path;
+
+use blixt_model::HashSeed;
 
 use crate::index::Event;
 use crate::manifest::{self, Document, ObjectRef, ParseError};
 use crate::object::{Object, ObjectKey};
 use crate::validate;
+
+/// Seeds the choice of backends where no controller gives a seed. All agents
+/// have the same, so that those with the same manifests choose alike; it is
+/// no secret.
+pub const SEED: HashSeed = HashSeed(u64::from_be_bytes(*b"blixt\0\0\x01"));
+
+/// The largest file that is read. etcd takes objects of 1.5 MiB at most, and
+/// a file may hold several.
+pub const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// Whether a file of this name in a directory is a manifest. Names that begin
+/// with a dot are not: editors keep half-written files there, and ConfigMap
+/// volumes the directories that their links point into.
+pub fn is_manifest(name: &str) -> bool {
+    let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+    !name.starts_with('.') && matches!(extension, Some("yaml" | "yml" | "json"))
+}
 
 /// How many problems of one object are told; the rest is counted.
 const MAX_PROBLEMS: usize = 10;

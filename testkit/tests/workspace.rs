@@ -21,7 +21,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("blixt-gateway", &["blixt-model"]),
     ("blixt-dataplane", &["blixt-mem", "blixt-model"]),
     ("blixt-afxdp", &["blixt-mem"]),
-    ("blixt-api", &["blixt-model"]),
+    ("blixt-api", &["blixt-dataplane", "blixt-gateway", "blixt-model"]),
     (
         "blixt-agent",
         &[

@@ -1,86 +1,31 @@
 //! What is balanced to where, in the words of the API.
 
+use blixt_api::listeners;
 use blixt_api::v1alpha1 as api;
-use blixt_model::{Backend, Endpoint, Gateway, Listener, ServicePort, Target};
+use blixt_dataplane::Tables;
+use blixt_model::{Endpoint, Gateway, Listener, ServicePort};
 
 use crate::traffic::{Counted, Traffic};
 
-/// All listeners.
-pub(super) fn of(counted: &Counted<'_>) -> api::GetLoadBalancingResponse {
+/// All listeners. `tables` are the newest; they may be of another generation
+/// for a moment.
+pub(super) fn of(counted: &Counted<'_>, tables: &Tables) -> api::GetLoadBalancingResponse {
     let snapshot = &counted.applied.snapshot;
-    let gateways = snapshot.gateways().iter();
+    let tables = Some(tables).filter(|tables| tables.generation() == snapshot.generation());
     api::GetLoadBalancingResponse {
         generation: snapshot.generation().0,
-        listeners: gateways
-            .flat_map(|gateway| gateway.listeners.iter().map(move |listener| (gateway, listener)))
-            .map(|(gateway, found)| listener(gateway, found, counted))
-            .collect(),
+        listeners: listeners::listeners(snapshot, tables, Some(counted)),
     }
 }
 
-fn listener(gateway: &Gateway, listener: &Listener, counted: &Counted<'_>) -> api::Listener {
-    let each = counted.backends(gateway, listener);
-    let mut sum = Traffic::default();
-    each.iter().for_each(|traffic| sum += *traffic);
-    let weights = listener.backends.iter().map(|backend| u64::from(backend.weight.number())).sum();
-    let protocol: api::Protocol = listener.protocol.into();
-    api::Listener {
-        gateway: Some((&gateway.name).into()),
-        name: listener.name.to_string(),
-        addresses: gateway.addresses.iter().map(ToString::to_string).collect(),
-        protocol: protocol.into(),
-        port: listener.port.number().into(),
-        route: listener.route.as_ref().map(Into::into),
-        traffic: Some(shown(sum)),
-        backends: listener
-            .backends
-            .iter()
-            .zip(each)
-            .map(|(found, traffic)| backend(found, weights, traffic, counted))
-            .collect(),
+impl listeners::Traffic for Counted<'_> {
+    fn backends(&self, gateway: &Gateway, listener: &Listener) -> Vec<api::Traffic> {
+        self.backends(gateway, listener).into_iter().map(shown).collect()
     }
-}
 
-fn backend(
-    backend: &Backend,
-    weights: u64,
-    traffic: Traffic,
-    counted: &Counted<'_>,
-) -> api::Backend {
-    let weight = backend.weight.number();
-    let mut shown = api::Backend {
-        weight,
-        share: if weights == 0 { 0.0 } else { f64::from(weight) / weights as f64 },
-        traffic: Some(self::shown(traffic)),
-        ..api::Backend::default()
-    };
-    match backend.target {
-        Target::Rejected(reason) => shown.reject_reason = Some(reason.as_str().to_owned()),
-        Target::Service(index) => {
-            if let Some(service) = counted.applied.snapshot.service(index) {
-                let affinity: api::Affinity = service.affinity.into();
-                shown.service = Some((&service.id).into());
-                shown.affinity = Some(affinity.into());
-                shown.endpoints = endpoints(service, counted);
-            }
-        }
+    fn endpoint(&self, service: &ServicePort, endpoint: &Endpoint) -> api::Traffic {
+        shown(self.endpoint(service, endpoint))
     }
-    shown
-}
-
-fn endpoints(service: &ServicePort, counted: &Counted<'_>) -> Vec<api::Endpoint> {
-    let mut sorted: Vec<&Endpoint> = service.endpoints.iter().collect();
-    sorted.sort();
-    let shown = sorted.into_iter().map(|endpoint| {
-        let state: api::EndpointState = endpoint.state.into();
-        api::Endpoint {
-            address: endpoint.address.to_string(),
-            port: endpoint.port.number().into(),
-            state: state.into(),
-            traffic: Some(shown(counted.endpoint(service, endpoint))),
-        }
-    });
-    shown.collect()
 }
 
 fn shown(traffic: Traffic) -> api::Traffic {
@@ -102,12 +47,16 @@ mod tests {
 
     #[test]
     fn a_listener_shows_its_shares_and_what_went_through_them() {
-        let shown = example().counted(|counted| of(&counted));
+        let state = example();
+        let tables = state.published.tables.load();
+        let shown = state.counted(|counted| of(&counted, &tables));
         assert_eq!(shown.generation, 3);
         let [listener] = &shown.listeners[..] else { panic!("{shown:?}") };
         assert_eq!(listener.addresses, ["192.0.2.1"]);
         let shares: Vec<_> = listener.backends.iter().map(|backend| backend.share).collect();
         assert_eq!(shares, [0.75, 0.25, 0.0]);
+        let slots = listener.backends.iter().map(|backend| backend.maglev.unwrap().slots);
+        assert_eq!(slots.collect::<Vec<_>>(), [188, 63, 0]);
         assert_eq!(listener.backends[1].reject_reason.as_deref(), Some("BackendNotFound"));
         assert_eq!(listener.backends[1].endpoints, []);
         let endpoint = &listener.backends[0].endpoints[0];

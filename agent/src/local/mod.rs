@@ -106,7 +106,8 @@ impl Local for Service {
         &self,
         _: Request<GetLoadBalancingRequest>,
     ) -> Result<Response<GetLoadBalancingResponse>, Status> {
-        Ok(Response::new(self.0.counted(|counted| lb::of(&counted))))
+        let tables = self.0.published.tables.load();
+        Ok(Response::new(self.0.counted(|counted| lb::of(&counted, &tables))))
     }
 }
 

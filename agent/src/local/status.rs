@@ -2,13 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use blixt_api::objects;
 use blixt_api::v1alpha1 as api;
 use blixt_dataplane::{DropReason, InterfaceSlot};
-use blixt_gateway::status::{
-    Condition, GatewayStatus, ListenerStatus, RouteParentStatus, RouteStatus,
-};
-use blixt_gateway::{Refusal, Statuses};
-use blixt_model::{ObjectName, RouteId};
 
 use crate::metrics;
 use crate::state::{ControlState, InterfaceState, LinkState, State, WorkerState};
@@ -32,11 +28,11 @@ pub(super) fn of(state: &State) -> api::GetStatusResponse {
             .collect(),
         tables: Some(tables(state, &control)),
         snat_addresses: snat_addresses(state),
-        gateway_classes: classes(statuses),
-        gateways: statuses.gateways.iter().map(|(name, status)| gateway(name, status)).collect(),
-        routes: statuses.routes.iter().map(|(id, status)| route(id, status)).collect(),
+        gateway_classes: objects::gateway_classes(statuses),
+        gateways: objects::gateways(statuses),
+        routes: objects::routes(statuses),
         drops: drops(state),
-        warnings: warnings(&control),
+        warnings: control.warnings.iter().map(Into::into).collect(),
     }
 }
 
@@ -132,26 +128,8 @@ fn tables(state: &State, control: &ControlState) -> api::Tables {
         applied_generation: applied.snapshot.generation().0,
         applied_at_unix_ms: applied.at.map(unix_ms),
         refused_because: control.refused.clone(),
-        refusals: control.refusals.iter().map(refusal).collect(),
+        refusals: control.refusals.iter().map(Into::into).collect(),
     }
-}
-
-fn refusal(refusal: &Refusal) -> api::Refusal {
-    api::Refusal {
-        file: refusal.file.clone(),
-        line: refusal.line,
-        object: refusal.object.as_ref().map(ToString::to_string),
-        reason: refusal.reason.clone(),
-        last_good_stays: refusal.last_good_stays,
-    }
-}
-
-fn warnings(control: &ControlState) -> Vec<api::Warning> {
-    let warnings = control.warnings.iter().map(|warning| api::Warning {
-        object: warning.object.to_string(),
-        message: warning.message.clone(),
-    });
-    warnings.collect()
 }
 
 fn snat_addresses(state: &State) -> Vec<api::SnatAddress> {
@@ -161,65 +139,6 @@ fn snat_addresses(state: &State) -> Vec<api::SnatAddress> {
         last_port: (*state.snat_ports.end()).into(),
     });
     addresses.collect()
-}
-
-fn classes(statuses: &Statuses) -> Vec<api::GatewayClass> {
-    let classes = statuses.classes.iter().map(|(name, status)| api::GatewayClass {
-        name: name.clone(),
-        conditions: conditions(&status.conditions),
-    });
-    classes.collect()
-}
-
-fn gateway(name: &ObjectName, status: &GatewayStatus) -> api::Gateway {
-    api::Gateway {
-        name: Some(name.into()),
-        addresses: status.addresses.iter().map(ToString::to_string).collect(),
-        conditions: conditions(&status.conditions),
-        listeners: status.listeners.iter().map(listener).collect(),
-    }
-}
-
-fn listener(status: &ListenerStatus) -> api::ListenerStatus {
-    api::ListenerStatus {
-        name: status.name.clone(),
-        supported_kinds: status.supported_kinds.iter().map(ToString::to_string).collect(),
-        attached_routes: u32::try_from(status.attached_routes).unwrap_or(u32::MAX),
-        conditions: conditions(&status.conditions),
-    }
-}
-
-fn route(id: &RouteId, status: &RouteStatus) -> api::Route {
-    api::Route {
-        kind: id.kind.to_string(),
-        name: Some((&id.name).into()),
-        parents: status.parents.iter().map(|parent| route_parent(id, parent)).collect(),
-    }
-}
-
-fn route_parent(id: &RouteId, status: &RouteParentStatus) -> api::RouteParent {
-    let parent = &status.parent_ref;
-    let namespace = parent.namespace.as_deref().unwrap_or(id.name.namespace());
-    api::RouteParent {
-        gateway: Some(api::ObjectName {
-            namespace: namespace.to_owned(),
-            name: parent.name.clone(),
-        }),
-        section_name: parent.section_name.clone(),
-        port: parent.port.and_then(|port| u32::try_from(port).ok()),
-        conditions: conditions(&status.conditions),
-    }
-}
-
-fn conditions(conditions: &[Condition]) -> Vec<api::Condition> {
-    let shown = conditions.iter().map(|condition| api::Condition {
-        r#type: condition.kind.to_string(),
-        status: condition.status.to_string(),
-        reason: condition.reason.to_owned(),
-        message: condition.message.clone(),
-        observed_generation: condition.observed_generation,
-    });
-    shown.collect()
 }
 
 fn drops(state: &State) -> Vec<api::Drops> {

@@ -3,5 +3,5 @@
 mod read;
 mod watch;
 
-pub use read::{Contents, MAX_FILE_BYTES, is_manifest};
+pub use read::Contents;
 pub use watch::{Watch, WatchError, watch};

@@ -5,21 +5,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use blixt_gateway::{MAX_FILE_BYTES, is_manifest};
+
 /// All manifests of a directory: for each file its bytes, or why they can't
 /// be read.
 pub type Contents = BTreeMap<String, Result<Vec<u8>, String>>;
-
-/// The largest file that is read. etcd takes objects of 1.5 MiB at most, and
-/// a file may hold several.
-pub const MAX_FILE_BYTES: u64 = 16 << 20;
-
-/// Whether a file of this name is a manifest. Names that begin with a dot are
-/// not: editors keep half-written files there, and ConfigMap volumes the
-/// directories that their links point into.
-pub fn is_manifest(name: &str) -> bool {
-    let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
-    !name.starts_with('.') && matches!(extension, Some("yaml" | "yml" | "json"))
-}
 
 /// Reads all manifests. An error concerns the directory as a whole.
 pub(super) fn read(directory: &Path) -> io::Result<Contents> {

@@ -6,12 +6,11 @@
 //! affinity, the source address alone.
 
 use std::hash::Hasher;
-use std::net::{IpAddr, SocketAddr};
 
-use blixt_model::{Affinity, HashSeed, Port, Protocol};
+use blixt_model::{Affinity, HashSeed};
 use siphasher::sip128::{Hash128, Hasher128, SipHasher13};
 
-use super::{ByShare, EndpointFate, ListenerKey, Members, ServiceTable, Shares, Tables};
+use super::{ByShare, ListenerKey, Members, ServiceTable, Shares, Tables};
 use crate::address;
 use crate::drops::DropReason;
 use crate::packet::Tuple;
@@ -22,6 +21,18 @@ pub(crate) struct Choice {
     /// The backendRef's slot, where one was chosen.
     pub(crate) backend_slot: Option<u32>,
     pub(crate) endpoint: Result<EndpointChoice, DropReason>,
+    pub(crate) trail: Trail,
+}
+
+/// Which places of which tables led to a choice: what a tool tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Trail {
+    /// The backendRef, by its place in the listener.
+    pub(crate) backend: usize,
+    /// Its slot of the first table.
+    pub(crate) backend_maglev: u32,
+    /// The endpoint's slot of the second table.
+    pub(crate) endpoint_maglev: u32,
 }
 
 /// The endpoint a flow goes to.
@@ -34,7 +45,7 @@ pub(crate) struct EndpointChoice {
 
 impl Choice {
     fn refused(reason: DropReason) -> Self {
-        Self { backend_slot: None, endpoint: Err(reason) }
+        Self { backend_slot: None, endpoint: Err(reason), trail: Trail::default() }
     }
 }
 
@@ -50,11 +61,11 @@ impl Tables {
         let by_client = hash(self.seed, tuple, Affinity::ClientIp);
 
         let share_hash = if shares.by_client { by_client.h1 } else { by_flow.h1 };
-        let place = match &shares.by_slot {
+        let (backend_maglev, place) = match &shares.by_slot {
             ByShare::Nobody(reason) => return Choice::refused(*reason),
-            ByShare::One(place) => *place,
+            ByShare::One(place) => (0, *place),
             ByShare::Table(table) => match pick(table, share_hash) {
-                Some(place) => place,
+                Some(picked) => picked,
                 None => return Choice::refused(DropReason::NoWeight),
             },
         };
@@ -62,38 +73,42 @@ impl Tables {
             return Choice::refused(DropReason::NoWeight);
         };
         let service = backend.service.and_then(|index| self.services.get(index as usize));
+        let mut trail = Trail { backend: usize::from(place), backend_maglev, ..Trail::default() };
         let endpoint = match service {
             None => Err(DropReason::BadBackend),
-            Some(service) => service.choose(tuple, by_flow.h2, by_client.h2),
+            Some(service) => match service.choose(tuple, by_flow.h2, by_client.h2) {
+                None => Err(DropReason::NoEndpoint),
+                Some((maglev, endpoint)) => {
+                    trail.endpoint_maglev = maglev;
+                    Ok(endpoint)
+                }
+            },
         };
-        Choice { backend_slot: Some(backend.slot), endpoint }
+        Choice { backend_slot: Some(backend.slot), endpoint, trail }
     }
 }
 
 impl ServiceTable {
-    fn choose(
-        &self,
-        tuple: &Tuple,
-        by_flow: u64,
-        by_client: u64,
-    ) -> Result<EndpointChoice, DropReason> {
+    /// The endpoint, and its slot of the table.
+    fn choose(&self, tuple: &Tuple, by_flow: u64, by_client: u64) -> Option<(u32, EndpointChoice)> {
         let hash = match self.source.affinity {
             Affinity::None => by_flow,
             Affinity::ClientIp => by_client,
         };
         let members: &Members = if address::is_v4(tuple.dst) { &self.v4 } else { &self.v6 };
-        pick(&members.by_slot, hash)
-            .and_then(|place| members.endpoints.get(usize::from(place)).copied())
-            .ok_or(DropReason::NoEndpoint)
+        let (maglev, place) = pick(&members.by_slot, hash)?;
+        Some((maglev, members.endpoints.get(usize::from(place)).copied()?))
     }
 }
 
-fn pick<T: Copy>(table: &[T], hash: u64) -> Option<T> {
+/// The slot that a hash falls on, and what is there.
+fn pick<T: Copy>(table: &[T], hash: u64) -> Option<(u32, T)> {
     let slots = table.len() as u64;
     if slots == 0 {
         return None;
     }
-    table.get((hash % slots) as usize).copied()
+    let slot = hash % slots;
+    Some((slot as u32, table.get(slot as usize).copied()?))
 }
 
 fn hash(seed: HashSeed, tuple: &Tuple, affinity: Affinity) -> Hash128 {
@@ -110,25 +125,3 @@ fn hash(seed: HashSeed, tuple: &Tuple, affinity: Affinity) -> Hash128 {
 
 /// Sets these hashes apart from those of candidates; any constant does.
 const FLOW_KEY: u64 = u64::from_be_bytes(*b"flow____");
-
-/// Which endpoint a new flow would go to, without a packet: for tests, and
-/// for tools that explain.
-pub fn choose_offline(
-    tables: &Tables,
-    client: SocketAddr,
-    vip: SocketAddr,
-    protocol: Protocol,
-) -> Result<(IpAddr, Port), DropReason> {
-    let tuple = Tuple {
-        src: address::from_ip(client.ip()),
-        dst: address::from_ip(vip.ip()),
-        src_port: client.port(),
-        dst_port: vip.port(),
-        protocol: protocol.ip_number(),
-    };
-    let endpoint = tables.choose(&tuple).endpoint?;
-    match (Port::new(endpoint.port), tables.fate(endpoint.slot)) {
-        (Ok(port), EndpointFate::Keeps) => Ok((address::to_ip(endpoint.address), port)),
-        _ => Err(DropReason::EndpointGone),
-    }
-}

@@ -5,6 +5,7 @@
 
 mod choice;
 mod compile;
+mod explain;
 mod maglev;
 mod slots;
 
@@ -15,8 +16,8 @@ use blixt_model::{Generation, HashSeed};
 use rustc_hash::FxBuildHasher;
 
 pub(crate) use choice::EndpointChoice;
-pub use choice::choose_offline;
 pub use compile::{CompileError, CompileOptions};
+pub use explain::{Decision, MaglevSlot, Share, choose_offline};
 pub use maglev::{MaglevSize, MaglevSizeError};
 pub use slots::{SlotOwner, Slots};
 

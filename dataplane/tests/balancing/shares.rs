@@ -177,7 +177,63 @@ fn nobody_to_choose_has_a_name() {
     let without_route = compile(&snapshot(1, vec![without_route], vec![]));
     assert_eq!(choose(&without_route, client(1), WEB), Err(DropReason::NoRoute));
     assert_eq!(choose(&none, client(1), "198.51.100.1:81"), Err(DropReason::NoListener));
-    assert_eq!(choose(&none, client(1), "198.51.100.9:80"), Err(DropReason::NoListener));
+    assert_eq!(choose(&none, client(1), "198.51.100.9:80"), Err(DropReason::NotOurAddress));
+}
+
+#[test]
+fn a_decision_tells_the_slots_that_made_it() {
+    let rejected = Backend {
+        weight: Weight::new(1).unwrap(),
+        target: Target::Rejected(RejectReason::BackendNotFound),
+    };
+    let wanted = web(
+        vec![to_service(0, 3), to_service(1, 1), rejected, to_service(0, 0)],
+        vec![service("a", Protocol::Tcp, ready(2)), service("b", Protocol::Tcp, vec![])],
+    );
+    let tables = compile(&wanted);
+    let shares = tables.backend_shares(at(WEB), Protocol::Tcp).unwrap();
+    let slots: Vec<_> = shares.iter().map(|share| share.slots).collect();
+    let of = shares[0].of;
+    assert_eq!(slots.iter().sum::<u32>(), of);
+    assert_eq!(slots[3], 0, "no weight, no slot");
+    assert!(slots[0].abs_diff(of * 3 / 5) <= 1, "{slots:?} of {of}");
+    assert_eq!(tables.backend_shares(at("198.51.100.1:81"), Protocol::Tcp), None);
+
+    let endpoints = tables.endpoint_shares(0);
+    assert_eq!(endpoints.len(), 2);
+    assert_eq!(endpoints.iter().map(|(_, share)| share.slots).sum::<u32>(), endpoints[0].1.of);
+    assert_eq!(tables.endpoint_shares(1), []);
+
+    let mut chosen = [0; 4];
+    for n in 0..500 {
+        let decision = tables.decide(client(n), at(WEB), Protocol::Tcp);
+        let (place, slot) = decision.backend.unwrap();
+        assert!(slot.slot < slot.of && slot.of == of);
+        chosen[place] += 1;
+        let expected = [
+            Some(DropReason::NoSnatAddress),
+            Some(DropReason::NoEndpoint),
+            Some(DropReason::BadBackend),
+            None,
+        ];
+        assert_eq!(decision.refused, expected[place]);
+        assert_eq!(decision.endpoint.is_some(), place == 0);
+    }
+    assert!(chosen[..3].iter().all(|&flows| flows > 0) && chosen[3] == 0, "{chosen:?}");
+}
+
+#[test]
+fn a_decision_says_what_keeps_a_packet_from_being_balanced() {
+    let tables = compile(&web(vec![to_service(0, 1)], one_each(&["a"])));
+    let why = |client: &str, vip: &str| {
+        tables.decide(at(client), at(vip), Protocol::Tcp).refused.unwrap()
+    };
+    assert_eq!(why("127.0.0.1:1", WEB), DropReason::SourceAddress);
+    assert_eq!(why("224.0.0.1:1", WEB), DropReason::SourceAddress);
+    assert_eq!(why(WEB, WEB), DropReason::SourceAddress);
+    assert_eq!(why("192.0.2.7:0", WEB), DropReason::L4Header);
+    assert_eq!(why("192.0.2.7:1", "198.51.100.9:80"), DropReason::NotOurAddress);
+    assert_eq!(why("192.0.2.7:1", "198.51.100.1:81"), DropReason::NoListener);
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! What the program says of manifests, without an agent.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod fixture;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Runs `blixtctl` where the manifests lie, so that files are called the same
+/// everywhere.
+fn blixtctl(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blixtctl"));
+    command
+        .args(arguments)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests"))
+        .env_remove("COLUMNS");
+    command
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+#[test]
+fn translate_prints_conditions_and_tables() {
+    let output = blixtctl(&["translate", "shop.yaml"]);
+    assert!(output.status.success(), "{output:?}");
+    fixture::assert_golden("translate.txt", stdout(&output));
+}
+
+#[test]
+fn translate_as_json_keeps_its_names() {
+    let output = blixtctl(&["translate", "-o", "json", "shop.yaml"]);
+    assert!(output.status.success(), "{output:?}");
+    fixture::assert_golden("translate.json", stdout(&output));
+}
+
+#[test]
+fn what_is_refused_is_told_with_its_place_and_by_the_exit_code() {
+    let output = blixtctl(&["translate", "shop.yaml", "refused"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let told = stdout(&output);
+    assert!(told.contains("refused/routes.yaml:8"), "{told}");
+    assert!(told.contains("use 0 to 1000000"), "{told}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("refused"), "{output:?}");
+}
+
+#[test]
+fn tables_that_cannot_be_made_are_told() {
+    let mut gateways = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests/shop.yaml"),
+    )
+    .unwrap();
+    gateways = gateways.replace("addresses: [{value: 192.0.2.10}, {value: \"2001:db8::10\"}]", "");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.yaml");
+    std::fs::write(&file, gateways).unwrap();
+    let output = blixtctl(&["translate", file.to_str().unwrap()]);
+    assert!(output.status.success(), "no address is a condition: {output:?}");
+    assert!(stdout(&output).contains("AddressNotAssigned"), "{}", stdout(&output));
+    let output = blixtctl(&["translate", "shop.yaml", "--snat-address", "192.0.2.10"]);
+    assert!(stdout(&output).contains("is given as --snat-address"), "{}", stdout(&output));
+}
+
+#[test]
+fn standard_input_is_read_too() {
+    let text =
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests/shop.yaml"));
+    let mut child =
+        command(&["translate", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&text.unwrap()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    fixture::assert_golden("translate.txt", stdout(&output));
+}
+
+#[test]
+fn files_that_are_not_there_are_told() {
+    let output = blixtctl(&["translate", "nothing.yaml"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("can't read nothing.yaml"), "{told}");
+}
