@@ -145,9 +145,13 @@ impl Queue {
         frames: &mut ArrayVec<Frame, BURST>,
         counters: &mut SlotCounters,
     ) {
+        // Most of the times there is nothing: then it is not worth an array.
+        let waiting = self.rx.nb_avail(frames.remaining_capacity() as u32) as usize;
+        if waiting == 0 {
+            return;
+        }
         let mut descs = [FrameDesc::default(); BURST];
-        let room = frames.remaining_capacity();
-        let Some(room) = descs.get_mut(..room) else { return };
+        let Some(room) = descs.get_mut(..waiting) else { return };
         // SAFETY: this ring belongs to a socket of this UMEM.
         let received = unsafe { self.rx.consume(room) };
         for &desc in descs.iter().take(received) {
@@ -317,7 +321,7 @@ impl Queue {
     #[inline]
     fn complete(&mut self, umem: &mut Umem, counters: &mut SlotCounters) -> u32 {
         let mut all = 0;
-        while self.sending > 0 {
+        while self.sending > 0 && self.completion.nb_avail(BURST as u32) > 0 {
             let mut descs = [FrameDesc::default(); BURST];
             // SAFETY: this ring belongs to a socket of this UMEM.
             let completed = unsafe { self.completion.consume(&mut descs) };
