@@ -128,6 +128,7 @@ impl Agent {
         let (_, log) = process.into_output();
         let Some(status) = status else { panic!("the agent does not stop:\n{log}") };
         assert!(status.success(), "the agent ended with {status}:\n{log}");
+        assert!(log.contains("all frames are home"), "a worker lost frames:\n{log}");
         Stopped { status, log }
     }
 

@@ -324,7 +324,7 @@ impl World {
 /// The payload, a number, and the source of a UDP datagram to this address.
 fn datagram(frame: &[u8], to: IpAddr) -> Option<(u16, SocketAddr)> {
     let field = |at: usize| Some(u16::from_be_bytes(frame.get(at..at + 2)?.try_into().ok()?));
-    let address = |at: usize| Some(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?);
+    let address = |at: usize| <[u8; 4]>::try_from(frame.get(at..at + 4)?).ok();
     let is_ours = field(12)? == 0x0800 && *frame.get(23)? == 17 && IpAddr::from(address(30)?) == to;
     is_ours.then_some((field(42)?, SocketAddr::new(address(26)?.into(), field(34)?)))
 }
