@@ -9,11 +9,13 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc as channel;
 
@@ -107,13 +109,21 @@ struct Watched {
     watcher: RecommendedWatcher,
     /// Which directory the watch is on: device and inode.
     on: Option<(u64, u64)>,
+    /// The watched directory itself was deleted or renamed. Its numbers don't
+    /// tell: file systems give the inode of a deleted one to the next.
+    lost: Arc<AtomicBool>,
 }
 
 impl Watched {
     fn new(directory: &Path, wake: Sender<()>) -> Result<Self, WatchError> {
         let directory = std::path::absolute(directory).map_err(WatchError::Read)?;
         let own = directory.clone();
+        let lost = Arc::new(AtomicBool::new(false));
+        let tell_lost = Arc::clone(&lost);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<_>| {
+            if event.as_ref().map_or(true, |event| takes_away(event, &own)) {
+                tell_lost.store(true, Ordering::Relaxed);
+            }
             if event.as_ref().map_or(true, |event| concerns(event, &own)) {
                 // Nobody listens any more when the agent ends.
                 let _ = wake.send(());
@@ -123,13 +133,16 @@ impl Watched {
             // Without this watch a directory made again is found by polling.
             let _ = watcher.watch(parent, RecursiveMode::NonRecursive);
         }
-        Ok(Self { directory, watcher, on: None })
+        Ok(Self { directory, watcher, on: None, lost })
     }
 
     /// Puts the watch on the directory that has the name now.
     fn follow(&mut self) {
+        // Asked before the look at the directory: what happens in between is
+        // told again.
+        let lost = self.lost.swap(false, Ordering::Relaxed);
         let now = fs::metadata(&self.directory).ok().map(|found| (found.dev(), found.ino()));
-        if now == self.on {
+        if now == self.on && !lost {
             return;
         }
         if self.on.is_some() {
@@ -140,6 +153,15 @@ impl Watched {
             && self.watcher.watch(&self.directory, RecursiveMode::NonRecursive).is_ok();
         self.on = if watches { now } else { None };
     }
+}
+
+/// Whether an event means that the watched directory no longer has its name.
+fn takes_away(event: &notify::Event, directory: &Path) -> bool {
+    let moves = matches!(
+        event.kind,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) | EventKind::Other
+    );
+    moves && (event.paths.is_empty() || event.paths.iter().any(|path| path == directory))
 }
 
 /// Whether an event may have changed what manifests say. Files being written
@@ -242,5 +264,29 @@ mod tests {
             found = next(&mut watch).unwrap();
         }
         assert_eq!(text(&found, "a.yaml"), "1");
+    }
+
+    #[test]
+    fn a_directory_with_the_inode_of_the_last_one_is_watched_too() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("manifests");
+        fs::create_dir(&path).unwrap();
+        let mut watch = watch(&path).unwrap();
+        // File systems often reuse an inode at once, though not always.
+        for round in 0..3 {
+            fs::remove_dir_all(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+            thread::sleep(PATIENCE * 2);
+            while watch.changes.try_recv().is_ok() {}
+            let begin = Instant::now();
+            fs::write(path.join("a.yaml"), round.to_string()).unwrap();
+            let mut found = next(&mut watch).unwrap();
+            if found["a.yaml"] == Ok(vec![]) {
+                found = next(&mut watch).unwrap();
+            }
+            assert_eq!(text(&found, "a.yaml"), round.to_string());
+            // By inotify, not by a look every few seconds.
+            assert!(begin.elapsed() < POLL / 3, "{:?}", begin.elapsed());
+        }
     }
 }
