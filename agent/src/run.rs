@@ -151,16 +151,18 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     ended
 }
 
-/// Becomes true when SIGTERM or SIGINT comes.
+/// Becomes true when SIGTERM, SIGINT, or SIGHUP of a closed terminal comes.
 fn stop_signal() -> Result<watch::Receiver<bool>, RunError> {
     let refused = |source| RunError::System { what: "signal handlers", source };
     let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(refused)?;
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
         }
         sender.send_replace(true);
         // A second signal must not kill an agent that is putting things back.

@@ -13,6 +13,7 @@ const OLDEST_KERNEL: (u32, u32) = (5, 15);
 /// Bits in linux/capability.h.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// Checks both.
@@ -51,9 +52,14 @@ fn check_capabilities(status: &str) -> Result<(), XdpError> {
     if !has(CAP_NET_ADMIN) {
         missing.push("CAP_NET_ADMIN");
     }
-    // CAP_SYS_ADMIN includes CAP_BPF (capabilities(7)).
-    if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
-        missing.push("CAP_BPF");
+    // CAP_SYS_ADMIN includes both (capabilities(7)). Without CAP_PERFMON the
+    // verifier refuses what compilers do with values that are only partly
+    // set: reading a stack slot nobody wrote (`allow_uninit_stack`,
+    // kernel/bpf/verifier.c).
+    for (bit, name) in [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")] {
+        if !has(bit) && !has(CAP_SYS_ADMIN) {
+            missing.push(name);
+        }
     }
     if missing.is_empty() { Ok(()) } else { Err(XdpError::Unprivileged { missing }) }
 }
@@ -83,18 +89,22 @@ mod tests {
     fn missing_capabilities_are_named() {
         let none = "Name:\tx\nCapEff:\t0000000000000000\n";
         let error = check_capabilities(none).unwrap_err().to_string();
-        assert!(error.contains("CAP_NET_ADMIN and CAP_BPF"), "{error}");
+        assert!(error.contains("CAP_NET_ADMIN and CAP_BPF and CAP_PERFMON"), "{error}");
 
         let only_net_admin = format!("CapEff:\t{:016x}\n", 1_u64 << CAP_NET_ADMIN);
         let error = check_capabilities(&only_net_admin).unwrap_err().to_string();
-        assert!(error.contains("lacks CAP_BPF"), "{error}");
+        assert!(error.contains("lacks CAP_BPF and CAP_PERFMON"), "{error}");
+
+        let all_but_perfmon = format!("CapEff:\t{:016x}\n", 1_u64 << CAP_NET_ADMIN | 1 << CAP_BPF);
+        let error = check_capabilities(&all_but_perfmon).unwrap_err().to_string();
+        assert!(error.contains("lacks CAP_PERFMON:"), "{error}");
     }
 
     #[test]
-    fn sys_admin_stands_for_bpf() {
+    fn sys_admin_stands_for_the_others() {
         let bits = 1_u64 << CAP_NET_ADMIN | 1 << CAP_SYS_ADMIN;
         check_capabilities(&format!("CapEff:\t{bits:016x}\n")).unwrap();
-        let bits = 1_u64 << CAP_NET_ADMIN | 1 << CAP_BPF;
+        let bits = 1_u64 << CAP_NET_ADMIN | 1 << CAP_BPF | 1 << CAP_PERFMON;
         check_capabilities(&format!("CapEff:\t{bits:016x}\n")).unwrap();
     }
 }
