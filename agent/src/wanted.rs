@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use blixt_gateway::{
-    CONTROLLER_NAME, Compiled, CrdVersion, Environment, Index, Manifests, Programming, Refusal, SEED,
-    Statuses, Warning, compile, warnings,
+    CONTROLLER_NAME, Compiled, CrdVersion, Environment, Index, Manifests, Programming, Refusal,
+    SEED, Statuses, Warning, compile, warnings,
 };
 use blixt_model::{Generation, ObjectName, Snapshot};
 use tracing::{error, info, warn};
