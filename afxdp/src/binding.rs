@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::exchange::{Account, DeadQueue, Exchange, Group, SlotState};
 use crate::nic::{self, Nic};
-use crate::queue::{Mode, Place, Queue};
+use crate::queue::{LAST_WAIT, Mode, Place, Queue};
 use crate::umem::{SocketKey, Umem};
 use crate::{BindError, Slot};
 
@@ -73,10 +73,17 @@ impl Exchange {
         zero_copy: bool,
     ) -> Result<Vec<Bound>, BindError> {
         self.want(slot, interface, queues, zero_copy)?;
-        while let Some(want) = self.wanted.first().cloned() {
+        // Those that are busy stay in front; what is behind them goes on, so
+        // that all wait at the same time.
+        let mut busy = Vec::new();
+        while let Some(want) = self.wanted.get(busy.len()).cloned() {
             match self.bind_one(&want) {
                 Ok(()) => {}
-                Err(error) if want.place.slot != slot && !want.may_wait(&error) => {
+                Err(error) if matches!(error, BindError::Busy { .. }) && want.may_wait() => {
+                    busy.push(error);
+                    continue;
+                }
+                Err(error) if want.place.slot != slot => {
                     // Another interface's, that only had to move: it is lost
                     // to that one, and this one can go on.
                     let (slot, queue) = (want.place.slot, want.place.queue);
@@ -90,6 +97,9 @@ impl Exchange {
                 }
             }
             self.wanted.retain(|other| !other.is_for(&want.place));
+        }
+        if let Some(error) = busy.into_iter().next() {
+            return Err(error);
         }
         self.report().map_err(|source| {
             self.give_up(slot);
@@ -141,6 +151,7 @@ impl Exchange {
     pub fn unbind(&mut self, slot: Slot) -> usize {
         self.wanted.retain(|want| want.place.slot != slot);
         let mut count = 0;
+        let until = Instant::now() + LAST_WAIT;
         for queue in &mut self.queues {
             if queue.place.slot != slot || queue.idle {
                 continue;
@@ -149,7 +160,7 @@ impl Exchange {
             queue.idle = true;
             let state = self.slots.get_mut(usize::from(slot.0));
             if let (Some(group), Some(state)) = (self.groups.get_mut(queue.group), state) {
-                queue.finish(&mut group.umem, &mut state.counters);
+                queue.finish(&mut group.umem, &mut state.counters, until);
             }
         }
         self.close_idle();
@@ -416,9 +427,9 @@ impl Want {
         self.place.ifindex == place.ifindex && self.place.queue == place.queue
     }
 
-    /// Whether it is worth trying again.
-    fn may_wait(&self, error: &BindError) -> bool {
-        matches!(error, BindError::Busy { .. }) && self.since.elapsed() < BUSY_PATIENCE
+    /// Whether it is worth trying again while it is busy.
+    fn may_wait(&self) -> bool {
+        self.since.elapsed() < BUSY_PATIENCE
     }
 
     fn explain(&self, source: io::Error) -> BindError {

@@ -202,19 +202,6 @@ impl Nic {
         self.ethtool(&mut value).map_err(|source| self.refused("change its offloads", source))
     }
 
-    /// Puts these offloads off where they are on. What was changed can be
-    /// put back with [`OffloadsBefore::restore`].
-    pub fn without(&self, offloads: &[Offload]) -> Result<OffloadsBefore, NicError> {
-        let mut before = OffloadsBefore { interface: self.interface.clone(), were_on: Vec::new() };
-        for &offload in offloads {
-            if self.offload(offload)? == Some(true) {
-                self.set_offload(offload, false)?;
-                before.were_on.push(offload);
-            }
-        }
-        Ok(before)
-    }
-
     fn request(&self) -> libc::ifreq {
         libc::ifreq {
             ifr_name: self.name,
@@ -242,35 +229,6 @@ impl Nic {
             Some(libc::ENODEV) => NicError::NoInterface { interface },
             _ => NicError::Refused { interface, what, source },
         }
-    }
-}
-
-/// Offloads that were put off, to be put on again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OffloadsBefore {
-    interface: String,
-    were_on: Vec<Offload>,
-}
-
-impl OffloadsBefore {
-    /// What was on before.
-    pub fn were_on(&self) -> &[Offload] {
-        &self.were_on
-    }
-
-    /// Leaves the interface as it was. One that is gone needs nothing.
-    pub fn restore(&self) -> Result<(), NicError> {
-        let nic = match Nic::new(&self.interface) {
-            Ok(nic) => nic,
-            Err(NicError::NoInterface { .. }) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        // The other way round: TSO needs scatter-gather and checksums.
-        let mut first_error = Ok(());
-        for &offload in self.were_on.iter().rev() {
-            first_error = first_error.and(nic.set_offload(offload, true));
-        }
-        first_error
     }
 }
 

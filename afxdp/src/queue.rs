@@ -20,8 +20,9 @@ use crate::{BURST, Frame, Slot};
 /// empties a ring of 2,048.
 const KICKS: u32 = 64;
 
-/// How long a socket that is closed waits for what it is sending.
-const LAST_WAIT: Duration = Duration::from_millis(50);
+/// How long an interface's sockets wait, together, for what they are sending
+/// before they are closed.
+pub(crate) const LAST_WAIT: Duration = Duration::from_millis(50);
 
 /// What a socket is bound to.
 #[derive(Debug, Clone)]
@@ -296,8 +297,15 @@ impl Queue {
                 match error.raw_os_error() {
                     // More is left; the device's queue or the completion ring
                     // is full; no memory for a packet just now; the interface
-                    // is down for the moment.
-                    Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENETDOWN) => {}
+                    // is down for the moment; a signal came first.
+                    Some(
+                        libc::EAGAIN
+                        | libc::EBUSY
+                        | libc::ENOBUFS
+                        | libc::ENOMEM
+                        | libc::ENETDOWN
+                        | libc::EINTR,
+                    ) => {}
                     _ => self.dead = Some(error),
                 }
             }
@@ -362,8 +370,7 @@ impl Queue {
     }
 
     /// Waits a little for what is being sent, before the socket is closed.
-    pub(crate) fn finish(&mut self, umem: &mut Umem, counters: &mut SlotCounters) {
-        let until = Instant::now() + LAST_WAIT;
+    pub(crate) fn finish(&mut self, umem: &mut Umem, counters: &mut SlotCounters, until: Instant) {
         self.flush(umem, counters);
         while self.sending > 0 && self.dead.is_none() && Instant::now() < until {
             std::thread::sleep(Duration::from_micros(200));
