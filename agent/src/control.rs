@@ -10,7 +10,7 @@ use blixt_dataplane::address::to_ip;
 use blixt_dataplane::{AddressRole, InterfaceSlot};
 use blixt_gateway::{Kind, ObjectKey, Programming, Warning};
 use blixt_model::{Generation, ObjectName, Snapshot};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
@@ -32,6 +32,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often is looked whether workers use new tables, while some do not.
 const ADOPTION: Duration = Duration::from_millis(2);
 
+/// How long new addresses wait for workers that do not use the new tables.
+const ADOPTED: Duration = Duration::from_millis(50);
+
 /// Announcements are repeated once: they may be lost, and a switch port that
 /// has just come up drops what comes first.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
@@ -51,6 +54,8 @@ pub struct Control {
     state: Arc<State>,
     addresses: BTreeMap<IpAddr, Role>,
     announce_at: Option<Instant>,
+    /// Until when addresses wait for the workers to know them.
+    map_by: Option<Instant>,
     /// Why the directory of manifests can't be read, if it can't.
     unreadable: Option<String>,
     /// Why addresses are not in the XDP program's map, if they are not.
@@ -85,6 +90,7 @@ impl Control {
             state,
             addresses: BTreeMap::new(),
             announce_at: None,
+            map_by: None,
             unreadable: None,
             unmapped: None,
             pulses,
@@ -102,21 +108,19 @@ impl Control {
         Ok(())
     }
 
-    /// Follows everything that changes until it is told to stop.
+    /// Follows everything that changes, until something is beyond repair.
+    /// May be cut short anywhere: [`Control::stop`] then undoes what was begun.
     pub async fn run(
         &mut self,
         mut manifests: mpsc::Receiver<Result<Contents, String>>,
         mut events: mpsc::UnboundedReceiver<Event>,
-        mut stop: watch::Receiver<bool>,
     ) -> Result<(), RunError> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let pending = self.tables.is_pending();
+            let pending = self.tables.is_pending() || self.map_by.is_some();
             tokio::select! {
                 biased;
-                // Also when nobody is left who could say so.
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
                 Some(event) = events.recv() => self.note(event).await?,
                 Some(contents) = manifests.recv() => self.read(contents),
                 Ok(()) = self.mirror.view.changed() => self.follow_kernel().await,
@@ -181,7 +185,7 @@ impl Control {
             Err(why) => error!("generation {generation} is refused, the last tables stay: {why}"),
         }
         self.wake_workers();
-        self.map_addresses();
+        self.map_by = Some(Instant::now() + ADOPTED);
     }
 
     /// How far this node is with a Gateway.
@@ -257,7 +261,14 @@ impl Control {
     fn look_for_adoption(&mut self) {
         let generations = self.workers.iter().map(|w| w.status().tables_generation.value());
         let Some(oldest) = generations.min() else { return };
-        if self.tables.adopted(Generation(oldest)) {
+        let adopted = self.tables.adopted(Generation(oldest));
+        // A worker that does not know an address yet would drop its packets.
+        let waited = |by| by <= Instant::now();
+        if self.map_by.is_some_and(|by| !self.tables.is_pending() || waited(by)) {
+            self.map_by = None;
+            self.map_addresses();
+        }
+        if adopted {
             self.compile_once();
             self.show();
         }

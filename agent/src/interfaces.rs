@@ -85,8 +85,8 @@ struct Interface {
     retry_at: Option<Instant>,
     /// A queue of it no longer works.
     broken: bool,
-    /// Its number while it is being attached: if that is cut short there is
-    /// something to undo.
+    /// Its number while it is being attached or detached: if that is cut
+    /// short there is something to undo.
     begun: Option<u32>,
 }
 
@@ -166,7 +166,7 @@ impl Interfaces {
         let name = interface.state.name.clone();
         let now = view.device(&name).map(|device| device.ifindex);
         if let LinkState::Attached(attached) = &interface.state.link {
-            if now == Some(attached.ifindex) && !interface.broken {
+            if now == Some(attached.ifindex) && !interface.broken && !requeued(&name, attached) {
                 return false;
             }
             match now {
@@ -332,8 +332,13 @@ impl Interfaces {
             }));
             let answer = timeout(ANSWER, answer).await;
             let Ok(Ok(bound)) = answer else { return Err(AttachError::Worker(number)) };
-            for queue in bound? {
-                self.take_socket(slot, number, queue, attached)?;
+            let mut bound = bound?.into_iter();
+            while let Some(queue) = bound.next() {
+                if let Err(error) = self.take_socket(slot, number, queue, attached) {
+                    // The rest ends here: whose they are need new ones.
+                    bound.for_each(|lost| self.broke(lost.slot));
+                    return Err(error);
+                }
             }
         }
         attached.queues.sort_by_key(|queue| queue.queue);
@@ -361,8 +366,15 @@ impl Interfaces {
         let Some(target) = target else { return Ok(()) };
         target.queues.retain(|known| known.queue != queue);
         target.queues.push(QueueState { queue, worker, zero_copy });
-        self.xdp.set_socket(target.ifindex, queue, &socket)?;
-        Ok(())
+        match self.xdp.set_socket(target.ifindex, queue, &socket) {
+            Err(error) if of != slot => {
+                // No fault of the one that is being attached.
+                warn!("queue {queue} of another interface is to be bound anew: {error}");
+                self.broke(of);
+                Ok(())
+            }
+            done => Ok(done?),
+        }
     }
 
     /// Has the workers know the interface before they get frames of it.
@@ -390,7 +402,7 @@ impl Interfaces {
         let slot = interface.slot;
         let name = interface.state.name.clone();
         interface.broken = false;
-        let ifindex = match (&interface.state.link, interface.begun.take()) {
+        let ifindex = match (&interface.state.link, interface.begun) {
             (_, Some(begun)) => begun,
             (LinkState::Attached(attached), None) => {
                 let ifindex = attached.ifindex;
@@ -399,7 +411,12 @@ impl Interfaces {
             }
             _ => return,
         };
+        // If this is cut short, the next one has to do it.
+        interface.begun = Some(ifindex);
         self.undo(slot, &name, ifindex, workers).await;
+        if let Some(interface) = self.list.get_mut(place) {
+            interface.begun = None;
+        }
         info!(interface = name, "detached");
     }
 
@@ -427,4 +444,10 @@ impl Interfaces {
         });
         self.offloads.restore(name);
     }
+}
+
+/// Whether the number of queues is another than when it was attached.
+fn requeued(name: &str, attached: &AttachedState) -> bool {
+    let queues = Nic::new(name).and_then(|nic| nic.rx_queues());
+    queues.is_ok_and(|queues| queues as usize != attached.queues.len())
 }

@@ -25,7 +25,7 @@ use crate::control::Control;
 use crate::flags::{Settings, XdpMode};
 use crate::http::{self, HttpError};
 use crate::interfaces::{AttachError, Interfaces};
-use crate::kernel::{Attachments, Mirror, MirrorError};
+use crate::kernel::{Attachments, Mirror, MirrorError, Resolver};
 use crate::local::{self, SocketError};
 use crate::manifests::{self, WatchError};
 use crate::offloads::{Offloads, StateDirError};
@@ -105,6 +105,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let (attachments, attached) =
         watch::channel(Attachments { slots: settings.interfaces.len(), attached: Vec::new() });
     let mirror = start_mirror(attached, &published, &workers).await?;
+    let asked = resolve_at_once(unasked, mirror.resolver.clone());
     preflight::check_snat(&settings, &mirror.view.borrow().own_addresses())?;
 
     let options =
@@ -130,17 +131,15 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let watch = manifests::watch(&settings.manifests)?;
     let mut control =
         Control::new(settings, interfaces, tables, Arc::clone(&workers), mirror, state);
-    let mut stopped = stop.clone();
-    let started = tokio::select! {
-        biased;
-        // Also when nobody is left who could say so.
-        _ = stopped.wait_for(|stop| *stop) => None,
-        started = control.start(&watch.first) => Some(started),
+    let serve = async {
+        control.start(&watch.first).await?;
+        control.run(watch.changes, asked).await
     };
-    let ended = match started {
-        None => Ok(()),
-        Some(Ok(())) => control.run(watch.changes, unasked, stop).await,
-        Some(Err(error)) => Err(error),
+    let ended = tokio::select! {
+        biased;
+        // Wherever it is: a signal waits for no interface.
+        () = until(stop) => Ok(()),
+        ended = serve => ended,
     };
     control.stop().await;
     drop(control);
@@ -248,6 +247,30 @@ async fn start_mirror(
         }
     };
     Mirror::start(attached, publish).await
+}
+
+/// Has neighbours resolved whatever the control thread waits for, since
+/// packets are held for them: what remains of the events is for that thread.
+fn resolve_at_once(
+    mut events: mpsc::UnboundedReceiver<Event>,
+    resolver: Resolver,
+) -> mpsc::UnboundedReceiver<Event> {
+    let (sender, others) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            let other = match event {
+                Event::Unresolved(neighbour) => {
+                    resolver.resolve(neighbour);
+                    continue;
+                }
+                other => other,
+            };
+            if sender.send(other).is_err() {
+                return;
+            }
+        }
+    });
+    others
 }
 
 fn state(
