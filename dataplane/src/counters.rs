@@ -61,6 +61,9 @@ pub struct Counters {
     pub flow_entries: Counter,
     /// Entries that only keep a SNAT port at rest.
     pub flow_entries_resting: Counter,
+    /// Packets given to the worker that owns their flow. Counted by whoever
+    /// carries them there, once there was room.
+    pub handed_off: Counter,
     /// Packets of known or new flows, sent on towards an endpoint.
     pub packets_to_endpoints: Counter,
     /// Packets of known flows, sent on towards a client.
@@ -101,6 +104,7 @@ impl Counters {
             ("flow.reset", &self.flows_reset),
             ("flow.entries", &self.flow_entries),
             ("flow.resting", &self.flow_entries_resting),
+            ("handed_off", &self.handed_off),
             ("to_endpoints", &self.packets_to_endpoints),
             ("to_clients", &self.packets_to_clients),
             ("icmp.errors", &self.icmp_errors),

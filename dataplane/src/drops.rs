@@ -72,6 +72,7 @@ drop_reasons! {
     TxRingFull = "tx_ring_full", "The transmit ring stayed full; the link or the driver is too slow or stalled.";
     InterfaceGone = "interface_gone", "The interface went away while the packet was on its way.";
     HandOffFull = "hand_off_full", "The queue to the worker that owns the flow is full.";
+    HandOffLost = "hand_off_lost", "The packet was handed to the worker that had its flow, and by then another one had it.";
 }
 
 #[cfg(test)]

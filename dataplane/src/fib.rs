@@ -5,6 +5,7 @@
 //! as a [`Neighbour`] to be resolved by others.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
@@ -13,6 +14,7 @@ use prefix_trie::PrefixMap;
 use crate::address;
 use crate::drops::DropReason;
 use crate::packet::{InterfaceSlot, Neighbour};
+use crate::rss::Rss;
 use crate::wire;
 
 /// A MAC address.
@@ -146,6 +148,8 @@ pub struct Fib {
     routes: PrefixMap<(u128, u8), Route>,
     hops: Vec<NextHop>,
     neighbours: HashMap<Neighbour, HopId>,
+    /// How interfaces spread what they receive, by slot.
+    rss: Vec<(InterfaceSlot, Arc<Rss>)>,
 }
 
 impl Fib {
@@ -170,6 +174,26 @@ impl Fib {
             fib.add_neighbour(neighbour, mac);
         }
         fib
+    }
+
+    /// The same, knowing how an attached interface spreads what it receives
+    /// over its queues.
+    #[must_use]
+    pub fn with_rss(mut self, slot: InterfaceSlot, rss: Arc<Rss>) -> Self {
+        self.rss.push((slot, rss));
+        self
+    }
+
+    /// How the interface through which `destination` is reached spreads what
+    /// it receives, if that is known.
+    pub(crate) fn rss_towards(&self, destination: u128) -> Option<&Rss> {
+        if self.rss.is_empty() {
+            return None;
+        }
+        let (_, route) = self.routes.get_lpm(&(destination, 128))?;
+        let RouteAction::Forward(paths) = &route.action else { return None };
+        let slot = self.links.get(&paths.first()?.ifindex)?.attached?;
+        self.rss.iter().find(|(known, _)| *known == slot).map(|(_, rss)| &**rss)
     }
 
     /// The attached interfaces, by slot.

@@ -14,7 +14,8 @@ use crate::parse::{self, Quote, UDP};
 use crate::rewrite;
 use crate::wire;
 
-/// Translates each ICMP error that quotes a flow of ours.
+/// Translates each ICMP error that quotes a flow of ours, and leaves those of
+/// other workers' flows to them.
 pub(crate) fn burst(burst: &mut Burst<'_>, flows: &Flows) {
     for packet in burst {
         if packet.meta.kind == Kind::IcmpError
@@ -39,7 +40,13 @@ fn translate(packet: &mut Packet<'_>, flows: &Flows) -> Result<(), DropReason> {
         .filter(|quote| quote.tuple.src == meta.tuple.dst)
         .ok_or(DropReason::IcmpQuote)?;
     // Its sender would be told by a packet that comes the other way.
-    let told = rewritten(flows, &quote.tuple.reversed()).ok_or(DropReason::IcmpNoFlow)?;
+    let other_way = quote.tuple.reversed();
+    let hash = flows.table.hash(&other_way);
+    let Some(told) = rewritten(flows, hash, &other_way) else {
+        let owner = flows.other_owner(meta.side, &other_way, hash);
+        packet.hand_off(owner.ok_or(DropReason::IcmpNoFlow)?);
+        return Ok(());
+    };
 
     rewrite_quote(packet.frame_mut(), quoted_at, meta.l4_end, &quote, &told.reversed());
     let outer = Tuple { src: told.src, dst: told.dst, ..meta.tuple };
@@ -55,10 +62,11 @@ fn translate(packet: &mut Packet<'_>, flows: &Flows) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// What a flow makes of `tuple`.
-fn rewritten(flows: &Flows, tuple: &Tuple) -> Option<Tuple> {
-    let found = flows.find(tuple)?;
-    Some(flows.flow(found.id)?.rewritten(found.direction))
+/// What a flow makes of `tuple`. Those that have ended a moment ago are found
+/// too: their packets may still be under way.
+fn rewritten(flows: &Flows, hash: u64, tuple: &Tuple) -> Option<Tuple> {
+    let (id, direction) = flows.table.find(hash, tuple)?;
+    Some(flows.flow(id)?.rewritten(direction))
 }
 
 /// Turns the packet quoted at `l3` into the one with the tuple `new`. What

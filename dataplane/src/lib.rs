@@ -4,7 +4,8 @@
 //! rewrites them in place and leaves a [`Verdict`] on each. What it looks up
 //! comes with every burst as a [`View`]: the compiled [`Tables`], the kernel's
 //! routes and neighbours as a [`Fib`], and the counters of slots. What it
-//! remembers, its flows, it owns alone.
+//! remembers, its flows, it owns alone; a packet of another worker's flow it
+//! hands over ([`Team`]).
 //!
 //! Nothing here knows sockets, threads, clocks or logs, and nothing allocates
 //! once a pipeline is made: time and memory come from outside.
@@ -26,11 +27,13 @@ mod packet;
 mod parse;
 mod pipeline;
 mod rewrite;
+mod rss;
 mod select;
 mod snat;
 mod sweep;
 mod tables;
 mod tcp;
+mod team;
 mod timeouts;
 mod track;
 mod wire;
@@ -41,8 +44,10 @@ pub use fib::{Fib, Interface, Link, Mac, Path, Route, RouteAction, Tags};
 pub use flows::BYTES_PER_FLOW;
 pub use packet::{BURST, Burst, InterfaceSlot, Neighbour, Packet, Tick, Verdict, WorkerId};
 pub use pipeline::{Limits, Pipeline, PipelineConfig, Sink, View};
+pub use rss::{HashedPorts, Rss};
 pub use tables::{
     AddressRole, CompileError, CompileOptions, Decision, MaglevSize, MaglevSizeError, MaglevSlot,
     Share, SlotOwner, Slots, Tables, choose_offline,
 };
+pub use team::{Directory, Team};
 pub use timeouts::Timeouts;

@@ -29,7 +29,8 @@ pub struct Tick(pub u64);
 pub enum Verdict {
     /// Send the frame, as it is now, out of this interface.
     Transmit(InterfaceSlot),
-    /// Another worker owns the flow.
+    /// Another worker owns the flow: give it the frame, which is as it was
+    /// received, as a packet that is [`Packet::handed_over`].
     HandOff(WorkerId),
     /// Keep the frame for a bounded time, until the neighbour is known; then
     /// [`crate::Pipeline::retry`] it.
@@ -89,6 +90,8 @@ pub(crate) struct Meta {
     pub(crate) hop: HopId,
     /// The MTU that it is too big for, if it was refused for that.
     pub(crate) mtu: usize,
+    /// It comes from another worker, and goes to no third one.
+    pub(crate) handed_over: bool,
     /// Why it cannot go on. The last stage counts it, and answers or drops.
     pub(crate) refusal: Option<DropReason>,
 }
@@ -159,6 +162,15 @@ impl<'a> Packet<'a> {
         Self { buffer, bytes, ingress, verdict: None, meta: Meta::default() }
     }
 
+    /// The same packet, given to this worker by another one with
+    /// [`Verdict::HandOff`]: it is not handed on again.
+    #[inline]
+    #[must_use]
+    pub fn handed_over(mut self) -> Self {
+        self.meta.handed_over = true;
+        self
+    }
+
     /// The frame as it is now.
     #[inline(always)]
     pub fn frame(&self) -> &[u8] {
@@ -216,6 +228,17 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub(crate) fn refuse(&mut self, reason: DropReason) {
         self.meta.refusal.get_or_insert(reason);
+    }
+
+    /// Leaves it to the worker that owns its flow. One that comes from another
+    /// worker ends here, or two of them could play with it for ever.
+    #[cold]
+    pub(crate) fn hand_off(&mut self, owner: WorkerId) {
+        if self.meta.handed_over {
+            self.refuse(DropReason::HandOffLost);
+        } else {
+            self.decide(Verdict::HandOff(owner));
+        }
     }
 
     /// Whether it is a TCP or UDP packet on its way: one to be balanced.

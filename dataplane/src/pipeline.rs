@@ -12,6 +12,7 @@ use crate::flows::Flows;
 use crate::hops::Hops;
 use crate::packet::{Burst, InterfaceSlot, Tick, WorkerId};
 use crate::tables::Tables;
+use crate::team::Team;
 use crate::timeouts::Timeouts;
 use crate::{classify, forward, icmp, parse, rewrite, sweep, track};
 
@@ -34,9 +35,11 @@ pub struct PipelineConfig {
     pub worker: WorkerId,
     /// How many flows it can hold.
     pub flow_capacity: usize,
-    /// The ports it may use on each SNAT address.
+    /// The ports that are used of each SNAT address; those of a [`Team`] deal
+    /// them out among themselves.
     pub snat_ports: RangeInclusive<u16>,
-    /// Keys the flow table's hash; random, and secret.
+    /// Keys the flow table's hash; random, and secret. The same for all workers
+    /// of a [`Team`].
     pub hash_key: [u64; 2],
     /// How long flows are kept.
     pub timeouts: Timeouts,
@@ -89,6 +92,14 @@ impl Pipeline {
             allowance: Allowance::new(config.limits),
             counters: Arc::default(),
         })
+    }
+
+    /// Makes it one of several: it uses only its share of the SNAT ports, and
+    /// leaves packets of the others' flows to them. Before the first packet.
+    #[must_use]
+    pub fn in_team(mut self, team: &Team) -> Self {
+        self.flows.join(team);
+        self
     }
 
     /// What it counts.

@@ -1,5 +1,7 @@
 //! Starts a flow: chooses its endpoint and its SNAT source, and remembers
 //! both.
+//!
+//! Of several workers that try to start the same flow at once, one does.
 
 use bytemuck::Zeroable;
 
@@ -7,25 +9,35 @@ use crate::address;
 use crate::checksum;
 use crate::drops::DropReason;
 use crate::flows::{Flow, Flows, Moment, Stage};
-use crate::packet::{FlowId, Kind, Packet, Side};
-use crate::tables::{EndpointChoice, Tables};
+use crate::packet::{FlowId, Kind, Packet, Side, WorkerId};
+use crate::pipeline::View;
+use crate::snat::Steering;
+use crate::tables::EndpointChoice;
 use crate::tcp::{self, TcpState};
 use crate::wire;
+
+/// Where a flow is.
+pub(crate) enum Started {
+    /// It has begun here.
+    Here(FlowId),
+    /// Another worker has just begun it.
+    Elsewhere(WorkerId),
+}
 
 /// Starts a flow with a packet that belongs to none, or says why that cannot
 /// be.
 pub(crate) fn start(
     packet: &Packet<'_>,
     flows: &mut Flows,
-    tables: &Tables,
+    view: View<'_>,
     moment: Moment<'_>,
-) -> Result<FlowId, DropReason> {
+) -> Result<Started, DropReason> {
     let stage = opening(packet).ok_or(DropReason::NoFlow)?;
     // What was damaged on its way may not even be meant for us.
     if !checksum::l4_is_right(packet) {
         return Err(DropReason::L4Checksum);
     }
-    let choice = tables.choose(&packet.meta.tuple);
+    let choice = view.tables.choose(&packet.meta.tuple);
     let refused = |reason, slot: Option<u32>| {
         if let Some(counters) = slot.and_then(|slot| moment.stats.slot(slot)) {
             counters.refused.add(1);
@@ -38,7 +50,7 @@ pub(crate) fn start(
             return Err(refused(endpoint.err().unwrap_or(DropReason::NoWeight), slot));
         }
     };
-    admit(packet, stage, backend_slot, &endpoint, flows, tables, moment).map_err(|reason| {
+    admit(packet, stage, backend_slot, &endpoint, flows, view, moment).map_err(|reason| {
         refused(reason, Some(backend_slot));
         refused(reason, Some(endpoint.slot))
     })
@@ -61,20 +73,29 @@ fn admit(
     backend_slot: u32,
     endpoint: &EndpointChoice,
     flows: &mut Flows,
-    tables: &Tables,
+    view: View<'_>,
     moment: Moment<'_>,
-) -> Result<FlowId, DropReason> {
+) -> Result<Started, DropReason> {
     if flows.table.is_full() {
         return Err(DropReason::FlowTableFull);
     }
     let tuple = &packet.meta.tuple;
+    let steering = flows
+        .team
+        .as_ref()
+        .and_then(|team| Steering::towards(endpoint.address, tuple.protocol, view.fib, team));
     let source = flows.snat.find(
         &flows.table,
-        tables.snat_addresses(address::is_v4(endpoint.address)),
+        view.tables.snat_addresses(address::is_v4(endpoint.address)),
         endpoint,
         tuple.protocol,
         moment.stats.slot(endpoint.slot),
+        steering,
     )?;
+    // Nothing can go wrong any more.
+    if let Err(owner) = flows.claim(packet.meta.hash) {
+        return Ok(Started::Elsewhere(owner));
+    }
     let mut flow = Flow {
         client: tuple.src,
         vip: tuple.dst,
@@ -96,5 +117,8 @@ fn admit(
         let sequence = wire::u32_at(packet.frame(), packet.meta.l4 + 4);
         flow.endpoint_ack = sequence.wrapping_add(1);
     }
-    flows.begin(&flow, [packet.meta.hash, source.hash], moment).ok_or(DropReason::FlowTableFull)
+    flows
+        .begin(&flow, [packet.meta.hash, source.hash], moment)
+        .map(Started::Here)
+        .ok_or(DropReason::FlowTableFull)
 }

@@ -1,6 +1,6 @@
 //! Finds the flow of each packet, follows its state, and says what the
-//! packet's tuple becomes. A packet that belongs to no flow starts one, if it
-//! can.
+//! packet's tuple becomes. A packet that belongs to no flow of this worker
+//! goes to the one that has it; or it starts one, if it can.
 //!
 //! Packets are taken one after the other, so that each sees what the ones
 //! before it did; only memory is asked for in advance, for all of them.
@@ -11,14 +11,14 @@ use crate::drops::DropReason;
 use crate::flows::{Direction, Flow, Flows, Found, Moment, Stage, for_slots};
 use crate::packet::{Burst, FlowId, Kind, Packet, Tick};
 use crate::pipeline::View;
-use crate::select;
+use crate::select::{self, Started};
 use crate::tables::{EndpointFate, Tables};
 use crate::tcp::{self, TcpState};
 use crate::timeouts::Millis;
 use crate::wire;
 
 /// Finds or starts the flow of every packet that is to be balanced. Sets
-/// `meta.flow` and `meta.rewritten`, or refuses the packet.
+/// `meta.flow` and `meta.rewritten`, hands the packet off or refuses it.
 pub(crate) fn burst(
     burst: &mut Burst<'_>,
     flows: &mut Flows,
@@ -36,7 +36,7 @@ pub(crate) fn burst(
     flows.snat.refill();
     let moment = Moment { now: Millis::at(now), stats: view.stats, counters };
     for packet in burst.iter_mut().filter(|packet| packet.is_balanced()) {
-        if let Err(reason) = track(packet, flows, view.tables, moment) {
+        if let Err(reason) = track(packet, flows, view, moment) {
             packet.refuse(reason);
         }
     }
@@ -46,18 +46,37 @@ pub(crate) fn burst(
 fn track(
     packet: &mut Packet<'_>,
     flows: &mut Flows,
-    tables: &Tables,
+    view: View<'_>,
     moment: Moment<'_>,
 ) -> Result<(), DropReason> {
     if let Some((id, direction)) = flows.table.find(packet.meta.hash, &packet.meta.tuple) {
         let found = Found { id, direction };
-        if goes_on(packet, found, flows, tables, moment)? {
+        if goes_on(packet, found, flows, view.tables, moment)? {
             return follow(packet, found, flows, moment);
         }
     }
-    let id = select::start(packet, flows, tables, moment)?;
-    let flow = flows.flow(id).ok_or(DropReason::FlowTableFull)?;
-    forward(packet, id, Direction::ToEndpoint, flow, moment);
+    miss(packet, flows, view, moment)
+}
+
+/// Finds out what a packet that belongs to no flow here is to others.
+fn miss(
+    packet: &mut Packet<'_>,
+    flows: &mut Flows,
+    view: View<'_>,
+    moment: Moment<'_>,
+) -> Result<(), DropReason> {
+    let meta = &packet.meta;
+    if let Some(owner) = flows.other_owner(meta.side, &meta.tuple, meta.hash) {
+        packet.hand_off(owner);
+        return Ok(());
+    }
+    match select::start(packet, flows, view, moment)? {
+        Started::Here(id) => {
+            let flow = flows.flow(id).ok_or(DropReason::FlowTableFull)?;
+            forward(packet, id, Direction::ToEndpoint, flow, moment);
+        }
+        Started::Elsewhere(owner) => packet.hand_off(owner),
+    }
     Ok(())
 }
 

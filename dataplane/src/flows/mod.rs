@@ -8,6 +8,9 @@ mod hash;
 mod index;
 mod table;
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
 use blixt_mem::RegionError;
 
 pub(crate) use entry::{Direction, Flow, Stage};
@@ -16,11 +19,12 @@ pub use table::BYTES_PER_FLOW;
 pub(crate) use table::FlowTable;
 
 use crate::counters::{Counters, SlotCounters, SlotStats};
-use crate::packet::{FlowId, Tuple};
+use crate::packet::{FlowId, Side, Tuple, WorkerId};
 use crate::pipeline::PipelineConfig;
 use crate::snat::SnatPorts;
 use crate::sweep::Cursor;
 use crate::tcp::TcpState;
+use crate::team::{Membership, PortDeal, Team};
 use crate::timeouts::{Idle, Millis, Timeouts};
 
 /// All that a worker remembers.
@@ -30,6 +34,11 @@ pub(crate) struct Flows {
     pub(crate) snat: SnatPorts,
     pub(crate) cursor: Cursor,
     idle: IdleTimes,
+    me: WorkerId,
+    ports: RangeInclusive<u16>,
+    deal: PortDeal,
+    /// The other workers; `None` if there are none.
+    pub(crate) team: Option<Membership>,
     /// Entries that only keep a SNAT port at rest.
     resting: usize,
 }
@@ -62,8 +71,13 @@ impl Flows {
     /// Takes all the memory they will ever need.
     pub(crate) fn new(config: &PipelineConfig) -> Result<Self, RegionError> {
         let key = HashKey::new(config.hash_key);
+        let deal = PortDeal::new(&config.snat_ports, 1);
         Ok(Self {
-            snat: SnatPorts::new(&config.snat_ports, key.clone()),
+            snat: SnatPorts::new(deal.share(WorkerId(0)), key.clone()),
+            me: config.worker,
+            ports: config.snat_ports.clone(),
+            deal,
+            team: None,
             table: FlowTable::new(config.flow_capacity, key)?,
             cursor: Cursor::default(),
             idle: IdleTimes::new(&config.timeouts),
@@ -71,12 +85,35 @@ impl Flows {
         })
     }
 
-    /// The flow that a packet with this tuple would belong to. Those that
-    /// have ended a moment ago are found too: their packets may still be
-    /// under way.
-    pub(crate) fn find(&self, tuple: &Tuple) -> Option<Found> {
-        let (id, direction) = self.table.find(self.table.hash(tuple), tuple)?;
-        Some(Found { id, direction })
+    /// Makes them those of one worker among several. There are none yet.
+    pub(crate) fn join(&mut self, team: &Team) {
+        self.deal = PortDeal::new(&self.ports, team.workers);
+        self.snat.deal(self.deal.share(self.me));
+        let directory = Arc::clone(&team.directory);
+        self.team = Some(Membership { me: self.me, workers: team.workers, directory });
+    }
+
+    /// Which other worker has the flow of a packet that is not found here.
+    /// `hash` is the tuple's.
+    pub(crate) fn other_owner(&self, side: Side, tuple: &Tuple, hash: u64) -> Option<WorkerId> {
+        let team = self.team.as_ref()?;
+        match side {
+            Side::ToVip => team.other_owner(hash),
+            Side::ToSnat => self.deal.owner(tuple.dst_port).filter(|owner| *owner != self.me),
+        }
+    }
+
+    /// Lets the other workers know that a flow is about to begin here; or says
+    /// where it has begun already. `hash` is that of the client's tuple.
+    pub(crate) fn claim(&self, hash: u64) -> Result<(), WorkerId> {
+        self.team.as_ref().map_or(Ok(()), |team| team.claim(hash))
+    }
+
+    /// Lets the other workers know that a client's tuple is free again.
+    fn release(&self, flow: &Flow) {
+        if let Some(team) = &self.team {
+            team.release(self.table.hash(&flow.tuple(Direction::ToEndpoint)));
+        }
     }
 
     /// A flow by its number.
@@ -96,7 +133,7 @@ impl Flows {
         })
     }
 
-    /// Begins a flow. `hashes` are those of its tuples, the client's first;
+    /// Begins a flow that is claimed. `hashes` are those of its tuples, the client's first;
     /// neither is in the table. `None` if there is no room.
     pub(crate) fn begin(
         &mut self,
@@ -142,6 +179,9 @@ impl Flows {
     /// it still lives it ends. Its SNAT port rests.
     pub(crate) fn replace(&mut self, id: FlowId, moment: Moment<'_>) {
         self.rest(id, moment);
+        if let Some(flow) = self.table.flow(id).filter(|flow| !flow.is_replaced()) {
+            self.release(flow);
+        }
         self.table.replace(id);
     }
 
@@ -156,6 +196,9 @@ impl Flows {
         }
         if let Some(endpoint) = moment.stats.slot(flow.endpoint_slot) {
             endpoint.give_port_back();
+        }
+        if !flow.is_replaced() {
+            self.release(flow);
         }
         self.table.remove(id);
     }

@@ -14,8 +14,8 @@ use crate::world::{
     NOWHERE, OUR_MACS, Situation, UNATTACHED, World, casts, given, one_endpoint_each, v4, v6,
 };
 
-/// Plays a story in which packets are dropped for `reason`; `None` where only
-/// the worker around the pipeline does so.
+/// Plays a story in which packets are dropped for `reason`; `None` where it
+/// takes more than one pipeline.
 fn story(reason: DropReason) -> Option<World> {
     use DropReason as R;
     let Cast { client, web, dns, snat, dns_endpoint, .. } = v4();
@@ -97,6 +97,8 @@ fn story(reason: DropReason) -> Option<World> {
         R::InterfaceGone => {
             world.receives(blixt_dataplane::InterfaceSlot(9), &query_to(53).bytes())
         }
+        // Takes more than one worker: team.rs has its story.
+        R::HandOffLost => return None,
         // How long packets wait, how many of them, and what rings and queues
         // take, is up to the worker.
         R::Unresolved | R::HoldFull | R::TxRingFull | R::HandOffFull => return None,

@@ -12,6 +12,7 @@ mod drops;
 mod flows;
 mod icmp;
 mod properties;
+mod team;
 mod world;
 
 /// Counts, so that a test can show that a hit allocates nothing.

@@ -18,7 +18,7 @@ use crate::world::{
 
 /// Whether all checksums of a frame are right, as an independent reader finds
 /// them. Frames without IP have none.
-fn is_right(bytes: &[u8]) -> bool {
+pub(crate) fn is_right(bytes: &[u8]) -> bool {
     let Ok(sliced) = SlicedPacket::from_ethernet(bytes) else { return false };
     let (pseudo_header, ip_is_right) = match &sliced.net {
         Some(NetSlice::Ipv4(ip)) => {

@@ -363,7 +363,7 @@ pub(crate) fn hex(bytes: &[u8]) -> Vec<String> {
     bytes.chunks(16).enumerate().map(row).collect()
 }
 
-fn fib(situation: &Situation, answered: &[IpAddr]) -> Fib {
+pub(crate) fn fib(situation: &Situation, answered: &[IpAddr]) -> Fib {
     let interfaces = IFINDEXES.iter().zip(OUR_MACS).map(|(&ifindex, mac)| Interface {
         ifindex,
         mac,
@@ -417,7 +417,7 @@ impl Masked for Route {
     }
 }
 
-fn tables(
+pub(crate) fn tables(
     situation: &Situation,
     with_endpoints: bool,
     generation: u64,
