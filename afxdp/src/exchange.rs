@@ -166,6 +166,22 @@ impl Exchange {
         self.copy_out(slot, number, packet)
     }
 
+    /// A frame of this worker's with a copy of `packet`, which came in on
+    /// `slot` elsewhere. `None` if no frame is free.
+    #[inline]
+    pub fn frame_for(&mut self, slot: Slot, packet: &[u8]) -> Option<Frame> {
+        let queue = self.slots.get(usize::from(slot.0)).and_then(|state| state.queues.first());
+        let group =
+            queue.and_then(|number| self.queues.get(*number)).map_or(0, |queue| queue.group);
+        let umem = &mut self.groups.get_mut(group)?.umem;
+        let mut frame = umem.take()?;
+        if frame.fill(packet) {
+            return Some(frame);
+        }
+        umem.put(frame);
+        None
+    }
+
     /// Takes a frame home.
     #[inline]
     pub fn release(&mut self, frame: Frame) {

@@ -86,6 +86,30 @@ pub struct Nic {
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETHTOOL_GRXFH: u32 = 0x29;
+const ETHTOOL_GRSSH: u32 = 0x46;
+
+/// How a device spreads what it receives over its queues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RssConfig {
+    /// The key of its Toeplitz hash.
+    pub key: Vec<u8>,
+    /// The queues, by the low bits of the hash.
+    pub queues: Vec<u32>,
+    /// Whether ports are hashed: of TCP over IPv4, UDP over IPv4, TCP over
+    /// IPv6, UDP over IPv6.
+    pub hashes_ports: [bool; 4],
+}
+
+/// `struct ethtool_rxfh` without what follows it: command, context, two sizes,
+/// hash function with input transformation, reserved.
+const RSS_HEAD_WORDS: usize = 6;
+
+/// ETH_RSS_HASH_TOP of `linux/netdevice.h`.
+const TOEPLITZ: u32 = 1;
+
+/// More than any device has; larger answers are not believed.
+const MOST_RSS_WORDS: usize = 1 << 16;
 
 /// `struct ethtool_drvinfo`.
 #[repr(C)]
@@ -121,12 +145,24 @@ struct Value {
     data: u32,
 }
 
+/// The head of `struct ethtool_rxnfc`, as ETHTOOL_GRXFH has it, with the room
+/// that the kernel may write.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct FlowHash {
+    command: u32,
+    flow_type: u32,
+    data: u64,
+    rest: [u64; 22],
+}
+
 /// Plain structures of integers, each with its command first: what the
 /// kernel reads and writes behind `ifr_data`.
 trait EthtoolData: Copy {}
 impl EthtoolData for DriverInfo {}
 impl EthtoolData for Channels {}
 impl EthtoolData for Value {}
+impl EthtoolData for FlowHash {}
 
 impl Nic {
     /// The device with this name, in the network namespace of the thread.
@@ -173,6 +209,51 @@ impl Nic {
             Err(error) if is_unsupported(&error) => Ok(1),
             Err(source) => Err(self.refused("count its queues", source)),
         }
+    }
+
+    /// How it spreads what it receives; `None` if it does not tell, or in a way
+    /// that cannot be computed here.
+    pub fn rss(&self) -> Result<Option<RssConfig>, NicError> {
+        let refused = |source| self.refused("tell how it spreads packets", source);
+        let mut head = vec![0; RSS_HEAD_WORDS];
+        match self.rss_words(&mut head) {
+            Ok(()) => {}
+            Err(error) if is_unsupported(&error) => return Ok(None),
+            Err(source) => return Err(refused(source)),
+        }
+        let size = |place: usize| head.get(place).map_or(0, |&word| word as usize);
+        let (queues, key_bytes) = (size(2), size(3));
+        let words = RSS_HEAD_WORDS + queues + key_bytes.div_ceil(4);
+        if queues == 0 || key_bytes == 0 || words > MOST_RSS_WORDS {
+            return Ok(None);
+        }
+        head.resize(words, 0);
+        self.rss_words(&mut head).map_err(refused)?;
+        Ok(read_rss(&head, queues, key_bytes).map(|(queues, key)| RssConfig {
+            key,
+            queues,
+            // TCP_V4_FLOW, UDP_V4_FLOW, TCP_V6_FLOW, UDP_V6_FLOW.
+            hashes_ports: [1, 2, 5, 6].map(|flow_type| self.hashes_ports(flow_type)),
+        }))
+    }
+
+    /// Fills in a `struct ethtool_rxfh`, whose sizes are in its third and
+    /// fourth word: with both 0 the kernel only tells them.
+    fn rss_words(&self, words: &mut [u32]) -> io::Result<()> {
+        if let Some(command) = words.first_mut() {
+            *command = ETHTOOL_GRSSH;
+        }
+        let mut request = self.request();
+        request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
+        self.ioctl(libc::SIOCETHTOOL, &mut request)
+    }
+
+    /// Whether both ports go into the hash of a kind of packets (RXH_L4_B_0_1
+    /// and RXH_L4_B_2_3). What does not tell is taken not to.
+    fn hashes_ports(&self, flow_type: u32) -> bool {
+        const BOTH_PORTS: u64 = 1 << 6 | 1 << 7;
+        let mut hash = FlowHash { command: ETHTOOL_GRXFH, flow_type, data: 0, rest: [0; 22] };
+        self.ethtool(&mut hash).is_ok() && hash.data & BOTH_PORTS == BOTH_PORTS
     }
 
     /// The largest IP packet it takes, in bytes.
@@ -241,6 +322,18 @@ pub fn ifindex(interface: &str) -> Option<u32> {
     (index != 0).then_some(index)
 }
 
+/// The table and the key in a filled `struct ethtool_rxfh`, if the device uses
+/// them as they are: a symmetric hash is computed in another way.
+fn read_rss(words: &[u32], queues: usize, key_bytes: usize) -> Option<(Vec<u32>, Vec<u8>)> {
+    let [function, transformation, _, _] = words.get(4)?.to_ne_bytes();
+    if u32::from(function) != TOEPLITZ || transformation != 0 {
+        return None;
+    }
+    let (table, key) = words.get(RSS_HEAD_WORDS..)?.split_at_checked(queues)?;
+    let key: Vec<u8> = key.iter().flat_map(|word| word.to_ne_bytes()).take(key_bytes).collect();
+    Some((table.to_vec(), key))
+}
+
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP))
 }
@@ -281,9 +374,30 @@ mod tests {
     }
 
     #[test]
+    fn a_device_without_rss_has_none() {
+        assert_eq!(Nic::new("lo").unwrap().rss().unwrap(), None);
+    }
+
+    #[test]
+    fn what_the_kernel_writes_is_read() {
+        let key = [1, 2, 3, 4, 5, 6];
+        let key_words = [[1, 2, 3, 4], [5, 6, 0, 0]].map(u32::from_ne_bytes);
+        let words = |function: u8, transformation: u8| {
+            let kinds = u32::from_ne_bytes([function, transformation, 0, 0]);
+            [&[ETHTOOL_GRSSH, 0, 3, 6, kinds, 0, 7, 8, 9][..], &key_words].concat()
+        };
+        assert_eq!(read_rss(&words(1, 0), 3, 6), Some((vec![7, 8, 9], key.to_vec())));
+        assert_eq!(read_rss(&words(2, 0), 3, 6), None, "XOR");
+        assert_eq!(read_rss(&words(1, 1), 3, 6), None, "symmetric");
+        assert_eq!(read_rss(&words(1, 0)[..7], 3, 6), None, "cut");
+    }
+
+    #[test]
     fn structures_have_the_kernel_s_sizes() {
         assert_eq!(size_of::<DriverInfo>(), 196);
         assert_eq!(size_of::<Channels>(), 36);
         assert_eq!(size_of::<Value>(), 8);
+        // `struct ethtool_rxnfc`.
+        assert_eq!(size_of::<FlowHash>(), 192);
     }
 }
