@@ -17,6 +17,9 @@ use crate::worker::MAX_INTERFACES;
 /// Flows a worker holds unless told otherwise: 32 MB of memory.
 const DEFAULT_FLOW_CAPACITY: usize = 262_144;
 
+/// As many queues as are served of each interface.
+const MAX_WORKERS: u16 = blixt_xdp_abi::QUEUES_PER_INTERFACE as u16;
+
 /// Bounds of `--flow-capacity`: fewer would be no load balancer, more would
 /// not fit the 32 bits that name a flow and its two index entries.
 const FLOW_CAPACITIES: RangeInclusive<usize> = 1_024..=(1 << 28);
@@ -48,7 +51,9 @@ pub struct Flags {
     #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
 
-    /// Worker threads.
+    /// Worker threads, each on a core of its own where there are as many. Queue
+    /// Q of every interface is served by worker Q modulo N, so each interface
+    /// needs at least N queues (`ethtool -l`).
     #[arg(long, value_name = "N", default_value_t = 1)]
     workers: u16,
 
@@ -59,12 +64,14 @@ pub struct Flags {
     #[arg(long = "snat-address", value_name = "IP")]
     snat_addresses: Vec<IpAddr>,
 
-    /// Ports that are used of each SNAT address.
+    /// Ports that are used of each SNAT address. Several workers share them
+    /// equally.
     #[arg(long, value_name = "LO-HI", default_value = "1024-65535", value_parser = port_range)]
     snat_ports: RangeInclusive<u16>,
 
     /// Flows that each worker can hold. Full tables refuse new flows; old
-    /// ones go on. A flow takes 122 bytes.
+    /// ones go on. A flow takes 122 bytes, and with several workers some 20 more
+    /// to tell which of them has it.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_FLOW_CAPACITY)]
     flow_capacity: usize,
 
@@ -211,11 +218,19 @@ pub enum FlagError {
     /// Too few flows, or too many.
     #[error("--flow-capacity {0} is out of range: use {lo} to {hi}", lo = FLOW_CAPACITIES.start(), hi = FLOW_CAPACITIES.end())]
     FlowCapacity(usize),
-    /// Replies could not find the worker that owns their flow.
-    #[error(
-        "--workers {0} is not possible yet: this version hands no packets between workers, so use --workers 1"
-    )]
+    /// None, or more than there could be queues for.
+    #[error("--workers {0} is out of range: use 1 to {MAX_WORKERS}")]
     Workers(u16),
+    /// Some worker would have no port.
+    #[error(
+        "--snat-ports has {ports} ports for --workers {workers}: give at least one for each worker, better thousands"
+    )]
+    FewPorts {
+        /// How many there are.
+        ports: u32,
+        /// For how many workers.
+        workers: u16,
+    },
     /// No prime, or no sensible one.
     #[error("--maglev-size {0} is not possible: use a prime from 251 to 16777213, such as 65537")]
     Maglev(u32),
@@ -231,8 +246,13 @@ impl Flags {
     pub fn settings(self) -> Result<Settings, FlagError> {
         let manifests = self.manifests.ok_or(FlagError::NoManifests)?;
         check_interfaces(&self.interfaces)?;
-        if self.workers != 1 {
+        if self.workers == 0 || self.workers > MAX_WORKERS {
             return Err(FlagError::Workers(self.workers));
+        }
+        let (first, last) = (*self.snat_ports.start(), *self.snat_ports.end());
+        let ports = u32::from(last.saturating_sub(first)) + 1;
+        if ports < self.workers.into() {
+            return Err(FlagError::FewPorts { ports, workers: self.workers });
         }
         if self.snat_addresses.is_empty() {
             return Err(FlagError::NoSnatAddress);
@@ -403,8 +423,9 @@ mod tests {
             ("--interface eth0", "given twice"),
             ("--interface a/b", "no interface name"),
             ("--interface sixteen-letters-", "no interface name"),
-            ("--workers 2", "use --workers 1"),
-            ("--workers 0", "use --workers 1"),
+            ("--workers 0", "use 1 to 256"),
+            ("--workers 257", "use 1 to 256"),
+            ("--workers 4 --snat-ports 7-9", "3 ports for --workers 4"),
             ("--flow-capacity 0", "use 1024 to 268435456"),
             ("--maglev-size 100", "use a prime"),
             ("--snat-address 127.0.0.1", "unicast"),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use blixt_afxdp::BindError;
 use blixt_afxdp::nic::{Nic, NicError};
-use blixt_dataplane::InterfaceSlot;
+use blixt_dataplane::{HashedPorts, InterfaceSlot, Rss};
 use blixt_xdp_abi::QUEUES_PER_INTERFACE;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
@@ -60,6 +60,18 @@ pub enum AttachError {
         interface: String,
         /// How many.
         queues: u32,
+    },
+    /// Fewer queues than workers.
+    #[error(
+        "{interface} has {queues} queues, fewer than --workers {workers}: give it more with `ethtool -L {interface} combined {workers}` (on a veth `rx {workers} tx {workers}`), or use --workers {queues}"
+    )]
+    FewQueues {
+        /// Which.
+        interface: String,
+        /// How many.
+        queues: u32,
+        /// How many workers there are.
+        workers: usize,
     },
     /// A worker is stuck or gone.
     #[error("worker {0} does not answer: restart the agent")]
@@ -267,6 +279,11 @@ impl Interfaces {
         if queues > QUEUES_PER_INTERFACE {
             return Err(AttachError::Queues { interface: name, queues });
         }
+        // Each worker sends out of its own queues.
+        if (queues as usize) < workers.len() {
+            let workers = workers.len();
+            return Err(AttachError::FewQueues { interface: name, queues, workers });
+        }
         let on = self.xdp.attach(device.ifindex, &name, self.mode)?;
         if let Some(interface) = self.list.get_mut(place) {
             interface.begun = Some(device.ifindex);
@@ -282,6 +299,8 @@ impl Interfaces {
             offloads_off: Vec::new(),
             queues: Vec::new(),
         };
+        let rss = if workers.len() > 1 { rss(&nic) } else { None };
+        self.note_rss(slot, rss);
         let done = self.attach_queues(slot, &name, queues, &mut attached, workers).await;
         if let Err(error) = done {
             self.detach(place, workers).await;
@@ -377,6 +396,18 @@ impl Interfaces {
         }
     }
 
+    /// Has the workers know how an interface spreads what it receives; they do
+    /// with the next change of what is attached.
+    fn note_rss(&self, slot: InterfaceSlot, rss: Option<Rss>) {
+        self.attachments.send_if_modified(|attachments| {
+            match rss {
+                Some(rss) => drop(attachments.rss.insert(slot, Arc::new(rss))),
+                None => drop(attachments.rss.remove(&slot)),
+            }
+            false
+        });
+    }
+
     /// Has the workers know the interface before they get frames of it.
     async fn make_known(&self, slot: InterfaceSlot, attached: &AttachedState) {
         let place = usize::from(slot.0);
@@ -450,4 +481,15 @@ impl Interfaces {
 fn requeued(name: &str, attached: &AttachedState) -> bool {
     let queues = Nic::new(name).and_then(|nic| nic.rx_queues());
     queues.is_ok_and(|queues| queues as usize != attached.queues.len())
+}
+
+/// How an interface spreads what it receives over its queues, if it tells.
+/// Without that packets are handed over more often, and nothing else changes.
+fn rss(nic: &Nic) -> Option<Rss> {
+    let told = nic.rss().unwrap_or_else(|error| {
+        warn!("{error}; replies may have to be handed from worker to worker");
+        None
+    })?;
+    let [tcp_v4, udp_v4, tcp_v6, udp_v6] = told.hashes_ports;
+    Rss::new(&told.key, &told.queues, HashedPorts { tcp_v4, udp_v4, tcp_v6, udp_v6 })
 }

@@ -121,7 +121,7 @@ fn flows(page: &mut Page<'_>, state: &State) -> fmt::Result {
         "handoffs",
         "Packets handed to the worker that owns their flow. Many: the NIC spreads replies to \
          other workers.",
-        [(NONE, 0)],
+        [(NONE, sum(|counters| &counters.handed_off))],
     )?;
     page.counter(
         "icmp_errors",
@@ -279,6 +279,14 @@ fn workers(page: &mut Page<'_>, state: &State) -> fmt::Result {
         "worker_packets_held",
         "Packets that wait for a next hop's MAC address.",
         rows(|status| &status.holding),
+    )?;
+    let workers = state.workers.iter().enumerate();
+    page.counter(
+        "worker_handoffs",
+        "Packets that a worker received and handed to the one that owns their flow.",
+        workers.map(|(id, worker)| {
+            ([("worker", id.to_string())], worker.status.pipeline.handed_off.value())
+        }),
     )?;
     page.counter(
         "worker_sleeps",

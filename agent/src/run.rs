@@ -99,11 +99,13 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let http = http::bind(settings.http).await?;
     let (socket, socket_file) = local::bind(&settings.socket)?;
 
-    let published = Arc::new(Published::new(usize::from(settings.workers)));
+    let count = usize::from(settings.workers);
+    let published = Published::with_room_for(count, count * settings.flow_capacity);
+    let published = Arc::new(published);
     let (events, unasked) = mpsc::unbounded_channel();
     let workers = Arc::new(start_workers(&settings, sizes, &published, &events)?);
     let (attachments, attached) =
-        watch::channel(Attachments { slots: settings.interfaces.len(), attached: Vec::new() });
+        watch::channel(Attachments { slots: settings.interfaces.len(), ..Attachments::default() });
     let mirror = start_mirror(attached, &published, &workers).await?;
     let asked = resolve_at_once(unasked, mirror.resolver.clone());
     preflight::check_snat(&settings, &mirror.view.borrow().own_addresses())?;
@@ -175,10 +177,10 @@ fn sizes(settings: &Settings) -> Result<Sizes, RunError> {
     let (mut queues, mut mtu) = (0, 0);
     for name in &settings.interfaces {
         let nic = Nic::new(name)?;
-        queues += nic.rx_queues()? as usize;
+        // Those of the first worker, which nobody has more of.
+        queues += (nic.rx_queues()? as usize).div_ceil(usize::from(settings.workers.max(1)));
         mtu = mtu.max(nic.mtu()?);
     }
-    let queues = queues.div_ceil(usize::from(settings.workers.max(1)));
     // An MTU that no frame fits is refused when its interface is bound, with
     // its name.
     let frame_bytes = FrameBytes::for_mtu(mtu).unwrap_or(FrameBytes::Page);
@@ -192,6 +194,7 @@ fn start_workers(
     events: &mpsc::UnboundedSender<Event>,
 ) -> Result<Vec<WorkerHandle>, RunError> {
     let refused = |source| RunError::System { what: "random numbers", source };
+    let hash_key = hash_key().map_err(refused)?;
     (0..settings.workers)
         .map(|id| {
             let config = WorkerConfig {
@@ -201,7 +204,7 @@ fn start_workers(
                     worker: WorkerId(id),
                     flow_capacity: settings.flow_capacity,
                     snat_ports: settings.snat_ports.clone(),
-                    hash_key: hash_key().map_err(refused)?,
+                    hash_key,
                     timeouts: settings.timeouts,
                     limits: blixt_dataplane::Limits::default(),
                 },

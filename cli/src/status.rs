@@ -171,6 +171,7 @@ fn workers(workers: &[Worker], width: Option<u16>) -> String {
         number("OF"),
         number("FILL\nEMPTY"),
         number("TX\nFULL"),
+        number("HANDED\nOVER"),
     ];
     let row = |worker: &Worker, precision| {
         let amount = |value| amount(value, precision);
@@ -187,6 +188,7 @@ fn workers(workers: &[Worker], width: Option<u16>) -> String {
             amount(worker.frames),
             amount(worker.fill_ring_empty),
             amount(worker.tx_ring_full),
+            amount(worker.handoffs),
         ]
     };
     let with = |precision| workers.iter().map(|worker| row(worker, precision)).collect::<Vec<_>>();

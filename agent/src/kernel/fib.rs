@@ -1,5 +1,7 @@
 //! The mirrored state as a [`Fib`].
 
+use std::sync::Arc;
+
 use blixt_dataplane::{Fib, Interface, Link, RouteAction, Tags};
 
 use super::{Attachments, Device, State, View};
@@ -17,12 +19,14 @@ pub(super) fn build(state: &State, attachments: &Attachments) -> Fib {
     let (local, other): (Vec<_>, Vec<_>) =
         state.routes.iter().cloned().partition(|route| matches!(route.action, RouteAction::Local));
     let neighbours = state.neighbours.iter().map(|(neighbour, entry)| (*neighbour, entry.mac));
-    Fib::new(
+    let fib = Fib::new(
         interfaces(&state.view, attachments),
         links,
         local.into_iter().chain(other),
         neighbours,
-    )
+    );
+    let rss = attachments.rss.iter();
+    rss.fold(fib, |fib, (slot, rss)| fib.with_rss(*slot, Arc::clone(rss)))
 }
 
 /// The devices whose packets leave through an attached interface.
@@ -117,6 +121,7 @@ mod tests {
         Attachments {
             slots: 3,
             attached: vec![AttachedInterface { slot, ifindex: 1, partial_checksums: true }],
+            ..Attachments::default()
         }
     }
 

@@ -11,8 +11,9 @@ mod mirror;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use blixt_dataplane::{InterfaceSlot, Mac, Neighbour, Route};
+use blixt_dataplane::{InterfaceSlot, Mac, Neighbour, Route, Rss};
 
 pub use mirror::{Mirror, MirrorError, Resolver};
 
@@ -85,6 +86,8 @@ pub struct Attachments {
     pub slots: usize,
     /// Those that are attached.
     pub attached: Vec<AttachedInterface>,
+    /// How those spread what they receive that tell it.
+    pub rss: BTreeMap<InterfaceSlot, Arc<Rss>>,
 }
 
 /// All that a [`blixt_dataplane::Fib`] is made of.

@@ -117,6 +117,7 @@ fn worker(found: &WorkerState, id: u32, state: &State) -> api::Worker {
         snat_ports_used: entries,
         tables_generation: status.tables_generation.value(),
         fill_ring_empty: interfaces.iter().map(|found| found.fill_ring_empty.value()).sum(),
+        handoffs: status.pipeline.handed_off.value(),
         tx_ring_full: interfaces.iter().map(|found| found.tx_ring_full.value()).sum(),
     }
 }

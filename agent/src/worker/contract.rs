@@ -5,13 +5,19 @@
 //! tells unasked is an [`Event`]; what it counts is in [`super::WorkerStatus`].
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use blixt_afxdp::{BindError, Sizes};
-use blixt_dataplane::{Fib, InterfaceSlot, Neighbour, PipelineConfig, SlotStats, Tables, WorkerId};
+use blixt_dataplane::{
+    Fib, InterfaceSlot, Neighbour, PipelineConfig, SlotStats, Tables, Team, WorkerId,
+};
 use blixt_mem::RegionError;
 use tokio::sync::oneshot;
+
+use super::directory::FlowDirectory;
+use super::handoff::Mailboxes;
 
 /// What one worker is made with.
 #[derive(Debug, Clone)]
@@ -62,16 +68,34 @@ pub struct Published {
     /// Each worker's counters of slots, by worker. Grown before the tables
     /// that use the new slots are published.
     pub stats: Vec<ArcSwap<SlotStats>>,
+    /// Where workers give each other packets.
+    pub(super) mailboxes: Mailboxes,
+    /// Which of them has which flow.
+    directory: Arc<FlowDirectory>,
 }
 
 impl Published {
     /// Nothing yet, for so many workers.
     pub fn new(workers: usize) -> Self {
+        Self::with_room_for(workers, 0)
+    }
+
+    /// The same, with room for so many flows in all in what the workers share.
+    pub fn with_room_for(workers: usize, flows: usize) -> Self {
+        let alone = workers <= 1;
         Self {
+            mailboxes: Mailboxes::new(workers),
+            directory: Arc::new(FlowDirectory::new(if alone { 0 } else { flows })),
             tables: ArcSwap::default(),
             fib: ArcSwap::default(),
             stats: (0..workers).map(|_| ArcSwap::default()).collect(),
         }
+    }
+
+    /// What a pipeline must know of the others; `None` if there are none.
+    pub(super) fn team(&self) -> Option<Team> {
+        let workers = u16::try_from(self.stats.len()).ok().filter(|workers| *workers > 1)?;
+        Some(Team { workers, directory: Arc::clone(&self.directory) as _ })
     }
 }
 

@@ -57,7 +57,11 @@ pub fn spawn(
             let made = pin(&config).and_then(|()| {
                 let pipeline = Pipeline::new(&config.pipeline)
                     .map_err(|source| SpawnError::Flows { worker: id.0, source })?;
-                Worker::new(config, pipeline, inbox, events, alarm)
+                let pipeline = match published.team() {
+                    Some(team) => pipeline.in_team(&team),
+                    None => pipeline,
+                };
+                Worker::new(config, pipeline, inbox, events, alarm, workers)
             });
             match made {
                 Ok(worker) => {

@@ -1,12 +1,15 @@
 //! The pinned thread that moves packets.
 //!
-//! A worker owns its sockets, frames, flows and counters alone. The control
+//! A worker owns its sockets, frames, flows and counters alone; packets of
+//! others' flows it gives to them. The control
 //! thread publishes what it reads, sends it commands, and listens to its
 //! events; see [`Published`], [`Command`] and [`Event`]. Nothing here decides
 //! about packets: that is [`blixt_dataplane::Pipeline`].
 
 mod contract;
+mod directory;
 mod handle;
+mod handoff;
 mod hold;
 mod run;
 mod status;

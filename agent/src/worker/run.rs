@@ -13,13 +13,14 @@ use arrayvec::ArrayVec;
 use blixt_afxdp::{BUSY_PATIENCE, BUSY_PAUSE, BindError, Exchange, Frame, Slot, Unsent};
 use blixt_dataplane::{
     BURST, Burst, DropReason, Fib, InterfaceSlot, Neighbour, Packet, Pipeline, Sink, Tick, Verdict,
-    View,
+    View, WorkerId,
 };
 use crossbeam::channel::{Receiver, TryRecvError};
 use nix::sys::eventfd::EventFd;
 use std::os::fd::AsFd;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::handoff::Mailboxes;
 use super::hold::{Held, Hold};
 use super::{
     Attach, BoundQueue, Command, Event, FrameAccount, Published, SpawnError, WorkerConfig,
@@ -29,6 +30,10 @@ use super::{
 /// How many turns without a packet until it sleeps: some 20 µs, more than it
 /// takes to be woken up.
 const EMPTY_TURNS: u32 = 200;
+
+/// How many packets of others are taken in a turn, so that one's own do not
+/// wait for them too long.
+const HANDED_OVER_PER_TURN: usize = 4 * BURST;
 
 /// How often sockets, held packets and counters are looked after, also the
 /// longest sleep.
@@ -50,6 +55,17 @@ pub(super) struct Worker {
     attached: Vec<InterfaceSlot>,
     tended: Tick,
     stopping: bool,
+    /// Workers that were given packets in this turn.
+    to_wake: Vec<WorkerId>,
+}
+
+/// Where packets come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Origin {
+    ingress: InterfaceSlot,
+    queue: u32,
+    /// Not from the wire, but from the worker that has the queue.
+    handed_over: bool,
 }
 
 impl Worker {
@@ -59,6 +75,7 @@ impl Worker {
         inbox: Receiver<Command>,
         events: UnboundedSender<Event>,
         wake: Arc<EventFd>,
+        workers: usize,
     ) -> Result<Self, SpawnError> {
         let exchange = Exchange::new(config.sizes)
             .map_err(|source| SpawnError::Sizes { worker: config.id.0, source })?;
@@ -77,6 +94,7 @@ impl Worker {
             attached: Vec::new(),
             tended: Tick::default(),
             stopping: false,
+            to_wake: Vec::with_capacity(workers),
         })
     }
 
@@ -93,6 +111,12 @@ impl Worker {
         let mut tables = Cache::new(&published.tables);
         let mut fib = Cache::new(&published.fib);
         let mut stats = Cache::new(stats);
+        if published.mailboxes.are_needed()
+            && let Some(mailbox) = published.mailboxes.of(self.config.id)
+        {
+            let frame_bytes = self.config.sizes.frame_bytes.bytes() as usize;
+            mailbox.open(frame_bytes, Arc::clone(&self.wake));
+        }
         let mut newest_fib: *const Fib = std::ptr::null();
         let mut empty_turns = 0;
         while !self.stopping {
@@ -109,7 +133,7 @@ impl Worker {
                 self.retry(view, now);
             }
             self.obey(view, now);
-            let received = self.turn(view, now);
+            let received = self.turn(view, now, &published.mailboxes);
             let mut sink = FreeFrames { exchange: &mut self.exchange };
             let more = self.pipeline.sweep(view, now, &mut sink);
             self.send();
@@ -124,13 +148,13 @@ impl Worker {
                 empty_turns = 0;
             }
         }
-        self.end()
+        self.end(&published.mailboxes)
     }
 
     /// Receives a burst from each queue and does with it what the pipeline
     /// says; whether there was anything.
     #[inline]
-    fn turn(&mut self, view: View<'_>, now: Tick) -> bool {
+    fn turn(&mut self, view: View<'_>, now: Tick, others: &Mailboxes) -> bool {
         let mut received = false;
         for number in 0..self.exchange.queues() {
             let mut frames = ArrayVec::new();
@@ -138,8 +162,13 @@ impl Worker {
                 && !frames.is_empty()
             {
                 received = true;
-                self.process(&mut frames, InterfaceSlot(slot.0), queue, view, now);
+                let from = Origin { ingress: InterfaceSlot(slot.0), queue, handed_over: false };
+                self.process(&mut frames, from, view, now, others);
             }
+        }
+        if others.are_needed() {
+            received |= self.take_over(view, now, others);
+            self.ring(others);
         }
         received
     }
@@ -148,15 +177,17 @@ impl Worker {
     fn process(
         &mut self,
         frames: &mut ArrayVec<Frame, BURST>,
-        ingress: InterfaceSlot,
-        queue: u32,
+        from: Origin,
         view: View<'_>,
         now: Tick,
+        others: &Mailboxes,
     ) {
+        let Origin { ingress, queue, handed_over } = from;
         let mut burst = Burst::new();
         for frame in frames.iter_mut() {
             let bytes = frame.len();
-            burst.push(Packet::new(frame.room_mut(), bytes, ingress));
+            let packet = Packet::new(frame.room_mut(), bytes, ingress);
+            burst.push(if handed_over { packet.handed_over() } else { packet });
         }
         let mut sink = FreeFrames { exchange: &mut self.exchange };
         self.pipeline.process(&mut burst, view, now, &mut sink);
@@ -169,13 +200,67 @@ impl Worker {
                     self.hold(neighbour, Held { frame, ingress, since: now }, now);
                 }
                 Some(Verdict::Drop(_)) => self.exchange.release(frame),
-                Some(Verdict::HandOff(_)) => self.drop(frame, DropReason::HandOffFull),
+                Some(Verdict::HandOff(owner)) => self.hand_off(owner, from, frame, others),
                 None => {
                     debug_assert!(false, "the pipeline left a packet without a verdict");
                     self.exchange.release(frame);
                 }
             }
         }
+    }
+
+    /// Gives a packet to the worker that owns its flow. The frame stays here.
+    #[cold]
+    fn hand_off(&mut self, owner: WorkerId, from: Origin, frame: Frame, others: &Mailboxes) {
+        let mailbox = others.of(owner);
+        if !mailbox.is_some_and(|mailbox| mailbox.put(from.ingress, from.queue, frame.packet())) {
+            return self.drop(frame, DropReason::HandOffFull);
+        }
+        self.pipeline.counters().handed_off.add(1);
+        if !self.to_wake.contains(&owner) {
+            self.to_wake.push(owner);
+        }
+        self.exchange.release(frame);
+    }
+
+    /// Wakes the workers that were given packets, once for all of a turn.
+    #[inline]
+    fn ring(&mut self, others: &Mailboxes) {
+        for owner in self.to_wake.drain(..) {
+            if let Some(mailbox) = others.of(owner) {
+                mailbox.ring();
+            }
+        }
+    }
+
+    /// Takes what others have given, in its order, as if it had been received
+    /// here; whether there was anything.
+    #[inline]
+    fn take_over(&mut self, view: View<'_>, now: Tick, others: &Mailboxes) -> bool {
+        let Some(mailbox) = others.of(self.config.id) else { return false };
+        let mut frames = ArrayVec::<Frame, BURST>::new();
+        let mut from = None;
+        let mut taken = 0;
+        while taken < HANDED_OVER_PER_TURN
+            && let Some(parcel) = mailbox.take()
+        {
+            taken += 1;
+            let (ingress, queue) = (parcel.ingress, parcel.queue);
+            let this = Origin { ingress, queue, handed_over: true };
+            if let Some(from) = from.filter(|from| *from != this || frames.is_full()) {
+                self.process(&mut frames, from, view, now, others);
+            }
+            from = Some(this);
+            match self.exchange.frame_for(Slot(ingress.0), parcel.packet()) {
+                Some(frame) => frames.push(frame),
+                None => self.pipeline.counters().dropped(DropReason::NoFrame).add(1),
+            }
+            mailbox.give_back(parcel);
+        }
+        if let Some(from) = from {
+            self.process(&mut frames, from, view, now, others);
+        }
+        taken > 0
     }
 
     /// Tries the packets again that wait for neighbours: new ones are known.
@@ -377,7 +462,13 @@ impl Worker {
     }
 
     /// Lets go of everything.
-    fn end(mut self) -> FrameAccount {
+    fn end(mut self, others: &Mailboxes) -> FrameAccount {
+        // Its interfaces are gone, and with them the way of these packets.
+        while let Some(mailbox) = others.of(self.config.id)
+            && mailbox.take().is_some()
+        {
+            self.pipeline.counters().dropped(DropReason::InterfaceGone).add(1);
+        }
         for (_, held) in self.hold.take_all() {
             self.drop(held.frame, DropReason::Unresolved);
         }

@@ -36,8 +36,11 @@ impl Mirrored {
         let ifindex: u32 = index.split(':').next().unwrap().parse().unwrap();
         let slot = InterfaceSlot(0);
         let attached = AttachedInterface { slot, ifindex, partial_checksums: true };
-        let (sender, attachments) =
-            watch::channel(Attachments { slots: 1, attached: vec![attached] });
+        let (sender, attachments) = watch::channel(Attachments {
+            slots: 1,
+            attached: vec![attached],
+            ..Attachments::default()
+        });
         let newest = Arc::new(Mutex::new(Vec::new()));
         let fibs = Arc::clone(&newest);
         // Netlink belongs to the namespace of the thread that opens it.
