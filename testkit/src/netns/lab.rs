@@ -191,6 +191,17 @@ impl Lab {
         FRONT.both(LB)
     }
 
+    /// Has all that clients send to the load balancer come in on one of its
+    /// queues, instead of spreading flows over all.
+    pub fn steer_clients(&self, queue: u32) {
+        steer(&self.front, "lb", queue);
+    }
+
+    /// The same for what backends send; with one arm also for clients.
+    pub fn steer_backends(&self, queue: u32) {
+        steer(self.back.as_ref().unwrap_or(&self.front), "lb", queue);
+    }
+
     /// Adds a client behind a router that sends it packets of `mtu` at most.
     pub fn far_client(&self, mtu: u32) -> Far {
         self.far("farclient", &self.front, FRONT, "lb0", mtu)
@@ -243,6 +254,18 @@ fn switch(tag: &str) -> Namespace {
     let namespace = Namespace::new(tag);
     bridge(&namespace, BRIDGE);
     namespace
+}
+
+/// Sends all out of one transmit queue, whichever CPU sends it: on the other
+/// end of a veth it comes in on the receive queue of the same number
+/// (Documentation/networking/scaling.rst, XPS).
+fn steer(switch: &Namespace, port: &str, queue: u32) {
+    let script = format!(
+        "all=$(printf %x $(( (1 << $(nproc --all)) - 1 )))\n\
+         for queue in /sys/class/net/{port}/queues/tx-*; do echo 0 > $queue/xps_cpus; done\n\
+         echo $all > /sys/class/net/{port}/queues/tx-{queue}/xps_cpus\n"
+    );
+    switch.command("sh").args(["-e", "-c", &script]).ok();
 }
 
 /// Connects `device` of `namespace` to a switch's `port`.
