@@ -11,11 +11,17 @@ use dashmap::mapref::entry::Entry;
 #[derive(Debug)]
 pub(crate) struct FlowDirectory(DashMap<u64, WorkerId, BuildHasherDefault<AlreadyHashed>>);
 
+/// 285 MB of address space. Beyond that it grows when it has to: a reservation
+/// that the kernel refuses would end the process.
+const MOST_RESERVED: usize = 1 << 24;
+
 impl FlowDirectory {
-    /// With room for so many flows, so that it need not grow while packets
-    /// wait. What is not used takes no memory beyond a byte a flow.
+    /// With room for so many flows, or the most that is reserved, so that it
+    /// need not grow while packets wait. What is not used takes no memory
+    /// beyond a byte a flow.
     pub(crate) fn new(flows: usize) -> Self {
-        Self(DashMap::with_capacity_and_hasher(flows, BuildHasherDefault::default()))
+        let reserved = flows.min(MOST_RESERVED);
+        Self(DashMap::with_capacity_and_hasher(reserved, BuildHasherDefault::default()))
     }
 }
 
