@@ -173,9 +173,12 @@ fn follow(
         Stage::Tcp(state) => segment(packet, flow, state, direction),
         Stage::Udp => Some(Stage::Udp),
         // TIME_WAIT starts again with a FIN that was sent again (RFC 9293
-        // §3.10.7.4).
+        // §3.10.7.4). So it does with anything else but a RST: the one that
+        // ended the flow may not have been believed by its receiver, or come
+        // from a stranger, and who still talks keeps the way open (RFC 7857
+        // §2.2).
         Stage::Resting | Stage::Free => {
-            (packet.meta.tcp_flags & tcp::FIN != 0).then_some(Stage::Resting)
+            (packet.meta.tcp_flags & tcp::RST == 0).then_some(Stage::Resting)
         }
     };
     forward(packet, id, direction, flow, moment);

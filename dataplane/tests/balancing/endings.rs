@@ -55,6 +55,30 @@ fn late_segments_of_an_ended_connection_still_arrive() {
     world.sweep();
     let ack = world.send(tcp(client(1), at(WEB)).flags(ACK).seq(1_002).ack(5_002)).sent();
     assert_eq!((ack.src, ack.dst), (opened.src, opened.dst));
+    world.later(61);
+    world.sweep();
+    assert_eq!(world.entries(), (0, 0));
+}
+
+/// A RST from a stranger, whose number only we take for credible: the ends do
+/// not believe it and talk on.
+#[test]
+fn who_still_talks_after_a_reset_keeps_the_way_open() {
+    let mut world = world();
+    let opened = world.open(client(1), at(WEB));
+    world.send(tcp(client(1), at(WEB)).flags(RST).seq(1_001 + 9_999)).sent();
+    assert_eq!(world.entries(), (1, 1));
+    for _ in 0..5 {
+        world.later(50);
+        world.sweep();
+        let data = tcp(client(1), at(WEB)).flags(ACK | PSH).seq(1_001).ack(5_001);
+        assert_eq!(world.send(data).sent().dst, opened.dst);
+        let answer = tcp(opened.dst, opened.src).flags(ACK).seq(5_001).ack(1_001);
+        assert_eq!(world.send(answer).sent().dst, client(1));
+    }
+    // Resets alone do not.
+    world.later(50);
+    world.send(tcp(client(1), at(WEB)).flags(RST).seq(1_001)).sent();
     world.later(11);
     world.sweep();
     assert_eq!(world.entries(), (0, 0));
