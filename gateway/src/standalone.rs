@@ -242,12 +242,22 @@ impl File {
         };
         self.bytes = Some(bytes.clone());
         match manifest::read(bytes) {
+            // Programs that write in place begin so, some of them seconds
+            // before they go on.
+            Ok(documents) if documents.is_empty() && self.has_objects() => {
+                let reason = "is empty now: remove the file if its objects are to go".to_owned();
+                self.fault = Some(ParseError { line: None, reason });
+            }
             Ok(documents) => {
                 self.good = Some(documents.into_iter().map(Checked::new).collect());
                 self.fault = None;
             }
             Err(fault) => self.fault = Some(fault),
         }
+    }
+
+    fn has_objects(&self) -> bool {
+        self.good.as_ref().is_some_and(|documents| !documents.is_empty())
     }
 
     fn refusal(&self, name: &str) -> Option<Refusal> {

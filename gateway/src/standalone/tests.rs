@@ -284,3 +284,22 @@ fn an_empty_namespace_is_the_default_one() {
     let [Event::Delete(key)] = gone.events.as_slice() else { panic!("{gone:?}") };
     assert_eq!(key.to_string(), "Gateway default/web");
 }
+
+#[test]
+fn a_file_that_is_emptied_keeps_what_it_had() {
+    let mut manifests = Manifests::default();
+    assert!(update(&mut manifests, &[("a.yaml", "# nothing yet\n")]).refusals.is_empty());
+    update(&mut manifests, &[("a.yaml", CLASS)]);
+    for emptied in ["", "\n---\n", "# soon\n"] {
+        let after = update(&mut manifests, &[("a.yaml", emptied)]);
+        assert!(!after.changed);
+        assert_eq!(
+            refusals(&after),
+            ["a.yaml: is empty now: remove the file if its objects are to go (its last good \
+              contents stay in force)"]
+        );
+    }
+    assert!(update(&mut manifests, &[("a.yaml", CLASS)]).refusals.is_empty());
+    assert!(update(&mut manifests, &[]).changed);
+    assert_eq!(names(&manifests), [""; 0]);
+}
