@@ -207,6 +207,19 @@ fn an_mtu_that_is_too_large_is_explained() {
 }
 
 #[test]
+fn what_has_no_ethernet_header_is_refused() {
+    require_root!();
+    let (node, _peer) = neighbours();
+    node.ip("tuntap add tun0 mode tun");
+    node.inside(|| {
+        let mut xdp = load();
+        let tun = if_nametoindex("tun0").unwrap();
+        let error = refused(xdp.attach(tun, "tun0", Mode::Auto));
+        assert!(error.to_string().starts_with("tun0 is no Ethernet interface"), "{error}");
+    });
+}
+
+#[test]
 fn an_interface_that_vanishes_can_come_back() {
     require_root!();
     let (node, peer) = neighbours();

@@ -139,6 +139,16 @@ pub enum XdpError {
         members: Vec<String>,
     },
 
+    /// Packets without an Ethernet header.
+    #[error(
+        "{interface} is no Ethernet interface (its packets begin with the IP header): give the \
+         interface that they come in by"
+    )]
+    NoEthernet {
+        /// Its name.
+        interface: String,
+    },
+
     /// Somebody else's program.
     #[error(
         "{interface} runs the XDP program {id} ({program}) already, and Blixt never replaces \

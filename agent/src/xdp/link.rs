@@ -10,7 +10,9 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -28,6 +30,8 @@ pub(super) struct Link {
 pub(super) enum Kind {
     Bond,
     Veth,
+    /// Its packets have no Ethernet header (tun, WireGuard).
+    NoEthernet,
     #[default]
     Other,
 }
@@ -53,6 +57,10 @@ pub(super) fn members(bond: u32) -> Vec<String> {
 
 fn describe(message: &LinkMessage) -> Link {
     let mut link = Link::default();
+    // Loopback's packets have an Ethernet header of zeroes.
+    if !matches!(message.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback) {
+        link.kind = Kind::NoEthernet;
+    }
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
@@ -161,6 +169,15 @@ mod tests {
     fn a_bond_is_known_by_its_kind() {
         let bond = link(vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bond)])]);
         assert_eq!(describe(&bond).kind, Kind::Bond);
+    }
+
+    #[test]
+    fn a_tun_has_no_ethernet_header() {
+        let mut tun = link(vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Tun)])]);
+        tun.header.link_layer_type = LinkLayerType::None;
+        assert_eq!(describe(&tun).kind, Kind::NoEthernet);
+        tun.header.link_layer_type = LinkLayerType::Ether;
+        assert_eq!(describe(&tun).kind, Kind::Other, "a tap has one");
     }
 
     #[test]

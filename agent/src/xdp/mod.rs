@@ -138,6 +138,9 @@ impl Xdp {
         if link.kind == Kind::Bond {
             return Err(XdpError::Bond { interface: name.into(), members: link::members(ifindex) });
         }
+        if link.kind == Kind::NoEthernet {
+            return Err(XdpError::NoEthernet { interface: name.into() });
+        }
         if let Some(other) = link.programs.first() {
             return Err(error::other_program(name, other));
         }
