@@ -17,6 +17,7 @@ mod compile;
 mod index;
 mod manifest;
 mod object;
+mod plain;
 mod route;
 mod schema;
 mod standalone;

@@ -15,6 +15,7 @@ use blixt_model::HashSeed;
 use crate::index::Event;
 use crate::manifest::{self, Document, ObjectRef, ParseError};
 use crate::object::{Object, ObjectKey};
+use crate::plain::plain;
 use crate::validate;
 
 /// Seeds the choice of backends where no controller gives a seed. All agents
@@ -69,6 +70,19 @@ pub struct Refusal {
     pub reason: String,
     /// Whether what was good before stays in force.
     pub last_good_stays: bool,
+}
+
+impl Refusal {
+    /// Names and values are quoted as they were written, by anybody.
+    fn make_plain(&mut self) {
+        let object = self.object.iter_mut();
+        let named = object.flat_map(|object| {
+            [Some(&mut object.kind), object.namespace.as_mut(), object.name.as_mut()]
+        });
+        for text in [&mut self.file, &mut self.reason].into_iter().chain(named.flatten()) {
+            *text = plain(text);
+        }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -134,6 +148,9 @@ impl Manifests {
                 refusals.extend(refused.into_iter().filter(|_| fault.is_none()));
             }
             refusals.extend(fault);
+        }
+        for refusal in &mut refusals {
+            refusal.make_plain();
         }
         refusals.sort();
         let wanted =

@@ -10,6 +10,7 @@ use blixt_model::{EndpointState, Gateway, Listener, RouteId, RouteKind, ServiceP
 use crate::compile::{Compiled, gateway_of};
 use crate::index::{Index, SERVICE_NAME_LABEL};
 use crate::object::{Kind, ObjectKey};
+use crate::plain::plain;
 use crate::{CONTROLLER_NAME, GATEWAY_GROUP};
 
 /// Something that was hardly meant so.
@@ -40,6 +41,9 @@ pub fn warnings(index: &Index, compiled: &Compiled) -> Vec<Warning> {
         }
     }
     circles(compiled, &mut found);
+    for warning in &mut found {
+        warning.message = plain(&warning.message);
+    }
     found.sort();
     found.dedup();
     found

@@ -303,3 +303,12 @@ fn a_file_that_is_emptied_keeps_what_it_had() {
     assert!(update(&mut manifests, &[]).changed);
     assert_eq!(names(&manifests), [""; 0]);
 }
+
+#[test]
+fn what_a_file_says_does_not_reach_the_terminal_as_it_is() {
+    let text = "apiVersion: v1\nkind: \"\\e[31mred\\nnew \\u202e\"\nmetadata: {name: a}\n";
+    let after = update(&mut Manifests::default(), &[("a\n.yaml", text)]);
+    let told = &refusals(&after)[0];
+    assert!(told.starts_with(r"a\n.yaml:1: \u{1b}[31mred\nnew \u{202e} a: unknown kind"), "{told}");
+    assert!(!told.chars().any(char::is_control), "{told}");
+}

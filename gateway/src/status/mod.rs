@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use blixt_model::{ObjectName, RouteId, RouteKind};
 
+use crate::plain::plain;
 use crate::route::ParentRef;
 
 pub use merge::{gateway, gateway_class, tcp_route, udp_route};
@@ -100,7 +101,8 @@ impl Condition {
         message: impl Into<String>,
         observed_generation: i64,
     ) -> Self {
-        Self { kind, status: status.into(), reason, message: message.into(), observed_generation }
+        let message = plain(&message.into());
+        Self { kind, status: status.into(), reason, message, observed_generation }
     }
 }
 
