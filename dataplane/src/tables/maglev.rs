@@ -248,8 +248,7 @@ mod tests {
         assert_eq!(made.len(), 251);
     }
 
-    /// The figure: taking one of ten away moves less than 2 % of the
-    /// others' slots.
+    /// Taking one of ten away moves less than 2 % of the others' slots.
     #[test]
     fn taking_one_of_ten_away_moves_little() {
         let size = MaglevSize::DEFAULT;
