@@ -2,13 +2,14 @@
 //! of the calling thread.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use blixt_testkit::netns::Namespace;
+use socket2::{Domain, Socket, Type};
 
 /// How long a client waits for anything. Less than the second after which TCP
 /// would send a lost SYN again (RFC 6298, 2.1), so that a loss shows.
@@ -16,15 +17,44 @@ const PATIENCE: Duration = Duration::from_millis(900);
 
 /// Connects to `to`.
 pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    connect_from(0, to)
+}
+
+/// Connects to `to` from a port: the kernel's choice if it is 0.
+fn connect_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = bound(Type::STREAM, port, to)?;
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// A socket that can talk to `to`, from `port`.
+fn bound(kind: Type, port: u16, to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), kind, None)?;
+    if port != 0 {
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        if to.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&SocketAddr::new(any, port).into())?;
+    }
+    Ok(socket)
 }
 
 /// Asks the server behind `to` for its name, on a connection of its own that
 /// both ends close in order.
 pub fn ask(to: SocketAddr) -> io::Result<String> {
-    let mut stream = connect(to)?;
+    ask_from(0, to)
+}
+
+/// [`ask`] from a port: with ports that are always the same, so are the
+/// backends that the flows choose.
+pub fn ask_from(port: u16, to: SocketAddr) -> io::Result<String> {
+    let mut stream = connect_from(port, to)?;
     let name = ask_over(&mut stream)?;
     stream.shutdown(std::net::Shutdown::Write)?;
     match stream.read(&mut [0]) {
@@ -51,8 +81,12 @@ pub fn ask_over(stream: &mut TcpStream) -> io::Result<String> {
 
 /// Asks the server behind `to` for its name, by one datagram.
 pub fn ask_udp(to: SocketAddr) -> io::Result<String> {
-    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any)?;
+    ask_udp_from(0, to)
+}
+
+/// [`ask_udp`] from a port, as [`ask_from`].
+pub fn ask_udp_from(port: u16, to: SocketAddr) -> io::Result<String> {
+    let socket = UdpSocket::from(bound(Type::DGRAM, port, to)?);
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send(b"who")?;

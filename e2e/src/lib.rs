@@ -20,7 +20,7 @@ mod stage;
 pub mod stream;
 
 pub use agent::{Agent, Metrics, Stopped};
-pub use clients::{Answer, Prober, ask, ask_over, ask_udp, connect};
+pub use clients::{Answer, Prober, ask, ask_from, ask_over, ask_udp, ask_udp_from, connect};
 pub use manifests::{Gateway, Listener, Manifests, Protocol, Service};
 pub use servers::{Server, serve_names, serve_streams, serve_udp_names};
 pub use stage::{Stage, StagePlan};
