@@ -14,7 +14,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Which crates of ours a crate may be built with. An arrow against this
 /// order would let I/O into what is pure.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("blixt-model", &[]),
     ("blixt-mem", &[]),
     ("blixt-xdp-abi", &[]),
@@ -47,6 +47,10 @@ const ARROWS: [(&str, &[&str]); 12] = [
             "blixt-testkit",
         ],
     ),
+    (
+        "blixt-fuzz",
+        &["blixt-api", "blixt-dataplane", "blixt-gateway", "blixt-model", "blixt-testkit"],
+    ),
     ("blixt-testkit", &[]),
     // Nothing but tests, and what they share.
     ("blixt-e2e", &["blixt-testkit"]),
@@ -74,7 +78,7 @@ const HEAVY: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that exist for tests: nothing that ships may be built with them.
-const FOR_TESTS: [&str; 3] = ["blixt-testkit", "blixt-e2e", "blixt-benches"];
+const FOR_TESTS: [&str; 4] = ["blixt-testkit", "blixt-e2e", "blixt-benches", "blixt-fuzz"];
 
 /// Where `unsafe` may be written.
 const UNSAFE: [&str; 3] = ["mem", "afxdp", "xdp-redirect"];

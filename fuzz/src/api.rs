@@ -1,0 +1,36 @@
+//! The messages of the local API: any bytes are decoded or refused, and what
+//! is decoded can be told again, as protobuf and as JSON.
+
+use blixt_api::v1alpha1::{
+    GetLoadBalancingRequest, GetLoadBalancingResponse, GetStatusRequest, GetStatusResponse,
+};
+use prost::Message;
+
+/// Any bytes as any message: the first says which.
+pub fn api(data: &[u8]) {
+    let Some((&which, bytes)) = data.split_first() else { return };
+    match which % 4 {
+        0 => told_again::<GetStatusResponse>(bytes, json),
+        1 => told_again::<GetLoadBalancingResponse>(bytes, json),
+        2 => told_again::<GetStatusRequest>(bytes, |_| ()),
+        _ => told_again::<GetLoadBalancingRequest>(bytes, |_| ()),
+    }
+}
+
+fn told_again<M: Message + Default + PartialEq + std::fmt::Debug>(
+    bytes: &[u8],
+    print: impl Fn(&M),
+) {
+    let Ok(message) = M::decode(bytes) else { return };
+    print(&message);
+    let encoded = message.encode_to_vec();
+    assert_eq!(encoded.len(), message.encoded_len());
+    let again = M::decode(&encoded[..]).expect("we decode what we encode");
+    assert!(again == message, "{again:?} was {message:?}");
+}
+
+/// As `blixtctl -o json` prints it.
+fn json(message: &impl serde::Serialize) {
+    let text = serde_json::to_string(message).expect("every message is JSON");
+    assert!(text.starts_with('{'));
+}

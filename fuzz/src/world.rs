@@ -1,0 +1,538 @@
+//! A pipeline between clients and endpoints, small enough that everything
+//! runs out, and the laws that each packet through it is held to.
+
+use std::net::{IpAddr, SocketAddr};
+
+use blixt_dataplane::{
+    Burst, CompileOptions, DropReason, Fib, Interface, InterfaceSlot, Limits, Link, Mac,
+    MaglevSize, Neighbour, Packet, Path, Pipeline, PipelineConfig, Route, RouteAction, Sink,
+    SlotCounters, SlotOwner, SlotStats, Slots, Tables, Tags, Tick, Timeouts, Verdict, View,
+    WorkerId, address,
+};
+use blixt_model::{
+    Affinity, Backend, Endpoint, EndpointState, Gateway, Generation, HashSeed, Listener,
+    ListenerName, Port, Protocol, RejectReason, RouteId, RouteKind, ServiceIndex, ServicePort,
+    ServicePortId, Snapshot, Target, Weight,
+};
+use blixt_testkit::frame::RST;
+
+use crate::model::{Model, tuple};
+use crate::reader::{Datagram, Seen, TCP, UDP, read};
+
+pub(crate) const OUR_MACS: [Mac; 2] = [[2, 0, 0, 0, 0, 0xb0], [2, 0, 0, 0, 0, 0xb1]];
+pub(crate) const THEIR_MACS: [Mac; 2] = [[2, 0, 0, 0, 0, 0xc1], [2, 0, 0, 0, 0, 0xe1]];
+const IFINDEXES: [u32; 2] = [10, 11];
+const CAPACITY: usize = 10;
+/// Fewer than there are flows, even towards one endpoint.
+const PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_002;
+const ENDPOINTS: u8 = 3;
+/// Bytes a frame's buffer has beyond the frame.
+const ROOM: usize = 256;
+
+/// Port 80 is TCP, 53 both, 81 refuses, and there is no 82.
+pub(crate) const LISTENER_PORTS: [u16; 4] = [80, 53, 81, 82];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn vip(v6: bool) -> IpAddr {
+    ip(if v6 { "2001:db8:f::1" } else { "198.51.100.1" })
+}
+
+pub(crate) fn snat(v6: bool) -> IpAddr {
+    ip(if v6 { "2001:db8:a::9" } else { "10.0.0.9" })
+}
+
+pub(crate) fn client(n: u8, v6: bool) -> SocketAddr {
+    let host = 1 + n % 2;
+    let text = if v6 { format!("2001:db8:c::{host}") } else { format!("192.0.2.{host}") };
+    SocketAddr::new(ip(&text), 40_000 + u16::from(n))
+}
+
+fn endpoint_ip(n: u8, v6: bool) -> IpAddr {
+    ip(&if v6 { format!("2001:db8:e::{}", n + 1) } else { format!("10.1.0.{}", n + 1) })
+}
+
+pub(crate) fn endpoint(n: u8, v6: bool, protocol: u8) -> SocketAddr {
+    SocketAddr::new(endpoint_ip(n, v6), if protocol == TCP { 8_080 } else { 5_353 })
+}
+
+/// What is wanted, as bits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish {
+    /// A bit for each endpoint that is there.
+    pub(crate) there: u8,
+    /// A bit for each of them that is draining.
+    pub(crate) draining: u8,
+    /// Bit 0: no web listener. Bit 1: no DNS listener. Bit 2: ClientIP
+    /// affinity. Bits 3 and 4: no SNAT address. Bit 5: half the web listener's
+    /// weight goes to a bad backendRef.
+    pub(crate) variety: u8,
+}
+
+/// What the kernel knows, as bits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Roads {
+    /// A bit for each of endpoints (low) and clients (high) whose MAC address
+    /// is not known.
+    pub(crate) unknown: u8,
+    /// Bits 0 and 1: MTU. Bits 2 and 3: tags towards clients. Bits 4 and 5:
+    /// tags towards endpoints. Bit 6: partial checksums.
+    pub(crate) links: u8,
+    /// How the endpoints' network is routed.
+    pub(crate) route: u8,
+}
+
+pub(crate) struct World {
+    pipeline: Pipeline,
+    tables: Tables,
+    stats: SlotStats,
+    slots: Slots,
+    fib: Fib,
+    partial_checksums: bool,
+    generation: u64,
+    now_ms: u64,
+    swept_ms: u64,
+    model: Model,
+    held: Vec<(InterfaceSlot, Vec<u8>)>,
+}
+
+/// What a sink got.
+#[derive(Default)]
+struct Sent {
+    frames: Vec<(InterfaceSlot, Vec<u8>)>,
+    refuses: bool,
+}
+
+impl Sink for Sent {
+    fn send(&mut self, egress: InterfaceSlot, frame: &[u8]) -> bool {
+        if !self.refuses {
+            self.frames.push((egress, frame.to_vec()));
+        }
+        !self.refuses
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let config = PipelineConfig {
+            worker: WorkerId(0),
+            flow_capacity: CAPACITY,
+            snat_ports: PORTS,
+            hash_key: [11, 12],
+            timeouts: Timeouts::default(),
+            limits: Limits { resets_per_second: 40, icmp_per_second: 20 },
+        };
+        let roads = Roads { unknown: 0, links: 0, route: 0 };
+        let mut world = Self {
+            pipeline: Pipeline::new(&config).unwrap(),
+            tables: Tables::default(),
+            stats: SlotStats::default(),
+            slots: Slots::default(),
+            fib: fib(roads),
+            partial_checksums: false,
+            generation: 0,
+            now_ms: 1_000_000,
+            swept_ms: 1_000_000,
+            model: Model::default(),
+            held: Vec::new(),
+        };
+        world.wish(Wish { there: 0b111, draining: 0, variety: 0 });
+        world
+    }
+
+    pub(crate) fn wish(&mut self, wish: Wish) {
+        self.generation += 1;
+        let snat_addresses = [false, true]
+            .into_iter()
+            .filter(|&v6| wish.variety & if v6 { 0x10 } else { 0x08 } == 0)
+            .map(snat)
+            .collect();
+        let options = CompileOptions { maglev: MaglevSize::new(251).unwrap(), snat_addresses };
+        let snapshot = snapshot(self.generation, wish);
+        self.tables = Tables::compile(&snapshot, &options, &mut self.slots, &self.tables).unwrap();
+        self.stats = self.stats.grown_to(self.slots.capacity());
+        let is_there = |protocol, at: SocketAddr| {
+            (0..ENDPOINTS)
+                .any(|n| wish.there & 1 << n != 0 && at == endpoint(n, at.is_ipv6(), protocol))
+        };
+        self.model.endpoints(is_there);
+        // The worker has adopted them, since it is this thread.
+        let is_idle = |slot| self.stats.slot(slot).is_none_or(SlotCounters::is_idle);
+        for slot in self.slots.reclaim(Generation(self.generation), is_idle) {
+            self.stats.clear(slot);
+        }
+    }
+
+    pub(crate) fn roads(&mut self, roads: Roads) {
+        self.partial_checksums = roads.links & 0x40 != 0;
+        self.fib = fib(roads);
+    }
+
+    /// Time passes. The clock of flows needs a sweep now and then, as every
+    /// worker makes them.
+    pub(crate) fn wait(&mut self, ms: u64) {
+        self.now_ms += ms;
+        if self.now_ms - self.swept_ms > 6 * 86_400_000 {
+            self.sweep(false);
+        }
+    }
+
+    fn tick(&self) -> Tick {
+        Tick(self.now_ms * 1_000_000)
+    }
+
+    fn dropped(&self) -> u64 {
+        let counters = self.pipeline.counters();
+        DropReason::ALL.iter().map(|&reason| counters.dropped(reason).value()).sum()
+    }
+
+    fn answered(&self) -> u64 {
+        let it = self.pipeline.counters();
+        it.resets.value() + it.icmp_answers.value()
+    }
+
+    fn transmitted(&self) -> u64 {
+        let it = self.pipeline.counters();
+        [
+            &it.packets_to_endpoints,
+            &it.packets_to_clients,
+            &it.icmp_errors,
+            &it.arp_answers,
+            &it.ndp_answers,
+            &it.echo_answers,
+        ]
+        .map(|counter| counter.value())
+        .iter()
+        .sum::<u64>()
+            + self.answered()
+    }
+
+    /// A sweep over the whole table; without free frames if `refuses`.
+    pub(crate) fn sweep(&mut self, refuses: bool) {
+        let mut sent = Sent { refuses, ..Sent::default() };
+        for _ in 0..11 {
+            self.now_ms += 100;
+            let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
+            let now = Tick(self.now_ms * 1_000_000);
+            while self.pipeline.sweep(view, now, &mut sent) {}
+        }
+        self.swept_ms = self.now_ms;
+        for (egress, frame) in sent.frames {
+            let Seen::Ip(reset) = sane(egress, &frame) else { panic!("a reset is IP") };
+            assert!(reset.protocol == TCP && reset.flags & RST != 0, "{reset:?}");
+            assert!(self.model.may_be_reset(&reset, self.now_ms - 1_100), "{reset:?}");
+        }
+        self.books_balance();
+    }
+
+    pub(crate) fn announce(&mut self) {
+        let mut sent = Sent::default();
+        let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
+        self.pipeline.announce(view, &mut sent);
+        for (egress, frame) in sent.frames {
+            sane(egress, &frame);
+        }
+    }
+
+    /// Frames that come in together.
+    pub(crate) fn receive(&mut self, frames: &[(InterfaceSlot, Vec<u8>)]) -> Vec<Verdict> {
+        frames.chunks(64).flat_map(|frames| self.burst(frames)).collect()
+    }
+
+    fn burst(&mut self, frames: &[(InterfaceSlot, Vec<u8>)]) -> Vec<Verdict> {
+        let before = (self.transmitted(), self.dropped(), self.answered());
+        let held_before = self.pipeline.counters().held.value();
+        let now = self.tick();
+        let mut buffers = with_room(frames);
+        let mut burst = burst_of(frames, &mut buffers);
+        let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
+        let mut sent = Sent::default();
+        self.pipeline.process(&mut burst, view, now, &mut sent);
+        assert!(sent.frames.is_empty(), "whatever is answered is answered in place");
+
+        let results: Vec<_> = burst
+            .iter()
+            .map(|packet| (packet.verdict().expect("a verdict"), packet.frame().to_vec()))
+            .collect();
+        let (mut transmitted, mut held, mut dropped) = (0, 0, 0);
+        for ((verdict, frame), (ingress, received)) in results.iter().zip(frames) {
+            match verdict {
+                Verdict::Transmit(_) => transmitted += 1,
+                Verdict::Hold(_) => held += 1,
+                Verdict::Drop(_) => dropped += 1,
+                Verdict::HandOff(_) => panic!("there is nobody else"),
+            }
+            self.judge(received, *verdict, frame);
+            if matches!(verdict, Verdict::Hold(_)) && self.held.len() < 8 {
+                self.held.push((*ingress, frame.clone()));
+            }
+        }
+        let answered = self.answered() - before.2;
+        assert_eq!(self.transmitted() - before.0, transmitted);
+        assert_eq!(self.pipeline.counters().held.value() - held_before, held);
+        assert_eq!(self.dropped() - before.1, dropped + answered);
+        self.books_balance();
+        results.into_iter().map(|(verdict, _)| verdict).collect()
+    }
+
+    /// Those that were held are tried again.
+    pub(crate) fn retry(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        let (transmitted, dropped) = (self.transmitted(), self.dropped());
+        let now = self.tick();
+        let mut buffers = with_room(&held);
+        let mut burst = burst_of(&held, &mut buffers);
+        let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
+        self.pipeline.retry(&mut burst, view, now);
+        let (mut sent, mut refused, mut again) = (0, 0, Vec::new());
+        for (packet, (ingress, before)) in burst.iter().zip(&held) {
+            match packet.verdict().expect("a verdict") {
+                Verdict::Transmit(egress) => {
+                    sent += 1;
+                    assert_eq!(Ok(sane(egress, packet.frame())), read(before));
+                }
+                Verdict::Drop(_) => refused += 1,
+                Verdict::Hold(_) => again.push((*ingress, packet.frame().to_vec())),
+                Verdict::HandOff(_) => panic!("there is nobody else"),
+            }
+        }
+        assert_eq!(self.transmitted() - transmitted, sent);
+        assert_eq!(self.dropped() - dropped, refused);
+        self.held = again;
+    }
+
+    /// Holds one packet to the laws.
+    fn judge(&mut self, received: &[u8], verdict: Verdict, frame: &[u8]) {
+        let came = read(received);
+        if let Ok(Seen::Ip(came)) = &came {
+            self.keeps_its_promise(came, verdict, frame);
+            self.model.received(came);
+        }
+        let sent = match verdict {
+            Verdict::Transmit(egress) => sane(egress, frame),
+            Verdict::Hold(_) => read(frame).expect("what waits can be read"),
+            Verdict::Drop(_) | Verdict::HandOff(_) => return,
+        };
+        let Ok(came) = came else { panic!("nobody else can read what came: {came:?}") };
+        let (Seen::Ip(came), Seen::Ip(sent)) = (came, sent) else { return };
+        if sent.src.ip() == came.dst.ip() || !came.is_balanced() {
+            // An answer, a translated ICMP error, an advertisement: made by
+            // us, at least in part.
+            assert!(sent.is_right, "{came:?} {sent:?}");
+            return;
+        }
+        translated(&came, &sent, self.partial_checksums);
+        let v6 = came.dst.is_ipv6();
+        if came.dst.ip() == vip(v6) {
+            let (_, from, to) = tuple(&sent);
+            assert!(from.ip() == snat(v6) && PORTS.contains(&from.port()), "{sent:?}");
+            assert!((0..ENDPOINTS).any(|n| to == endpoint(n, v6, sent.protocol)), "{sent:?}");
+            self.model.went_to_endpoint(&came, &sent, self.now_ms);
+        } else {
+            assert!(came.dst.ip() == snat(v6) && sent.src.ip() == vip(v6), "{came:?} {sent:?}");
+            self.model.went_to_client(&came, &sent, self.now_ms);
+        }
+        assert!(self.model.given <= self.pipeline.counters().flows_created.value());
+    }
+
+    /// A flow that must go on is refused for no reason of its own.
+    fn keeps_its_promise(&self, came: &Datagram, verdict: Verdict, frame: &[u8]) {
+        if !self.model.must_go_on(came, self.now_ms) {
+            return;
+        }
+        let refused = match verdict {
+            Verdict::Drop(reason) => matches!(
+                reason,
+                DropReason::NoFlow
+                    | DropReason::NoListener
+                    | DropReason::NoEndpoint
+                    | DropReason::EndpointGone
+                    | DropReason::FlowTableFull
+                    | DropReason::SnatPorts
+            ),
+            Verdict::Transmit(_) => matches!(
+                read(frame),
+                Ok(Seen::Ip(sent)) if came.is_balanced()
+                    && sent.protocol == TCP
+                    && sent.src == came.dst
+                    && sent.flags & RST != 0
+            ),
+            _ => false,
+        };
+        assert!(!refused, "{came:?} belongs to a flow that lives, and got {verdict:?}");
+    }
+
+    /// Every counter tells the same as the table.
+    fn books_balance(&self) {
+        let it = self.pipeline.counters();
+        let (entries, resting) = (it.flow_entries.value(), it.flow_entries_resting.value());
+        let live = it.flows_created.value() - it.flows_ended.value();
+        assert!(entries <= CAPACITY as u64);
+        assert_eq!(live, entries - resting);
+        for backends in [true, false] {
+            let active: u64 = self
+                .slots
+                .owners()
+                .filter(|(owner, _)| matches!(owner, SlotOwner::Backend { .. }) == backends)
+                .map(|(_, slot)| self.stats.slot(slot).unwrap().active_flows.value())
+                .sum();
+            assert_eq!(active, live);
+        }
+    }
+
+    /// After a long silence nothing is left.
+    pub(crate) fn ends(&mut self) {
+        self.wait(8_000_000);
+        self.sweep(false);
+        let it = self.pipeline.counters();
+        assert_eq!((it.flow_entries.value(), it.flow_entries_resting.value()), (0, 0));
+        for (owner, slot) in self.slots.owners() {
+            assert!(self.stats.slot(slot).unwrap().is_idle(), "{owner:?}");
+        }
+    }
+}
+
+fn with_room(frames: &[(InterfaceSlot, Vec<u8>)]) -> Vec<Vec<u8>> {
+    // Junk behind the frame: what was received before.
+    frames.iter().map(|(_, frame)| [&frame[..], &[0xa5; ROOM]].concat()).collect()
+}
+
+fn burst_of<'a>(frames: &[(InterfaceSlot, Vec<u8>)], buffers: &'a mut [Vec<u8>]) -> Burst<'a> {
+    let packets = frames.iter().zip(buffers);
+    packets.map(|((ingress, frame), buffer)| Packet::new(buffer, frame.len(), *ingress)).collect()
+}
+
+/// What leaves comes from us and can be read.
+fn sane(egress: InterfaceSlot, frame: &[u8]) -> Seen {
+    assert_eq!(frame[6..12], OUR_MACS[usize::from(egress.0)]);
+    let seen = read(frame).unwrap_or_else(|error| panic!("{error}: {frame:02x?}"));
+    if let Seen::Ip(sent) = &seen {
+        assert!(sent.src.ip() != sent.dst.ip(), "{sent:?}");
+    }
+    seen
+}
+
+/// Addresses and ports change, the hop limit goes down, checksums stay what
+/// they were: right or wrong.
+fn translated(came: &Datagram, sent: &Datagram, partial_checksums: bool) {
+    assert_eq!(came.protocol, sent.protocol);
+    assert_eq!(came.body, sent.body, "{came:?}");
+    assert_eq!(came.hop_limit, sent.hop_limit + 1);
+    let expected = came.is_right || partial_checksums && came.is_partial;
+    assert_eq!(sent.is_right, expected, "{came:?} {sent:?}");
+}
+
+fn port(number: u16) -> Port {
+    Port::new(number).unwrap()
+}
+
+fn snapshot(generation: u64, wish: Wish) -> Snapshot {
+    let service = |name: &str, protocol, number| ServicePort {
+        id: ServicePortId { service: name.parse().unwrap(), protocol, port: port(8_080) },
+        affinity: if wish.variety & 4 != 0 { Affinity::ClientIp } else { Affinity::None },
+        endpoints: (0..ENDPOINTS)
+            .filter(|n| wish.there & 1 << n != 0)
+            .flat_map(|n| {
+                let draining = wish.draining & 1 << n != 0;
+                let state = if draining { EndpointState::Draining } else { EndpointState::Ready };
+                [false, true].map(|v6| Endpoint {
+                    address: endpoint(n, v6, number).ip(),
+                    port: port(endpoint(n, v6, number).port()),
+                    state,
+                })
+            })
+            .collect(),
+    };
+    let to = |index, weight: u16| Backend {
+        weight: Weight::new(weight).unwrap(),
+        target: Target::Service(ServiceIndex(index)),
+    };
+    let bad = |weight: u16| Backend {
+        weight: Weight::new(weight).unwrap(),
+        target: Target::Rejected(RejectReason::BackendNotFound),
+    };
+    let listener = |name: &str, protocol, number, backends| Listener {
+        name: ListenerName::new(name).unwrap(),
+        protocol,
+        port: port(number),
+        route: Some(RouteId {
+            kind: if protocol == Protocol::Tcp { RouteKind::Tcp } else { RouteKind::Udp },
+            name: name.parse().unwrap(),
+        }),
+        backends,
+    };
+    let [web, dns, refusing, _] = LISTENER_PORTS;
+    let mut listeners = vec![
+        listener("bad", Protocol::Tcp, refusing, vec![bad(1)]),
+        listener("dns-tcp", Protocol::Tcp, dns, vec![to(0, 1)]),
+    ];
+    if wish.variety & 1 == 0 {
+        let half = u16::from(wish.variety & 0x20 != 0);
+        listeners.push(listener("web", Protocol::Tcp, web, vec![to(0, 1), bad(half)]));
+    }
+    if wish.variety & 2 == 0 {
+        listeners.push(listener("dns", Protocol::Udp, dns, vec![to(1, 3), to(1, 1)]));
+    }
+    let gateway = Gateway {
+        name: "edge".parse().unwrap(),
+        addresses: vec![vip(false), vip(true)],
+        listeners,
+    };
+    let services = vec![service("web", Protocol::Tcp, TCP), service("dns", Protocol::Udp, UDP)];
+    Snapshot::new(Generation(generation), HashSeed(7), vec![gateway], services).unwrap()
+}
+
+fn fib(roads: Roads) -> Fib {
+    let partial_checksums = roads.links & 0x40 != 0;
+    let interfaces = IFINDEXES
+        .iter()
+        .zip(OUR_MACS)
+        .map(|(&ifindex, mac)| Interface { ifindex, mac, partial_checksums })
+        .collect();
+    let mtu = [1_500, 1_280, 9_000, 576][usize::from(roads.links & 3)];
+    let link = |side: usize, tags: u8| Link {
+        // A VLAN's link is another than its interface's.
+        ifindex: IFINDEXES[side] + if tags == 0 { 0 } else { 100 },
+        attached: (side == 0 || roads.route % 8 != 3).then_some(InterfaceSlot(side as u16)),
+        mac: OUR_MACS[side],
+        mtu,
+        tags: (0..tags.min(2)).map(|n| [0x8100, 7 + u16::from(n)]).collect::<Tags>(),
+    };
+    let links = [link(0, roads.links >> 2 & 3), link(1, roads.links >> 4 & 3)];
+    let [to_clients, to_endpoints] = [0, 1].map(|side: usize| links[side].ifindex);
+    let router = |v6: bool| endpoint_ip(253, v6);
+    let mut routes = Vec::new();
+    let mut neighbours = Vec::new();
+    for v6 in [false, true] {
+        let bits = if v6 { 64 } else { 24 };
+        let net = |text: &str, action| Route::new(ip(text), bits, 0, action);
+        let on_link = Path { ifindex: to_endpoints, via: None };
+        let via = Path { via: Some(address::from_ip(router(v6))), ..on_link };
+        let action = match roads.route % 8 {
+            4 => Some(RouteAction::Local),
+            5 => Some(RouteAction::Refuse),
+            6 => None,
+            7 => Some(RouteAction::Forward(vec![on_link, via])),
+            2 => Some(RouteAction::Forward(vec![via])),
+            _ => Some(RouteAction::Forward(vec![on_link])),
+        };
+        let clients = RouteAction::Forward(vec![Path { ifindex: to_clients, via: None }]);
+        routes.push(net(if v6 { "2001:db8:c::" } else { "192.0.2.0" }, clients));
+        routes.extend(action.map(|it| net(if v6 { "2001:db8:e::" } else { "10.1.0.0" }, it)));
+        let mut knows = |bit: u8, ifindex, at, mac| {
+            if roads.unknown & 1 << bit == 0 {
+                neighbours.push((Neighbour { ifindex, address: address::from_ip(at) }, mac));
+            }
+        };
+        for n in 0..ENDPOINTS {
+            knows(n, to_endpoints, endpoint_ip(n, v6), THEIR_MACS[1]);
+        }
+        knows(3, to_endpoints, router(v6), THEIR_MACS[1]);
+        for n in 0..2 {
+            knows(4 + n, to_clients, client(n, v6).ip(), THEIR_MACS[0]);
+        }
+    }
+    Fib::new(interfaces, links, routes, neighbours)
+}
