@@ -27,8 +27,13 @@ fn main() {
     for (number, frame) in frames().into_iter().enumerate() {
         keep("packet", &format!("seed-{number:02}"), &frame);
     }
-    for (name, steps) in stories() {
+    for (name, steps) in stories(|| 7) {
         keep("pipeline", name, &steps);
+    }
+    // The same, each burst at the next of three workers.
+    let mut bursts = 0..;
+    for (name, steps) in stories(|| 7 + 14 * (bursts.next().unwrap_or(0) % 3)) {
+        keep("team", name, &steps);
     }
     // A good file as it is, and with its first bytes gone.
     for number in 0..6 {
@@ -99,35 +104,56 @@ fn frames() -> Vec<Vec<u8>> {
     all
 }
 
-/// Sequences of steps; see `src/pipeline.rs` for what the numbers mean.
-fn stories() -> Vec<(&'static str, Vec<u8>)> {
+/// Sequences of steps; see `src/pipeline.rs` for what the numbers mean. `go` is
+/// the step that lets frames come in.
+fn stories(mut go: impl FnMut() -> u8) -> Vec<(&'static str, Vec<u8>)> {
     const SYN: u8 = 1 << 5;
     const SYN_ACK: u8 = 2 << 5;
     const ACK: u8 = 3 << 5;
     const FIN: u8 = 4 << 5;
     let mut connection = Vec::new();
     for (n, port) in (0..8).zip((0..5).cycle()) {
-        connection.extend([0, n, SYN, 0, 0, 7]);
+        connection.extend([0, n, SYN, 0, 0, go()]);
         // Where the SYN went is not known here: every endpoint says so.
         for endpoint in 0..3 {
             connection.extend([2, endpoint | n & 4 | port << 3, SYN_ACK, 0, 0]);
         }
-        connection.extend([0, n, ACK, 1, 0, 0, n, ACK, 1, 4, 50, 7]);
+        connection.extend([go(), 0, n, ACK, 1, 0, 0, n, ACK, 1, 4, 50, go()]);
     }
-    connection.extend([0, 0, FIN, 51, 0, 8, 2, 0, 70, 9, 0, 0, 0, SYN, 9, 0, 7]);
+    connection.extend([0, 0, FIN, 51, 0, 8, 2, 0, 70, 9, 0, 0, 0, SYN, 9, 0, go()]);
     let queries: Vec<u8> = (0..8).flat_map(|n| [1, n, 4, n * 20, 3, n | 8, 0]).collect();
     let mut changes = queries.clone();
-    changes.extend([7, 10, 0b011, 0, 0, 9, 0, 1, 0, 0, 7, 10, 0b110, 0b010, 4, 1, 1, 0, 7]);
-    changes.extend([11, 7, 0, 0, 1, 2, 0, 7, 12, 11, 0, 0x54, 7, 12, 1, 3, 0, 13]);
+    changes.extend([
+        go(),
+        10,
+        0b011,
+        0,
+        0,
+        9,
+        0,
+        1,
+        0,
+        0,
+        go(),
+        10,
+        0b110,
+        0b010,
+        4,
+        1,
+        1,
+        0,
+        go(),
+    ]);
+    changes.extend([11, 7, 0, 0, 1, 2, 0, go(), 12, 11, 0, 0x54, 7, 12, 1, 3, 0, 13]);
     let mut errors = queries.clone();
-    errors
-        .extend([7, 4, 0, 0x80, 36, 0, 4, 8, 0x80, 36, 0, 4, 0x80, 0x81, 60, 0, 5, 0, 0, 5, 4, 0]);
+    errors.extend([go()]);
+    errors.extend([4, 0, 0x80, 36, 0, 4, 8, 0x80, 36, 0, 4, 0x80, 0x81, 60, 0, 5, 0, 0, 5, 4, 0]);
     vec![
         ("seed-connections", connection),
         ("seed-queries", queries),
         ("seed-changes", changes),
         ("seed-errors", errors),
-        ("seed-raw", [vec![6, 0, 14], vec![0; 14], vec![7, 8, 3, 0xff, 0xff, 9, 0xff]].concat()),
+        ("seed-raw", [vec![6, 0, 14], vec![0; 14], vec![go(), 8, 3, 0xff, 0xff, 9, 0xff]].concat()),
     ]
 }
 

@@ -25,11 +25,16 @@ mod world;
 pub use api::api;
 pub use manifests::manifests;
 pub use packet::packet;
-pub use pipeline::pipeline;
+pub use pipeline::{pipeline, team};
 
 /// A target: takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and directories.
-pub const TARGETS: [(&str, Target); 4] =
-    [("packet", packet), ("pipeline", pipeline), ("manifests", manifests), ("api", api)];
+pub const TARGETS: [(&str, Target); 5] = [
+    ("packet", packet),
+    ("pipeline", pipeline),
+    ("team", team),
+    ("manifests", manifests),
+    ("api", api),
+];

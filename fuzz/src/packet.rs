@@ -9,8 +9,8 @@ use crate::world::{Roads, World};
 /// whether its flow is known.
 pub fn packet(data: &[u8]) {
     let Some((&setting, frame)) = data.split_first() else { return };
-    let mut world = World::new();
+    let mut world = World::new(1);
     world.roads(Roads { unknown: 0, links: setting & 0x7c, route: 0 });
     let frame = (InterfaceSlot(u16::from(setting & 3)), frame.to_vec());
-    world.receive(&[frame.clone(), frame]);
+    world.receive(0, &[frame.clone(), frame]);
 }

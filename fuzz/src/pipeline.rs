@@ -1,7 +1,7 @@
-//! Anything that can happen to a pipeline, in any order: nearly valid frames,
+//! Anything that can happen to pipelines, in any order: nearly valid frames,
 //! raw bytes, waits, sweeps, new tables, new routes.
 
-use blixt_dataplane::{InterfaceSlot, Verdict};
+use blixt_dataplane::InterfaceSlot;
 use blixt_testkit::frame::{
     Checksum, DESTINATION_OPTIONS, Frame, arp_request, echo_request, icmp_error, solicitation, tcp,
     udp,
@@ -12,26 +12,41 @@ use crate::world::{
     LISTENER_PORTS, OUR_MACS, Roads, THEIR_MACS, Wish, World, client, endpoint, snat, vip,
 };
 
-/// Steps, one after the other.
+/// How many kinds of steps there are.
+const KINDS: u8 = 14;
+
+/// Steps of one worker, one after the other.
 pub fn pipeline(data: &[u8]) {
+    run(1, data);
+}
+
+/// Steps of three workers: which of them gets a burst is a part of the step
+/// that lets it go.
+pub fn team(data: &[u8]) {
+    run(3, data);
+}
+
+fn run(workers: u16, data: &[u8]) {
     let mut bytes = Bytes(data);
-    let mut run = Run { world: World::new(), waiting: Vec::new() };
+    let mut run = Run { world: World::new(workers), workers, waiting: Vec::new() };
     while !bytes.is_empty() {
         run.step(&mut bytes);
     }
-    run.flush();
+    run.flush(0);
     run.world.ends();
 }
 
 struct Run {
     world: World,
+    workers: u16,
     /// Frames that will come in together.
     waiting: Vec<(InterfaceSlot, Vec<u8>)>,
 }
 
 impl Run {
     fn step(&mut self, bytes: &mut Bytes<'_>) {
-        let kind = bytes.u8() % 14;
+        let step = bytes.u8();
+        let kind = step % KINDS;
         match kind {
             // From a client to a listener; from an endpoint to a SNAT port.
             0..=3 => self.frame(kind, bytes),
@@ -43,7 +58,7 @@ impl Run {
                 self.waiting.push((InterfaceSlot(u16::from(ingress % 3)), frame));
             }
             _ => {
-                self.flush();
+                self.flush(u16::from(step / KINDS) % self.workers);
                 self.event(kind, bytes);
             }
         }
@@ -72,10 +87,9 @@ impl Run {
         }
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self, worker: u16) {
         let frames = std::mem::take(&mut self.waiting);
-        let verdicts = self.world.receive(&frames);
-        assert!(verdicts.iter().all(|verdict| !matches!(verdict, Verdict::HandOff(_))));
+        self.world.receive(usize::from(worker), &frames);
     }
 
     fn frame(&mut self, kind: u8, bytes: &mut Bytes<'_>) {

@@ -1,13 +1,15 @@
-//! A pipeline between clients and endpoints, small enough that everything
-//! runs out, and the laws that each packet through it is held to.
+//! Workers' pipelines between clients and endpoints, small enough that
+//! everything runs out, and the laws that each packet through them is held to.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
 use blixt_dataplane::{
-    Burst, CompileOptions, DropReason, Fib, Interface, InterfaceSlot, Limits, Link, Mac,
-    MaglevSize, Neighbour, Packet, Path, Pipeline, PipelineConfig, Route, RouteAction, Sink,
-    SlotCounters, SlotOwner, SlotStats, Slots, Tables, Tags, Tick, Timeouts, Verdict, View,
-    WorkerId, address,
+    Burst, CompileOptions, Counters, Directory, DropReason, Fib, Interface, InterfaceSlot, Limits,
+    Link, Mac, MaglevSize, Neighbour, Packet, Path, Pipeline, PipelineConfig, Route, RouteAction,
+    Sink, SlotCounters, SlotOwner, SlotStats, Slots, Tables, Tags, Team, Tick, Timeouts, Verdict,
+    View, WorkerId, address,
 };
 use blixt_model::{
     Affinity, Backend, Endpoint, EndpointState, Gateway, Generation, HashSeed, Listener,
@@ -84,10 +86,34 @@ pub(crate) struct Roads {
     pub(crate) route: u8,
 }
 
-pub(crate) struct World {
+/// A directory as plain as can be.
+#[derive(Debug, Default)]
+struct Book(Mutex<BTreeMap<u64, WorkerId>>);
+
+impl Directory for Book {
+    fn owner(&self, flow: u64) -> Option<WorkerId> {
+        self.0.lock().unwrap().get(&flow).copied()
+    }
+
+    fn claim(&self, flow: u64, worker: WorkerId) -> WorkerId {
+        *self.0.lock().unwrap().entry(flow).or_insert(worker)
+    }
+
+    fn release(&self, flow: u64, worker: WorkerId) {
+        let owner = self.0.lock().unwrap().remove(&flow);
+        assert_eq!(owner, Some(worker), "it was not this worker's");
+    }
+}
+
+struct Worker {
     pipeline: Pipeline,
-    tables: Tables,
     stats: SlotStats,
+}
+
+pub(crate) struct World {
+    workers: Vec<Worker>,
+    book: Arc<Book>,
+    tables: Tables,
     slots: Slots,
     fib: Fib,
     partial_checksums: bool,
@@ -95,7 +121,8 @@ pub(crate) struct World {
     now_ms: u64,
     swept_ms: u64,
     model: Model,
-    held: Vec<(InterfaceSlot, Vec<u8>)>,
+    /// By the worker that holds them.
+    held: Vec<Vec<(InterfaceSlot, Vec<u8>)>>,
 }
 
 /// What a sink got.
@@ -115,20 +142,28 @@ impl Sink for Sent {
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
-        let config = PipelineConfig {
-            worker: WorkerId(0),
-            flow_capacity: CAPACITY,
-            snat_ports: PORTS,
-            hash_key: [11, 12],
-            timeouts: Timeouts::default(),
-            limits: Limits { resets_per_second: 40, icmp_per_second: 20 },
+    /// So many workers, who share the ports and each have a table of their own.
+    pub(crate) fn new(workers: u16) -> Self {
+        let book = Arc::<Book>::default();
+        let team = Team { workers, directory: Arc::clone(&book) as Arc<dyn Directory> };
+        let worker = |id| {
+            let config = PipelineConfig {
+                worker: WorkerId(id),
+                flow_capacity: CAPACITY,
+                snat_ports: PORTS,
+                hash_key: [11, 12],
+                timeouts: Timeouts::default(),
+                limits: Limits { resets_per_second: 40, icmp_per_second: 20 },
+            };
+            let pipeline = Pipeline::new(&config).unwrap();
+            let pipeline = if workers > 1 { pipeline.in_team(&team) } else { pipeline };
+            Worker { pipeline, stats: SlotStats::default() }
         };
         let roads = Roads { unknown: 0, links: 0, route: 0 };
         let mut world = Self {
-            pipeline: Pipeline::new(&config).unwrap(),
+            workers: (0..workers).map(worker).collect(),
+            book,
             tables: Tables::default(),
-            stats: SlotStats::default(),
             slots: Slots::default(),
             fib: fib(roads),
             partial_checksums: false,
@@ -136,7 +171,7 @@ impl World {
             now_ms: 1_000_000,
             swept_ms: 1_000_000,
             model: Model::default(),
-            held: Vec::new(),
+            held: vec![Vec::new(); usize::from(workers)],
         };
         world.wish(Wish { there: 0b111, draining: 0, variety: 0 });
         world
@@ -152,16 +187,22 @@ impl World {
         let options = CompileOptions { maglev: MaglevSize::new(251).unwrap(), snat_addresses };
         let snapshot = snapshot(self.generation, wish);
         self.tables = Tables::compile(&snapshot, &options, &mut self.slots, &self.tables).unwrap();
-        self.stats = self.stats.grown_to(self.slots.capacity());
+        for worker in &mut self.workers {
+            worker.stats = worker.stats.grown_to(self.slots.capacity());
+        }
         let is_there = |protocol, at: SocketAddr| {
             (0..ENDPOINTS)
                 .any(|n| wish.there & 1 << n != 0 && at == endpoint(n, at.is_ipv6(), protocol))
         };
         self.model.endpoints(is_there);
-        // The worker has adopted them, since it is this thread.
-        let is_idle = |slot| self.stats.slot(slot).is_none_or(SlotCounters::is_idle);
+        // The workers have adopted them, since they are this thread.
+        let is_idle = |slot| {
+            self.workers.iter().all(|it| it.stats.slot(slot).is_none_or(SlotCounters::is_idle))
+        };
         for slot in self.slots.reclaim(Generation(self.generation), is_idle) {
-            self.stats.clear(slot);
+            for worker in &self.workers {
+                worker.stats.clear(slot);
+            }
         }
     }
 
@@ -183,30 +224,34 @@ impl World {
         Tick(self.now_ms * 1_000_000)
     }
 
+    /// What all workers have counted.
+    fn sum(&self, count: impl Fn(&Counters) -> u64) -> u64 {
+        self.workers.iter().map(|worker| count(worker.pipeline.counters())).sum()
+    }
+
     fn dropped(&self) -> u64 {
-        let counters = self.pipeline.counters();
-        DropReason::ALL.iter().map(|&reason| counters.dropped(reason).value()).sum()
+        self.sum(|it| DropReason::ALL.iter().map(|&reason| it.dropped(reason).value()).sum())
     }
 
     fn answered(&self) -> u64 {
-        let it = self.pipeline.counters();
-        it.resets.value() + it.icmp_answers.value()
+        self.sum(|it| it.resets.value() + it.icmp_answers.value())
     }
 
     fn transmitted(&self) -> u64 {
-        let it = self.pipeline.counters();
-        [
-            &it.packets_to_endpoints,
-            &it.packets_to_clients,
-            &it.icmp_errors,
-            &it.arp_answers,
-            &it.ndp_answers,
-            &it.echo_answers,
-        ]
-        .map(|counter| counter.value())
-        .iter()
-        .sum::<u64>()
-            + self.answered()
+        let in_place = |it: &Counters| {
+            [
+                &it.packets_to_endpoints,
+                &it.packets_to_clients,
+                &it.icmp_errors,
+                &it.arp_answers,
+                &it.ndp_answers,
+                &it.echo_answers,
+            ]
+            .map(|counter| counter.value())
+            .iter()
+            .sum()
+        };
+        self.sum(in_place) + self.answered()
     }
 
     /// A sweep over the whole table; without free frames if `refuses`.
@@ -214,9 +259,11 @@ impl World {
         let mut sent = Sent { refuses, ..Sent::default() };
         for _ in 0..11 {
             self.now_ms += 100;
-            let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
-            let now = Tick(self.now_ms * 1_000_000);
-            while self.pipeline.sweep(view, now, &mut sent) {}
+            let now = self.tick();
+            for Worker { pipeline, stats } in &mut self.workers {
+                let view = View { tables: &self.tables, fib: &self.fib, stats };
+                while pipeline.sweep(view, now, &mut sent) {}
+            }
         }
         self.swept_ms = self.now_ms;
         for (egress, frame) in sent.frames {
@@ -229,63 +276,106 @@ impl World {
 
     pub(crate) fn announce(&mut self) {
         let mut sent = Sent::default();
-        let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
-        self.pipeline.announce(view, &mut sent);
+        for Worker { pipeline, stats } in &mut self.workers {
+            let view = View { tables: &self.tables, fib: &self.fib, stats };
+            pipeline.announce(view, &mut sent);
+        }
         for (egress, frame) in sent.frames {
             sane(egress, &frame);
         }
     }
 
-    /// Frames that come in together.
-    pub(crate) fn receive(&mut self, frames: &[(InterfaceSlot, Vec<u8>)]) -> Vec<Verdict> {
-        frames.chunks(64).flat_map(|frames| self.burst(frames)).collect()
+    /// Frames that come in together, at one of the workers.
+    pub(crate) fn receive(&mut self, worker: usize, frames: &[(InterfaceSlot, Vec<u8>)]) {
+        for frames in frames.chunks(64) {
+            self.burst(worker, frames);
+        }
     }
 
-    fn burst(&mut self, frames: &[(InterfaceSlot, Vec<u8>)]) -> Vec<Verdict> {
+    fn burst(&mut self, worker: usize, frames: &[(InterfaceSlot, Vec<u8>)]) {
         let before = (self.transmitted(), self.dropped(), self.answered());
-        let held_before = self.pipeline.counters().held.value();
-        let now = self.tick();
-        let mut buffers = with_room(frames);
-        let mut burst = burst_of(frames, &mut buffers);
-        let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
-        let mut sent = Sent::default();
-        self.pipeline.process(&mut burst, view, now, &mut sent);
-        assert!(sent.frames.is_empty(), "whatever is answered is answered in place");
-
-        let results: Vec<_> = burst
-            .iter()
-            .map(|packet| (packet.verdict().expect("a verdict"), packet.frame().to_vec()))
-            .collect();
+        let held_before = self.sum(|it| it.held.value());
+        let mut results = self.process(worker, frames, false);
+        self.hand_over(frames, &mut results);
         let (mut transmitted, mut held, mut dropped) = (0, 0, 0);
-        for ((verdict, frame), (ingress, received)) in results.iter().zip(frames) {
+        for ((at, verdict, frame), (ingress, received)) in results.iter().zip(frames) {
             match verdict {
                 Verdict::Transmit(_) => transmitted += 1,
                 Verdict::Hold(_) => held += 1,
                 Verdict::Drop(_) => dropped += 1,
-                Verdict::HandOff(_) => panic!("there is nobody else"),
+                Verdict::HandOff(_) => panic!("handed off again"),
             }
             self.judge(received, *verdict, frame);
-            if matches!(verdict, Verdict::Hold(_)) && self.held.len() < 8 {
-                self.held.push((*ingress, frame.clone()));
+            if matches!(verdict, Verdict::Hold(_)) && self.held[*at].len() < 8 {
+                self.held[*at].push((*ingress, frame.clone()));
             }
         }
         let answered = self.answered() - before.2;
         assert_eq!(self.transmitted() - before.0, transmitted);
-        assert_eq!(self.pipeline.counters().held.value() - held_before, held);
+        assert_eq!(self.sum(|it| it.held.value()) - held_before, held);
         assert_eq!(self.dropped() - before.1, dropped + answered);
         self.books_balance();
-        results.into_iter().map(|(verdict, _)| verdict).collect()
+    }
+
+    /// What one worker makes of frames: its number, the verdict, the frame.
+    fn process(
+        &mut self,
+        at: usize,
+        frames: &[(InterfaceSlot, Vec<u8>)],
+        handed_over: bool,
+    ) -> Vec<(usize, Verdict, Vec<u8>)> {
+        let now = self.tick();
+        let mut buffers = with_room(frames);
+        let burst = burst_of(frames, &mut buffers).into_iter();
+        let mut burst: Burst<'_> =
+            burst.map(|it| if handed_over { it.handed_over() } else { it }).collect();
+        let Worker { pipeline, stats } = &mut self.workers[at];
+        let view = View { tables: &self.tables, fib: &self.fib, stats };
+        let mut sent = Sent::default();
+        pipeline.process(&mut burst, view, now, &mut sent);
+        assert!(sent.frames.is_empty(), "whatever is answered is answered in place");
+        let end = |packet: &Packet<'_>| {
+            (at, packet.verdict().expect("a verdict"), packet.frame().to_vec())
+        };
+        burst.iter().map(end).collect()
+    }
+
+    /// Gives what was handed off to its owners, each in one burst.
+    fn hand_over(
+        &mut self,
+        frames: &[(InterfaceSlot, Vec<u8>)],
+        results: &mut [(usize, Verdict, Vec<u8>)],
+    ) {
+        for owner in 0..self.workers.len() {
+            let is_for_it = |(_, verdict, _): &(usize, Verdict, Vec<u8>)| matches!(verdict, Verdict::HandOff(to) if usize::from(to.0) == owner);
+            let places: Vec<_> = (0..results.len()).filter(|&n| is_for_it(&results[n])).collect();
+            for &place in &places {
+                assert_ne!(results[place].0, owner, "to itself");
+                assert_eq!(results[place].2, frames[place].1, "what is handed off is as it came");
+            }
+            let handed: Vec<_> = places.iter().map(|&place| frames[place].clone()).collect();
+            for (place, result) in places.into_iter().zip(self.process(owner, &handed, true)) {
+                results[place] = result;
+            }
+        }
     }
 
     /// Those that were held are tried again.
     pub(crate) fn retry(&mut self) {
-        let held = std::mem::take(&mut self.held);
+        for at in 0..self.workers.len() {
+            self.retry_at(at);
+        }
+    }
+
+    fn retry_at(&mut self, at: usize) {
+        let held = std::mem::take(&mut self.held[at]);
         let (transmitted, dropped) = (self.transmitted(), self.dropped());
         let now = self.tick();
         let mut buffers = with_room(&held);
         let mut burst = burst_of(&held, &mut buffers);
-        let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
-        self.pipeline.retry(&mut burst, view, now);
+        let Worker { pipeline, stats } = &mut self.workers[at];
+        let view = View { tables: &self.tables, fib: &self.fib, stats };
+        pipeline.retry(&mut burst, view, now);
         let (mut sent, mut refused, mut again) = (0, 0, Vec::new());
         for (packet, (ingress, before)) in burst.iter().zip(&held) {
             match packet.verdict().expect("a verdict") {
@@ -295,12 +385,12 @@ impl World {
                 }
                 Verdict::Drop(_) => refused += 1,
                 Verdict::Hold(_) => again.push((*ingress, packet.frame().to_vec())),
-                Verdict::HandOff(_) => panic!("there is nobody else"),
+                Verdict::HandOff(_) => panic!("what waits is where its flow is"),
             }
         }
         assert_eq!(self.transmitted() - transmitted, sent);
         assert_eq!(self.dropped() - dropped, refused);
-        self.held = again;
+        self.held[at] = again;
     }
 
     /// Holds one packet to the laws.
@@ -334,7 +424,7 @@ impl World {
             assert!(came.dst.ip() == snat(v6) && sent.src.ip() == vip(v6), "{came:?} {sent:?}");
             self.model.went_to_client(&came, &sent, self.now_ms);
         }
-        assert!(self.model.given <= self.pipeline.counters().flows_created.value());
+        assert!(self.model.given <= self.sum(|it| it.flows_created.value()));
     }
 
     /// A flow that must go on is refused for no reason of its own.
@@ -364,21 +454,23 @@ impl World {
         assert!(!refused, "{came:?} belongs to a flow that lives, and got {verdict:?}");
     }
 
-    /// Every counter tells the same as the table.
+    /// Every counter tells the same as the tables.
     fn books_balance(&self) {
-        let it = self.pipeline.counters();
-        let (entries, resting) = (it.flow_entries.value(), it.flow_entries_resting.value());
-        let live = it.flows_created.value() - it.flows_ended.value();
-        assert!(entries <= CAPACITY as u64);
-        assert_eq!(live, entries - resting);
-        for backends in [true, false] {
-            let active: u64 = self
-                .slots
-                .owners()
-                .filter(|(owner, _)| matches!(owner, SlotOwner::Backend { .. }) == backends)
-                .map(|(_, slot)| self.stats.slot(slot).unwrap().active_flows.value())
-                .sum();
-            assert_eq!(active, live);
+        for Worker { pipeline, stats } in &self.workers {
+            let it = pipeline.counters();
+            let (entries, resting) = (it.flow_entries.value(), it.flow_entries_resting.value());
+            let live = it.flows_created.value() - it.flows_ended.value();
+            assert!(entries <= CAPACITY as u64);
+            assert_eq!(live, entries - resting);
+            for backends in [true, false] {
+                let active: u64 = self
+                    .slots
+                    .owners()
+                    .filter(|(owner, _)| matches!(owner, SlotOwner::Backend { .. }) == backends)
+                    .map(|(_, slot)| stats.slot(slot).unwrap().active_flows.value())
+                    .sum();
+                assert_eq!(active, live);
+            }
         }
     }
 
@@ -386,10 +478,12 @@ impl World {
     pub(crate) fn ends(&mut self) {
         self.wait(8_000_000);
         self.sweep(false);
-        let it = self.pipeline.counters();
-        assert_eq!((it.flow_entries.value(), it.flow_entries_resting.value()), (0, 0));
+        assert_eq!(self.sum(|it| it.flow_entries.value() + it.flow_entries_resting.value()), 0);
+        assert_eq!(*self.book.0.lock().unwrap(), BTreeMap::new());
         for (owner, slot) in self.slots.owners() {
-            assert!(self.stats.slot(slot).unwrap().is_idle(), "{owner:?}");
+            for worker in &self.workers {
+                assert!(worker.stats.slot(slot).unwrap().is_idle(), "{owner:?}");
+            }
         }
     }
 }

@@ -37,6 +37,11 @@ fn pipeline() {
 }
 
 #[test]
+fn team() {
+    replay("team");
+}
+
+#[test]
 fn manifests() {
     replay("manifests");
 }
