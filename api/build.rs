@@ -9,13 +9,14 @@ const FILES: [&str; 1] = ["blixt/v1alpha1/local.proto"];
 
 /// Enumerations are numbers on the wire and in the generated structs; in JSON
 /// they are words.
-const ENUM_FIELDS: [(&str, &str); 6] = [
+const ENUM_FIELDS: [(&str, &str); 7] = [
     ("Interface.state", "interface_state"),
     ("Interface.xdp_mode", "xdp_mode"),
     ("Queue.mode", "bind_mode"),
     ("Listener.protocol", "protocol"),
     ("Backend.affinity", "affinity"),
     ("Endpoint.state", "endpoint_state"),
+    ("Counter.kind", "counter_kind"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -26,6 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut builder = tonic_prost_build::configure()
         // The transport belongs to those who use it.
         .build_transport(false)
+        // In JSON, labels are in their order.
+        .btree_map(".")
         .message_attribute(".", "#[cfg_attr(feature = \"serde\", derive(serde::Serialize))]");
     for (field, module) in ENUM_FIELDS {
         builder = builder.field_attribute(

@@ -1,7 +1,9 @@
 //! `/metrics`: every number that is counted, with what to do about it.
 //!
-//! Names and labels are a promise; `tests/golden/metrics.txt` holds them.
+//! Names and labels are a promise; `tests/golden/metrics.txt` holds them. The
+//! same numbers, with the same meanings, are what `blixtctl counters` shows.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -29,13 +31,59 @@ pub const NO_SOCKET: (&str, &str) = (
      being attached, or it was given more queues since.",
 );
 
+/// What to do about [`NO_SOCKET`].
+const NO_SOCKET_ADVICE: &str = "Nothing, in the moment an agent starts or stops; else look in its \
+     log for queues that could not be bound.";
+
+/// The metric that counts drops, as it is registered.
+const DROPS: &str = "drops";
+
+const PREFIX: &str = "blixt";
+
 /// All metrics as text.
 pub fn render(state: &Arc<State>) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("blixt");
+    let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(Metrics(Arc::clone(state))));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)
+}
+
+/// One number with what it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// The name that it has in [`render`]ed text.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<&'static str, String>,
+    /// Whether it only grows.
+    pub grows: bool,
+    /// The number.
+    pub value: u64,
+    /// What it means.
+    pub meaning: String,
+    /// What to do if it grows, where that is known.
+    pub advice: Option<&'static str>,
+}
+
+/// The same numbers that [`render`] writes, but for those of backendRefs.
+pub fn samples(state: &State) -> Vec<Sample> {
+    let mut samples = Samples::default();
+    // Writing into memory does not fail.
+    let _ = all_but_backends(&mut samples, state);
+    let mut samples = samples.0;
+    let drops = format!("{PREFIX}_{DROPS}_total");
+    for sample in samples.iter_mut().filter(|sample| sample.name == drops) {
+        let reason = sample.labels.get("reason").map_or("", String::as_str);
+        let known = DropReason::ALL.iter().find(|known| known.name() == reason);
+        let (meaning, advice) = match known {
+            Some(known) => (known.meaning(), known.advice()),
+            None => (NO_SOCKET.1, NO_SOCKET_ADVICE),
+        };
+        sample.meaning = meaning.to_owned();
+        sample.advice = Some(advice);
+    }
+    samples
 }
 
 #[derive(Debug)]
@@ -44,16 +92,20 @@ struct Metrics(Arc<State>);
 impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page { encoder };
-        agent(&mut page, &self.0)?;
-        flows(&mut page, &self.0)?;
-        drops(&mut page, &self.0)?;
-        interfaces(&mut page, &self.0)?;
-        workers(&mut page, &self.0)?;
+        all_but_backends(&mut page, &self.0)?;
         self.0.counted(|counted| backends(&mut page, &counted))
     }
 }
 
-fn agent(page: &mut Page<'_>, state: &State) -> fmt::Result {
+fn all_but_backends(page: &mut impl Write, state: &State) -> fmt::Result {
+    agent(page, state)?;
+    flows(page, state)?;
+    drops(page, state)?;
+    interfaces(page, state)?;
+    workers(page, state)
+}
+
+fn agent(page: &mut impl Write, state: &State) -> fmt::Result {
     let control = state.control.load();
     let version = [("version", env!("CARGO_PKG_VERSION").to_owned())];
     page.gauge("build_info", "The version of this agent.", [(version, 1)])?;
@@ -82,7 +134,7 @@ fn agent(page: &mut Page<'_>, state: &State) -> fmt::Result {
     )
 }
 
-fn flows(page: &mut Page<'_>, state: &State) -> fmt::Result {
+fn flows(page: &mut impl Write, state: &State) -> fmt::Result {
     let sum = |counter: fn(&Counters) -> &Counter| {
         state.workers.iter().map(|worker| counter(&worker.status.pipeline).value()).sum::<u64>()
     };
@@ -149,7 +201,7 @@ fn flows(page: &mut Page<'_>, state: &State) -> fmt::Result {
     )
 }
 
-fn drops(page: &mut Page<'_>, state: &State) -> fmt::Result {
+fn drops(page: &mut impl Write, state: &State) -> fmt::Result {
     let reasons = DropReason::ALL.iter().map(|&reason| {
         let workers = state.workers.iter();
         let sum = workers.map(|worker| worker.status.pipeline.dropped(reason).value()).sum();
@@ -157,8 +209,8 @@ fn drops(page: &mut Page<'_>, state: &State) -> fmt::Result {
     });
     let no_socket = ([("reason", NO_SOCKET.0.to_owned())], no_socket(state));
     page.counter(
-        "drops",
-        "Packets not delivered, by reason; blixtctl status -o json says what each reason means.",
+        DROPS,
+        "Packets not delivered, by reason; blixtctl counters says what each reason means.",
         reasons.chain([no_socket]),
     )
 }
@@ -169,7 +221,7 @@ pub fn no_socket(state: &State) -> u64 {
     control.xdp.map_or(0, |counts| counts.of(xdp::Counter::DroppedNoSocket))
 }
 
-fn interfaces(page: &mut Page<'_>, state: &State) -> fmt::Result {
+fn interfaces(page: &mut impl Write, state: &State) -> fmt::Result {
     let control = state.control.load();
     let label = |name: &str| [("interface", name.to_owned())];
     page.gauge(
@@ -261,7 +313,7 @@ fn interfaces(page: &mut Page<'_>, state: &State) -> fmt::Result {
     )
 }
 
-fn workers(page: &mut Page<'_>, state: &State) -> fmt::Result {
+fn workers(page: &mut impl Write, state: &State) -> fmt::Result {
     type Read = fn(&WorkerStatus) -> &Counter;
     let rows = |counter: Read| {
         let workers = state.workers.iter().enumerate();
@@ -295,7 +347,7 @@ fn workers(page: &mut Page<'_>, state: &State) -> fmt::Result {
     )
 }
 
-fn backends(page: &mut Page<'_>, counted: &Counted<'_>) -> fmt::Result {
+fn backends(page: &mut impl Write, counted: &Counted<'_>) -> fmt::Result {
     let snapshot = &counted.applied.snapshot;
     let mut rows = Vec::new();
     for gateway in snapshot.gateways() {
@@ -374,12 +426,17 @@ fn backend_labels(
 /// No labels.
 const NONE: [(&str, String); 0] = [];
 
-/// The page being written.
-struct Page<'a> {
-    encoder: DescriptorEncoder<'a>,
-}
+/// Where metrics are written.
+trait Write {
+    /// Writes one metric: a number for each set of labels.
+    fn metric<L: AsRef<[(&'static str, String)]>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        grows: bool,
+        rows: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result;
 
-impl Page<'_> {
     /// Its name gets `_total` added.
     fn counter<L: AsRef<[(&'static str, String)]>>(
         &mut self,
@@ -387,7 +444,7 @@ impl Page<'_> {
         help: &str,
         rows: impl IntoIterator<Item = (L, u64)>,
     ) -> fmt::Result {
-        self.metric(name, help, MetricType::Counter, rows, ConstCounter::new)
+        self.metric(name, help, true, rows)
     }
 
     fn gauge<L: AsRef<[(&'static str, String)]>>(
@@ -396,22 +453,59 @@ impl Page<'_> {
         help: &str,
         rows: impl IntoIterator<Item = (L, u64)>,
     ) -> fmt::Result {
-        let gauge = |value| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-        self.metric(name, help, MetricType::Gauge, rows, gauge)
+        self.metric(name, help, false, rows)
     }
+}
 
-    fn metric<L: AsRef<[(&'static str, String)]>, M: EncodeMetric>(
+/// The page of `/metrics`.
+struct Page<'a> {
+    encoder: DescriptorEncoder<'a>,
+}
+
+impl Write for Page<'_> {
+    fn metric<L: AsRef<[(&'static str, String)]>>(
         &mut self,
         name: &str,
         help: &str,
-        kind: MetricType,
+        grows: bool,
         rows: impl IntoIterator<Item = (L, u64)>,
-        metric: impl Fn(u64) -> M,
     ) -> fmt::Result {
+        let kind = if grows { MetricType::Counter } else { MetricType::Gauge };
         let mut encoder = self.encoder.encode_descriptor(name, help, None, kind)?;
         for (labels, value) in rows {
-            metric(value).encode(encoder.encode_family(&labels.as_ref())?)?;
+            let labels = labels.as_ref();
+            let encoder = encoder.encode_family(&labels)?;
+            if grows {
+                ConstCounter::new(value).encode(encoder)?;
+            } else {
+                ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder)?;
+            }
         }
+        Ok(())
+    }
+}
+
+/// The same in memory.
+#[derive(Default)]
+struct Samples(Vec<Sample>);
+
+impl Write for Samples {
+    fn metric<L: AsRef<[(&'static str, String)]>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        grows: bool,
+        rows: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let total = if grows { "_total" } else { "" };
+        self.0.extend(rows.into_iter().map(|(labels, value)| Sample {
+            name: format!("{PREFIX}_{name}{total}"),
+            labels: labels.as_ref().iter().cloned().collect(),
+            grows,
+            value,
+            meaning: help.to_owned(),
+            advice: None,
+        }));
         Ok(())
     }
 }
@@ -459,5 +553,29 @@ mod tests {
         ] {
             assert!(text.lines().any(|line| line.starts_with(name)), "{name} in\n{text}");
         }
+    }
+
+    #[test]
+    fn samples_are_what_the_page_says() {
+        let state = Arc::new(example());
+        let text = render(&state).unwrap();
+        let samples = samples(&state);
+        let backends = |line: &&str| !line.starts_with('#') && !line.starts_with("blixt_backend_");
+        assert_eq!(samples.len(), text.lines().filter(backends).count());
+        for Sample { name, labels, value, .. } in &samples {
+            let mut lines = text.lines().filter(|line| {
+                let start = line.strip_prefix(name.as_str());
+                start.is_some_and(|rest| rest.starts_with(['{', ' ']))
+                    && labels
+                        .iter()
+                        .all(|(key, label)| line.contains(&format!("{key}=\"{label}\"")))
+            });
+            let line = lines.next().unwrap_or_else(|| panic!("{name} {labels:?} in\n{text}"));
+            assert!(line.ends_with(&format!(" {value}")), "{line}: {value}");
+        }
+        let drops: Vec<_> = samples.iter().filter(|sample| sample.advice.is_some()).collect();
+        assert_eq!(drops.len(), DropReason::ALL.len() + 1);
+        let no_flow = drops.iter().find(|sample| sample.labels["reason"] == "no_flow").unwrap();
+        assert_eq!(no_flow.meaning, DropReason::NoFlow.meaning());
     }
 }

@@ -1,7 +1,9 @@
 //! Enumerations as words: `ZERO_COPY` of `BindMode` is `zero_copy`, in JSON
 //! and in tables alike.
 
-use crate::v1alpha1::{Affinity, BindMode, EndpointState, InterfaceState, Protocol, XdpMode};
+use crate::v1alpha1::{
+    Affinity, BindMode, CounterKind, EndpointState, InterfaceState, Protocol, XdpMode,
+};
 
 /// An enumeration of the API, as a word for people and for JSON.
 pub trait Word: Copy {
@@ -49,6 +51,7 @@ words! {
     Protocol, protocol, "PROTOCOL_";
     Affinity, affinity, "AFFINITY_";
     EndpointState, endpoint_state, "ENDPOINT_STATE_";
+    CounterKind, counter_kind, "COUNTER_KIND_";
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use blixt_dataplane::{CompileOptions, MaglevSize};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::counters::LONGEST;
+
 /// Shows what the Blixt agent of this node does, and why.
 ///
 /// blixtctl asks the agent over its unix socket, which only root can open. It
@@ -47,6 +49,24 @@ pub(crate) enum Command {
     /// clients; bytes are those of IP packets. An endpoint's numbers are those
     /// of its Service port, so backendRefs to the same one show the same.
     Lb,
+
+    /// What was counted, what it means, and what to do about it.
+    ///
+    /// All metrics of the agent with their meanings, and for each reason for
+    /// which packets were dropped what it means and what to do. A few of most
+    /// reasons are ordinary on any network; look at what grows, and how fast:
+    /// --over tells it.
+    #[command(after_help = COUNTERS_EXAMPLES)]
+    Counters {
+        /// Shows also what is 0, or with --over what stands still.
+        #[arg(short, long)]
+        all: bool,
+
+        /// Counts for so long, and shows what has grown, with rates.
+        #[arg(long, value_name = "SECONDS",
+            value_parser = clap::value_parser!(u64).range(1..=LONGEST.as_secs()))]
+        over: Option<u64>,
+    },
 
     /// What an agent would make of manifests: no agent needed, nothing changed.
     ///
@@ -110,9 +130,9 @@ const EXAMPLES: &str = "\
 Examples:
   blixtctl status                       is everything as it should be?
   blixtctl lb                           who gets how much?
+  blixtctl counters --over 10           what grows, and how fast?
   blixtctl translate manifests/         what would an agent make of these?
   watch -n1 blixtctl lb                 the same, live
-  blixtctl status -o json | jq '.drops[] | select(.packets > 0)'
   blixtctl lb -o json | jq '.listeners[].backends[].traffic.flows'
 
 Exit codes:
@@ -120,6 +140,13 @@ Exit codes:
   1  there is no answer, and the message says what to do
   2  the command line was wrong
   3  translate: something is refused";
+
+const COUNTERS_EXAMPLES: &str = "\
+Examples:
+  blixtctl counters                  since the agent's start, but for what is 0
+  blixtctl counters --over 10        what has grown within 10 seconds
+  blixtctl counters --all            each counter and each reason there is
+  blixtctl counters -o json | jq '.counters[] | select(.labels.reason == \"no_listener\").value'";
 
 const TRANSLATE_EXAMPLES: &str = "\
 Examples:

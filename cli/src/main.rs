@@ -7,6 +7,7 @@
 
 mod amounts;
 mod connect;
+mod counters;
 mod flags;
 mod lb;
 mod offline;
@@ -16,11 +17,14 @@ mod translate;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use blixt_api::v1alpha1::{GetCountersRequest, GetCountersResponse};
 use clap::Parser;
 use connect::Failure;
+use counters::Shown;
 use flags::{Command, Flags, Output};
 use serde::Serialize;
 use translate::Translation;
@@ -74,6 +78,22 @@ fn run(flags: &Flags) -> Result<Answer, Failure> {
                 Output::Table => lb::draw(&balancing, width),
             }
         }
+        Command::Counters { all, over } => {
+            let shown = Shown { all: *all, width };
+            let first = counters(&flags.socket)?;
+            let (before, now) = match over {
+                None => (None, first),
+                Some(seconds) => {
+                    std::thread::sleep(Duration::from_secs(*seconds));
+                    (Some(first), counters(&flags.socket)?)
+                }
+            };
+            match (flags.output, before) {
+                (Output::Json, _) => json(&now)?,
+                (Output::Table, None) => counters::draw(&now, shown),
+                (Output::Table, Some(before)) => counters::draw_growth(&before, &now, shown),
+            }
+        }
         Command::Translate { paths, node } => {
             let translation = Translation::of(&offline::world(paths, &node.options())?);
             let text = match flags.output {
@@ -89,6 +109,10 @@ fn run(flags: &Flags) -> Result<Answer, Failure> {
         }
     };
     Ok(text.into())
+}
+
+fn counters(socket: &Path) -> Result<GetCountersResponse, Failure> {
+    connect::ask(socket, async |agent| agent.get_counters(GetCountersRequest {}).await)
 }
 
 fn json(answer: &impl Serialize) -> Result<String, Failure> {

@@ -11,7 +11,8 @@ use std::process::{Command, Output};
 
 use blixt_api::v1alpha1::local_server::{Local, LocalServer};
 use blixt_api::v1alpha1::{
-    GetLoadBalancingRequest, GetLoadBalancingResponse, GetStatusRequest, GetStatusResponse,
+    GetCountersRequest, GetCountersResponse, GetLoadBalancingRequest, GetLoadBalancingResponse,
+    GetStatusRequest, GetStatusResponse,
 };
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -34,6 +35,13 @@ impl Local for Fake {
         _: Request<GetLoadBalancingRequest>,
     ) -> Result<Response<GetLoadBalancingResponse>, Status> {
         self.0.clone().map(|()| Response::new(fixture::load_balancing()))
+    }
+
+    async fn get_counters(
+        &self,
+        _: Request<GetCountersRequest>,
+    ) -> Result<Response<GetCountersResponse>, Status> {
+        self.0.clone().map(|()| Response::new(fixture::counters()))
     }
 }
 
@@ -84,6 +92,11 @@ fn lb_prints_the_table() {
 }
 
 #[test]
+fn counters_prints_the_tables() {
+    fixture::assert_golden("counters.txt", stdout(&with_agent(Ok(()), &["counters"])));
+}
+
+#[test]
 fn status_prints_the_tables() {
     let output = with_agent(Ok(()), &["status"]);
     for part in ["up 2 h 5 min", "0-3 zero-copy", "192.0.2.250", "bad_backend", "BackendNotFound"] {
@@ -93,7 +106,9 @@ fn status_prints_the_tables() {
 
 #[test]
 fn json_keeps_its_names() {
-    for (command, golden) in [("lb", "lb.json"), ("status", "status.json")] {
+    for (command, golden) in
+        [("lb", "lb.json"), ("status", "status.json"), ("counters", "counters.json")]
+    {
         let output = with_agent(Ok(()), &[command, "-o", "json"]);
         fixture::assert_golden(golden, stdout(&output));
     }
@@ -103,7 +118,7 @@ fn json_keeps_its_names() {
 fn the_page_shows_what_is_printed() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/blixtctl.md");
     let page = std::fs::read_to_string(page).unwrap();
-    for golden in ["status.txt", "lb.txt", "translate.txt"] {
+    for golden in ["status.txt", "lb.txt", "counters.txt", "translate.txt"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
         let printed = std::fs::read_to_string(file).unwrap();
         assert!(

@@ -1,5 +1,5 @@
-//! Every reason for which a packet is not delivered: its name in metrics, and
-//! what it means to the person who reads them.
+//! Every reason for which a packet is not delivered: its name in metrics, what
+//! it means to the person who reads them, and what that person can do.
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $meaning:literal;)*) => {
@@ -75,6 +75,112 @@ drop_reasons! {
     HandOffLost = "hand_off_lost", "The packet was handed to the worker that had its flow, and by then another one had it.";
 }
 
+impl DropReason {
+    /// What to do about it: a sentence or two for people.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Truncated => "Look for a sender, driver or tunnel that cuts frames short.",
+            Self::Ethertype => {
+                "Nothing, unless it grows fast: take a third VLAN tag off on the switch."
+            }
+            Self::IpHeader => "Look at the sender: something makes broken packets, or probes.",
+            Self::IpChecksum => {
+                "Look for a bad cable, NIC or switch on the way here; on a veth, see Containers and veth in docs/operations-standalone.md."
+            }
+            Self::ExtensionHeaders => {
+                "Nothing, unless it grows fast: no ordinary sender makes such packets."
+            }
+            Self::RoutingHeader => "Nothing; source routing to a VIP is refused on purpose.",
+            Self::Fragment => "Let senders keep to the path MTU; for UDP keep messages below it.",
+            Self::Protocol => "Use TCP or UDP for what is behind a Gateway.",
+            Self::L4Header => "Look at the sender: something makes broken packets, or probes.",
+            Self::L4Checksum => {
+                "Look for damage on the way here; on a veth, see Containers and veth in docs/operations-standalone.md."
+            }
+            Self::NotOurMac => {
+                "Nothing, if the interface is promiscuous or the switch floods; else look for two stations with one MAC address."
+            }
+            Self::SourceAddress => {
+                "Look for a spoofing sender, or a client that was given a VIP of ours."
+            }
+            Self::NotOurAddress => "Nothing, shortly after an address came or went.",
+            Self::Arp => "Nothing; this is what is left over of ordinary ARP.",
+            Self::Ndp => "Nothing; this is what is left over of ordinary neighbour discovery.",
+            Self::NoListener => {
+                "Add a listener for the port and protocol, or correct the client; scans look like this."
+            }
+            Self::NoRoute => {
+                "Attach a TCPRoute or UDPRoute: `blixtctl status` shows why one is not accepted."
+            }
+            Self::NoWeight => "Give at least one backendRef of the route a weight above 0.",
+            Self::BadBackend => {
+                "Mend the reference: `blixtctl status` shows the condition ResolvedRefs of the route with its reason."
+            }
+            Self::NoEndpoint => {
+                "Look why no endpoint is ready, and whether one has an address of the IP version that the clients use."
+            }
+            Self::NoFlow => {
+                "Nothing, shortly after a restart of the agent or long silence of a connection; clients connect anew."
+            }
+            Self::EndpointGone => {
+                "Nothing; clients connect anew. If it goes on, look why endpoints come and go."
+            }
+            Self::FlowTableFull => {
+                "Raise --flow-capacity, or look with `blixtctl lb` for who opens that many flows."
+            }
+            Self::SnatPorts => {
+                "Add a --snat-address, or widen --snat-ports; more endpoints help too, since ports count for each."
+            }
+            Self::NoSnatAddress => "Add a --snat-address of that IP version.",
+            Self::HopLimit => "Nothing, if it is a traceroute; else look for a routing loop.",
+            Self::TooBig => {
+                "Nothing; the sender learns the MTU. If it goes on, somebody on the way drops ICMP."
+            }
+            Self::TooBigToFragment => {
+                "Let the sender keep to the MTU, or raise the MTU of the link to the endpoints."
+            }
+            Self::Unroutable => {
+                "Add a route to the clients or endpoints: `ip route get ADDRESS` shows what is missing."
+            }
+            Self::NotAttached => {
+                "Give the interface with --interface: `ip route get ADDRESS` names it."
+            }
+            Self::LocalEndpoint => {
+                "Run the endpoint on another node, or in a namespace behind an attached interface."
+            }
+            Self::Unresolved => {
+                "Look whether the next hop is up: `ip neigh` shows it as FAILED or INCOMPLETE."
+            }
+            Self::HoldFull => {
+                "Look which next hops do not answer: `ip neigh` shows them as FAILED or INCOMPLETE."
+            }
+            Self::ResetLimit => {
+                "Look for a SYN flood or a scan; `no_listener`, `no_flow` and the like tell what was refused."
+            }
+            Self::IcmpLimit => "Look for a ping flood, or for a loop if `hop_limit` grows too.",
+            Self::IcmpType => "Nothing; other ICMP to our addresses is not answered.",
+            Self::IcmpChecksum => "Look for damage on the way here.",
+            Self::IcmpQuote => {
+                "Nothing, unless path MTU discovery fails: then look at the router that sent it."
+            }
+            Self::IcmpNoFlow => "Nothing; late errors look like this, and forged ones.",
+            Self::NoFrame => {
+                "See whether a transmit ring is stuck (`tx_ring_full`), or packets pile up waiting for next hops."
+            }
+            Self::TxRingFull => {
+                "The link is full, or its driver stalls: compare `blixt_packets_total` with what the link can do."
+            }
+            Self::InterfaceGone => {
+                "Nothing, while an interface is taken away; the agent attaches again when it returns."
+            }
+            Self::HandOffFull => {
+                "That worker is too slow or has no core of its own: compare the workers in `blixtctl status`. Fewer packets are handed over where the NIC tells its RSS key (`ethtool -x`)."
+            }
+            Self::HandOffLost => "Nothing, unless it goes on: TCP sends such a packet again.",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +199,7 @@ mod tests {
                 "{reason:?}"
             );
             assert!(reason.meaning().ends_with('.'), "{reason:?}");
+            assert!(reason.advice().ends_with('.'), "{reason:?}");
         }
     }
 

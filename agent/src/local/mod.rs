@@ -1,6 +1,7 @@
 //! The local API for blixtctl: gRPC over a unix socket that only root can
 //! open.
 
+mod counters;
 mod lb;
 mod status;
 
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use axum::Router;
 use blixt_api::v1alpha1::local_server::{Local, LocalServer};
 use blixt_api::v1alpha1::{
-    GetLoadBalancingRequest, GetLoadBalancingResponse, GetStatusRequest, GetStatusResponse,
+    GetCountersRequest, GetCountersResponse, GetLoadBalancingRequest, GetLoadBalancingResponse,
+    GetStatusRequest, GetStatusResponse,
 };
 use tokio::net::UnixListener;
 use tonic::service::Routes;
@@ -108,6 +110,13 @@ impl Local for Service {
     ) -> Result<Response<GetLoadBalancingResponse>, Status> {
         let tables = self.0.published.tables.load();
         Ok(Response::new(self.0.counted(|counted| lb::of(&counted, &tables))))
+    }
+
+    async fn get_counters(
+        &self,
+        _: Request<GetCountersRequest>,
+    ) -> Result<Response<GetCountersResponse>, Status> {
+        Ok(Response::new(counters::of(&self.0)))
     }
 }
 
