@@ -9,7 +9,7 @@ const FILES: [&str; 1] = ["blixt/v1alpha1/local.proto"];
 
 /// Enumerations are numbers on the wire and in the generated structs; in JSON
 /// they are words.
-const ENUM_FIELDS: [(&str, &str); 7] = [
+const ENUM_FIELDS: [(&str, &str); 14] = [
     ("Interface.state", "interface_state"),
     ("Interface.xdp_mode", "xdp_mode"),
     ("Queue.mode", "bind_mode"),
@@ -17,6 +17,13 @@ const ENUM_FIELDS: [(&str, &str); 7] = [
     ("Backend.affinity", "affinity"),
     ("Endpoint.state", "endpoint_state"),
     ("Counter.kind", "counter_kind"),
+    ("ExplainRequest.protocol", "protocol"),
+    ("ExplainResponse.protocol", "protocol"),
+    ("ExplainResponse.side", "side"),
+    ("BackendChoice.affinity", "affinity"),
+    ("Flow.protocol", "protocol"),
+    ("Flow.state", "flow_state"),
+    ("ListFlowsRequest.protocol", "protocol"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

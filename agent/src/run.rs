@@ -114,7 +114,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         CompileOptions { maglev: settings.maglev, snat_addresses: settings.snat_addresses.clone() };
     let tables = TablesWriter::new(Arc::clone(&published), options, preflight::node_name());
     let state = Arc::new(state(&settings, &workers, &published, &tables));
-    let servers = Servers::start(http, socket, &state);
+    let servers = Servers::start(http, socket, &state, &workers);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         manifests = %settings.manifests.display(),
@@ -335,10 +335,15 @@ struct Servers {
 }
 
 impl Servers {
-    fn start(http: TcpListener, socket: UnixListener, state: &Arc<State>) -> Self {
+    fn start(
+        http: TcpListener,
+        socket: UnixListener,
+        state: &Arc<State>,
+        workers: &Arc<Vec<WorkerHandle>>,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let http_router: Router = http::router(Arc::clone(state));
-        let local_router: Router = local::router(Arc::clone(state));
+        let local_router: Router = local::router(Arc::clone(state), Arc::clone(workers));
         let http_stop = until(stopped.clone());
         let local_stop = until(stopped);
         let tasks = vec![

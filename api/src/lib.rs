@@ -16,11 +16,14 @@
 
 mod convert;
 #[cfg(feature = "tables")]
+pub mod explain;
+#[cfg(feature = "tables")]
 pub mod listeners;
 #[cfg(feature = "tables")]
 pub mod objects;
 mod words;
 
+pub use convert::NoSocketAddress;
 pub use words::Word;
 
 /// Version `v1alpha1` of the API.

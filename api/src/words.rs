@@ -2,7 +2,8 @@
 //! and in tables alike.
 
 use crate::v1alpha1::{
-    Affinity, BindMode, CounterKind, EndpointState, InterfaceState, Protocol, XdpMode,
+    Affinity, BindMode, CounterKind, EndpointState, FlowState, InterfaceState, Protocol, Side,
+    XdpMode,
 };
 
 /// An enumeration of the API, as a word for people and for JSON.
@@ -52,6 +53,8 @@ words! {
     Affinity, affinity, "AFFINITY_";
     EndpointState, endpoint_state, "ENDPOINT_STATE_";
     CounterKind, counter_kind, "COUNTER_KIND_";
+    Side, side, "SIDE_";
+    FlowState, flow_state, "FLOW_STATE_";
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blixt_api::v1alpha1::local_client::LocalClient;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status};
+use tonic::{Code, Response, Status, Streaming};
 
 /// The agent answers from memory, within milliseconds. One that is this late
 /// is stuck.
@@ -50,6 +52,12 @@ pub(crate) enum Failure {
     NotNow { socket: PathBuf, message: String },
     #[error("the agent at {socket} failed to answer, its log may say more: {message}")]
     Agent { socket: PathBuf, message: String },
+    #[error("the agent at {socket} refuses the question: {message}")]
+    Senseless { socket: PathBuf, message: String },
+    #[error("{0}")]
+    Tuple(String),
+    #[error("can't write the answer: {0}")]
+    Output(io::Error),
     #[error("can't read {path}: {error}")]
     Manifests { path: PathBuf, error: io::Error },
     #[error("there is no .yaml, .yml or .json file in {path}: an agent would find nothing there")]
@@ -67,10 +75,7 @@ pub(crate) fn ask<Answer>(
     socket: &Path,
     question: impl AsyncFnOnce(&mut LocalClient<Channel>) -> Result<Response<Answer>, Status>,
 ) -> Result<Answer, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::Runtime)?;
+    let runtime = runtime()?;
     let answer = async {
         let mut agent = connect(socket).await?;
         match question(&mut agent).await {
@@ -79,8 +84,38 @@ pub(crate) fn ask<Answer>(
         }
     };
     runtime
-        .block_on(async { tokio::time::timeout(PATIENCE, answer).await })
+        .block_on(async { timeout(PATIENCE, answer).await })
         .unwrap_or_else(|_| Err(Failure::Late { socket: socket.to_owned() }))
+}
+
+/// Connects, asks, and gives `each` part of an answer that comes in parts, as
+/// it comes.
+pub(crate) fn ask_for_many<Part, Stop: From<Failure>>(
+    socket: &Path,
+    question: impl AsyncFnOnce(&mut LocalClient<Channel>) -> Result<Response<Streaming<Part>>, Status>,
+    mut each: impl FnMut(Part) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    let late = || Failure::Late { socket: socket.to_owned() };
+    let refused = |status: Status| refused(socket, &status);
+    runtime()?.block_on(async {
+        let begin = async {
+            let mut agent = connect(socket).await?;
+            question(&mut agent).await.map_err(refused)
+        };
+        let begun = timeout(PATIENCE, begin).await.unwrap_or_else(|_| Err(late()))?;
+        let mut parts = begun.into_inner();
+        loop {
+            let next = timeout(PATIENCE, parts.message()).await.map_err(|_| late())?;
+            match next.map_err(refused)? {
+                Some(part) => each(part)?,
+                None => return Ok(()),
+            }
+        }
+    })
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)
 }
 
 async fn connect(socket: &Path) -> Result<LocalClient<Channel>, Failure> {
@@ -125,6 +160,7 @@ fn refused(socket: &Path, status: &Status) -> Failure {
     let message = status.message().to_owned();
     match status.code() {
         Code::Unimplemented => Failure::OtherVersion { socket },
+        Code::InvalidArgument => Failure::Senseless { socket, message },
         Code::Unavailable => Failure::NotNow { socket, message },
         _ => Failure::Agent { socket, message },
     }

@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use blixt_api::v1alpha1::{FlowState, ObjectName, PeerFilter, Protocol};
 use blixt_dataplane::{CompileOptions, MaglevSize};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::counters::LONGEST;
+use crate::tuple;
 
 /// Shows what the Blixt agent of this node does, and why.
 ///
@@ -31,7 +33,7 @@ pub(crate) struct Flags {
     pub(crate) socket: PathBuf,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Subcommand)]
 pub(crate) enum Command {
     /// Is the agent well: interfaces, workers, tables, conditions, drops.
     ///
@@ -68,6 +70,51 @@ pub(crate) enum Command {
         over: Option<u64>,
     },
 
+    /// Which way a packet goes, or why it does not.
+    ///
+    /// Tells which listener takes a packet, which backend and endpoint a new
+    /// flow gets and by which slots of the Maglev tables, the flow it belongs
+    /// to if there is one, where it leaves, or for which reason it would be
+    /// dropped and what to do about it. Packets from endpoints are told of,
+    /// too.
+    ///
+    /// The packet may be copied from the output of tcpdump -n, ss -n or
+    /// blixtctl flows: the first two addresses with ports count, the rest of
+    /// the line is passed over. One that names no protocol is taken as TCP.
+    ///
+    /// With --files it tells, without an agent, what tables made of these
+    /// manifests decide.
+    ///
+    /// Exits with 3 if the packet would be dropped.
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain {
+        /// Protocol, source and destination, such as tcp 192.0.2.9:4711
+        /// 203.0.113.10:80; IPv6 addresses as [2001:db8::1]:80.
+        #[arg(required = true, value_name = "TUPLE")]
+        tuple: Vec<String>,
+
+        /// Manifests to tell from, instead of asking an agent: files and
+        /// directories, or - for standard input. May be given several times.
+        #[arg(long, value_name = "FILE|DIR")]
+        files: Vec<PathBuf>,
+
+        #[command(flatten)]
+        node: Node,
+    },
+
+    /// The flows there are: who talks to whom, through which addresses.
+    ///
+    /// They are printed as they are found, in no order, without disturbing
+    /// traffic: millions are no trouble. A flow that lives all the while is
+    /// printed once. IDLE is the time since its last packet. SERVICE is the
+    /// one that its endpoint belongs to.
+    ///
+    /// With several filters a flow must match all of them. PEER is an address,
+    /// a network, or a port with or without one: 192.0.2.9, 192.0.2.0/24,
+    /// 192.0.2.9:80, [2001:db8::/32]:80, :80.
+    #[command(after_help = FLOWS_EXAMPLES)]
+    Flows(FlowArguments),
+
     /// What an agent would make of manifests: no agent needed, nothing changed.
     ///
     /// Reads Gateway API objects as an agent does, and prints the conditions
@@ -87,6 +134,104 @@ pub(crate) enum Command {
         #[command(flatten)]
         node: Node,
     },
+}
+
+/// Which flows are asked for.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub(crate) struct FlowArguments {
+    /// Those of clients there.
+    #[arg(long, value_name = "PEER", value_parser = tuple::peer)]
+    pub(crate) client: Option<PeerFilter>,
+
+    /// Those to a Gateway's address or port.
+    #[arg(long, value_name = "PEER", value_parser = tuple::peer)]
+    pub(crate) vip: Option<PeerFilter>,
+
+    /// Those that leave from a SNAT address or port.
+    #[arg(long, value_name = "PEER", value_parser = tuple::peer)]
+    pub(crate) snat: Option<PeerFilter>,
+
+    /// Those to an endpoint.
+    #[arg(long, value_name = "PEER", value_parser = tuple::peer)]
+    pub(crate) endpoint: Option<PeerFilter>,
+
+    /// Those to endpoints of this Service.
+    #[arg(long, value_name = "[NAMESPACE/]NAME", value_parser = service)]
+    pub(crate) backend: Option<ObjectName>,
+
+    /// Those that speak this.
+    #[arg(long, value_enum)]
+    pub(crate) protocol: Option<Speaks>,
+
+    /// Those that have got this far. May be given several times.
+    #[arg(long = "state", value_enum, value_name = "STATE", value_delimiter = ',')]
+    pub(crate) states: Vec<State>,
+
+    /// Not more than so many.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+
+    /// Only how many they are.
+    #[arg(long)]
+    pub(crate) count: bool,
+}
+
+/// The protocols that are balanced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Speaks {
+    Tcp,
+    Udp,
+}
+
+impl Speaks {
+    pub(crate) fn wire(self) -> Protocol {
+        match self {
+            Self::Tcp => Protocol::Tcp,
+            Self::Udp => Protocol::Udp,
+        }
+    }
+}
+
+/// How far a flow has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum State {
+    /// UDP: packets have been seen.
+    Udp,
+    /// TCP: the client has sent a SYN.
+    SynSent,
+    /// TCP: the endpoint has answered it.
+    SynReceived,
+    /// TCP: open both ways.
+    Established,
+    /// TCP: the client has sent a FIN.
+    ClientFinished,
+    /// TCP: the endpoint has sent a FIN.
+    EndpointFinished,
+    /// TCP: both have, and one is to acknowledge the other's.
+    Closing,
+    /// TCP: over, its SNAT port rests.
+    Resting,
+}
+
+impl State {
+    pub(crate) fn wire(self) -> FlowState {
+        match self {
+            Self::Udp => FlowState::Udp,
+            Self::SynSent => FlowState::SynSent,
+            Self::SynReceived => FlowState::SynReceived,
+            Self::Established => FlowState::Established,
+            Self::ClientFinished => FlowState::ClientFinished,
+            Self::EndpointFinished => FlowState::EndpointFinished,
+            Self::Closing => FlowState::Closing,
+            Self::Resting => FlowState::Resting,
+        }
+    }
+}
+
+fn service(text: &str) -> Result<ObjectName, String> {
+    let name: blixt_model::ObjectName = text.parse().map_err(|error| format!("{error}"))?;
+    Ok((&name).into())
 }
 
 /// What an agent's flags add to manifests.
@@ -131,6 +276,9 @@ Examples:
   blixtctl status                       is everything as it should be?
   blixtctl lb                           who gets how much?
   blixtctl counters --over 10           what grows, and how fast?
+  blixtctl explain tcp 192.0.2.9:4711 203.0.113.10:80
+                                        where does this go, or why does it not?
+  blixtctl flows --client 192.0.2.9     who is this client connected to?
   blixtctl translate manifests/         what would an agent make of these?
   watch -n1 blixtctl lb                 the same, live
   blixtctl lb -o json | jq '.listeners[].backends[].traffic.flows'
@@ -139,7 +287,7 @@ Exit codes:
   0  it is as printed
   1  there is no answer, and the message says what to do
   2  the command line was wrong
-  3  translate: something is refused";
+  3  translate: something is refused; explain: the packet would be dropped";
 
 const COUNTERS_EXAMPLES: &str = "\
 Examples:
@@ -147,6 +295,22 @@ Examples:
   blixtctl counters --over 10        what has grown within 10 seconds
   blixtctl counters --all            each counter and each reason there is
   blixtctl counters -o json | jq '.counters[] | select(.labels.reason == \"no_listener\").value'";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  blixtctl explain tcp 192.0.2.9:4711 203.0.113.10:80
+  blixtctl explain udp '[2001:db8::9]:5000' '[2001:db8::10]:53'
+  blixtctl explain 'IP 192.0.2.9.4711 > 203.0.113.10.80: Flags [S]'
+  blixtctl explain $(blixtctl flows --limit 1 | tail -1)
+  blixtctl explain tcp 192.0.2.9:4711 203.0.113.10:80 --files manifests/";
+
+const FLOWS_EXAMPLES: &str = "\
+Examples:
+  blixtctl flows --client 192.0.2.9
+  blixtctl flows --client 198.51.100.0/24 --vip :443 --state established
+  blixtctl flows --backend shop/web --count
+  blixtctl flows --state syn_sent,syn_received --limit 20
+  blixtctl flows -o json | jq -r .client.address | sort | uniq -c | sort -n | tail";
 
 const TRANSLATE_EXAMPLES: &str = "\
 Examples:

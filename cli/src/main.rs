@@ -8,16 +8,19 @@
 mod amounts;
 mod connect;
 mod counters;
+mod explain;
 mod flags;
+mod flows;
 mod lb;
 mod offline;
 mod status;
 mod table;
 mod translate;
+mod tuple;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,7 +28,8 @@ use blixt_api::v1alpha1::{GetCountersRequest, GetCountersResponse};
 use clap::Parser;
 use connect::Failure;
 use counters::Shown;
-use flags::{Command, Flags, Output};
+use flags::{Command, Flags, FlowArguments, Node, Output};
+use flows::{Printer, Unprinted};
 use serde::Serialize;
 use translate::Translation;
 
@@ -94,6 +98,11 @@ fn run(flags: &Flags) -> Result<Answer, Failure> {
                 (Output::Table, Some(before)) => counters::draw_growth(&before, &now, shown),
             }
         }
+        Command::Explain { tuple, files, node } => return explain(flags, tuple, files, node),
+        Command::Flows(arguments) => {
+            list_flows(flags, arguments)?;
+            String::new()
+        }
         Command::Translate { paths, node } => {
             let translation = Translation::of(&offline::world(paths, &node.options())?);
             let text = match flags.output {
@@ -113,6 +122,45 @@ fn run(flags: &Flags) -> Result<Answer, Failure> {
 
 fn counters(socket: &Path) -> Result<GetCountersResponse, Failure> {
     connect::ask(socket, async |agent| agent.get_counters(GetCountersRequest {}).await)
+}
+
+/// Packets that are not delivered are a complaint.
+fn explain(
+    flags: &Flags,
+    tuple: &[String],
+    files: &[PathBuf],
+    node: &Node,
+) -> Result<Answer, Failure> {
+    let asked = tuple::asked(tuple).map_err(Failure::Tuple)?;
+    let told = if files.is_empty() {
+        let request = explain::request(asked);
+        connect::ask(&flags.socket, async |agent| agent.explain(request).await)?
+    } else {
+        let world = offline::world(files, &node.options())?;
+        explain::offline(asked, &world, !node.snat_addresses.is_empty())
+    };
+    let text = match flags.output {
+        Output::Json => json(&told)?,
+        Output::Table => explain::draw(&told, table::terminal_width()),
+    };
+    let complaint =
+        explain::refusal(&told).map(|drop| format!("it would be dropped: {}", drop.reason));
+    Ok(Answer { text, complaint })
+}
+
+fn list_flows(flags: &Flags, arguments: &FlowArguments) -> Result<(), Failure> {
+    let request = flows::request(arguments);
+    let mut printer = Printer::new(io::BufWriter::new(io::stdout().lock()), flags.output);
+    let printed = connect::ask_for_many(
+        &flags.socket,
+        async |agent| agent.list_flows(request).await,
+        |some| printer.print(&some),
+    )
+    .and_then(|()| printer.end(arguments.count));
+    match printed {
+        Ok(()) | Err(Unprinted::Enough) => Ok(()),
+        Err(Unprinted::Failed(failure)) => Err(failure),
+    }
 }
 
 fn json(answer: &impl Serialize) -> Result<String, Failure> {

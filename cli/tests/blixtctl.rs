@@ -11,8 +11,9 @@ use std::process::{Command, Output};
 
 use blixt_api::v1alpha1::local_server::{Local, LocalServer};
 use blixt_api::v1alpha1::{
-    GetCountersRequest, GetCountersResponse, GetLoadBalancingRequest, GetLoadBalancingResponse,
-    GetStatusRequest, GetStatusResponse,
+    ExplainRequest, ExplainResponse, GetCountersRequest, GetCountersResponse,
+    GetLoadBalancingRequest, GetLoadBalancingResponse, GetStatusRequest, GetStatusResponse,
+    ListFlowsRequest, ListFlowsResponse,
 };
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -35,6 +36,29 @@ impl Local for Fake {
         _: Request<GetLoadBalancingRequest>,
     ) -> Result<Response<GetLoadBalancingResponse>, Status> {
         self.0.clone().map(|()| Response::new(fixture::load_balancing()))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        self.0.clone().map(|()| Response::new(fixture::explained(request.get_ref())))
+    }
+
+    type ListFlowsStream =
+        tokio_stream::Iter<std::vec::IntoIter<Result<ListFlowsResponse, Status>>>;
+
+    async fn list_flows(
+        &self,
+        request: Request<ListFlowsRequest>,
+    ) -> Result<Response<Self::ListFlowsStream>, Status> {
+        self.0.clone()?;
+        let mut parts: Vec<_> = fixture::flows().into_iter().map(Ok).collect();
+        if request.get_ref().limit == Some(1) {
+            parts.truncate(1);
+            parts.push(Err(Status::internal("worker 0 does not answer")));
+        }
+        Ok(Response::new(tokio_stream::iter(parts)))
     }
 
     async fn get_counters(
@@ -92,6 +116,50 @@ fn lb_prints_the_table() {
 }
 
 #[test]
+fn explain_prints_which_way_a_packet_goes() {
+    let tuple = ["explain", "tcp", "198.51.100.7:4711", "192.0.2.10:80"];
+    let output = with_agent(Ok(()), &tuple);
+    assert!(stdout(&output).contains("becomes 192.0.2.250:1024 -> 10.1.0.11:8080"), "{output:?}");
+    let as_json = with_agent(Ok(()), &[&tuple[..], &["-o", "json"]].concat());
+    fixture::assert_golden("explain.json", stdout(&as_json));
+}
+
+#[test]
+fn a_packet_that_would_be_dropped_is_exit_code_3() {
+    let output = with_agent(Ok(()), &["explain", "198.51.100.7:4711", "192.0.2.10:83"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(complaint.contains("would be dropped: bad_backend"), "{complaint}");
+}
+
+#[test]
+fn what_is_no_tuple_is_told_before_anybody_is_asked() {
+    let output = blixtctl(Path::new("/nonexistent"), &["explain", "tcp", "192.0.2.9"]);
+    assert!(complaint(&output).contains("write it as tcp 192.0.2.9:4711"), "{output:?}");
+}
+
+#[test]
+fn flows_are_printed_as_they_come() {
+    let output = with_agent(Ok(()), &["flows", "--client", "198.51.100.0/24", "--vip", ":80"]);
+    fixture::assert_golden("flows.txt", stdout(&output));
+    let output = with_agent(Ok(()), &["flows", "-o", "json"]);
+    fixture::assert_golden("flows.json", stdout(&output));
+    // The first ones have been printed when the agent fails.
+    let output = with_agent(Ok(()), &["flows", "--limit", "1"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3, "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("does not answer"), "{output:?}");
+}
+
+#[test]
+fn filters_that_are_none_are_exit_code_2() {
+    for filter in [["--client", "web"], ["--state", "sleeping"], ["--backend", "a/b/c"]] {
+        let output = blixtctl(Path::new("/nonexistent"), &["flows", filter[0], filter[1]]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
+}
+
+#[test]
 fn counters_prints_the_tables() {
     fixture::assert_golden("counters.txt", stdout(&with_agent(Ok(()), &["counters"])));
 }
@@ -118,7 +186,15 @@ fn json_keeps_its_names() {
 fn the_page_shows_what_is_printed() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/blixtctl.md");
     let page = std::fs::read_to_string(page).unwrap();
-    for golden in ["status.txt", "lb.txt", "counters.txt", "translate.txt"] {
+    for golden in [
+        "status.txt",
+        "lb.txt",
+        "counters.txt",
+        "explain.txt",
+        "explain-files.txt",
+        "flows.txt",
+        "translate.txt",
+    ] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
         let printed = std::fs::read_to_string(file).unwrap();
         assert!(

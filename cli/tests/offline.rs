@@ -69,6 +69,21 @@ fn tables_that_cannot_be_made_are_told() {
 }
 
 #[test]
+fn explain_tells_from_files_what_tables_decide() {
+    let tuple = ["explain", "tcp", "198.51.100.7:4711", "192.0.2.10:80", "--files", "shop.yaml"];
+    let output = blixtctl(&tuple);
+    assert!(output.status.success(), "{output:?}");
+    fixture::assert_golden("explain-files.txt", stdout(&output));
+    let dropped =
+        blixtctl(&["explain", "198.51.100.7:1", "192.0.2.10:8443", "--files", "shop.yaml"]);
+    assert_eq!(dropped.status.code(), Some(3), "{dropped:?}");
+    assert!(stdout(&dropped).contains("no_route_attached"), "{}", stdout(&dropped));
+    let elsewhere =
+        blixtctl(&["explain", "198.51.100.7:1", "192.0.2.77:80", "--files", "shop.yaml"]);
+    assert!(stdout(&elsewhere).contains("not_our_address"), "{}", stdout(&elsewhere));
+}
+
+#[test]
 fn standard_input_is_read_too() {
     let text =
         std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests/shop.yaml"));

@@ -126,7 +126,7 @@ impl DropReason {
                 "Nothing; clients connect anew. If it goes on, look why endpoints come and go."
             }
             Self::FlowTableFull => {
-                "Raise --flow-capacity, or look with `blixtctl lb` for who opens that many flows."
+                "Raise --flow-capacity, or look with `blixtctl flows` for who opens that many flows."
             }
             Self::SnatPorts => {
                 "Add a --snat-address, or widen --snat-ports; more endpoints help too, since ports count for each."

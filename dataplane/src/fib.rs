@@ -133,6 +133,19 @@ pub(crate) enum Resolution {
     Drop(DropReason),
 }
 
+/// Where a packet leaves, as tools tell of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The attached interface it leaves through.
+    pub egress: InterfaceSlot,
+    /// The next station.
+    pub neighbour: Neighbour,
+    /// Its MAC address; `None` while it is unknown, so that packets wait.
+    pub mac: Option<Mac>,
+    /// The largest IP packet that the link takes, in bytes.
+    pub mtu: usize,
+}
+
 /// The next [`Fib`]'s stamp.
 static STAMPS: AtomicU64 = AtomicU64::new(1);
 
@@ -231,14 +244,50 @@ impl Fib {
 
     /// How to reach `destination`. `spread` chooses among equal paths.
     pub(crate) fn resolve(&self, destination: u128, spread: u32) -> Resolution {
+        let neighbour = match self.neighbour(destination, spread) {
+            Ok(neighbour) => neighbour,
+            Err(reason) => return Resolution::Drop(reason),
+        };
+        if let Some(&hop) = self.neighbours.get(&neighbour) {
+            return Resolution::Hop(hop);
+        }
+        match self.links.get(&neighbour.ifindex) {
+            Some(Link { attached: Some(_), mtu, .. }) => {
+                Resolution::Unresolved { neighbour, mtu: *mtu as usize }
+            }
+            _ => Resolution::Drop(DropReason::NotAttached),
+        }
+    }
+
+    /// What [`Fib::resolve`] says, for people.
+    pub(crate) fn told(&self, destination: u128, spread: u32) -> Result<Hop, DropReason> {
+        let neighbour = self.neighbour(destination, spread)?;
+        match self.resolve(destination, spread) {
+            Resolution::Drop(reason) => Err(reason),
+            Resolution::Hop(id) => {
+                let hop = self.hop(id).ok_or(DropReason::Unroutable)?;
+                let mac = Some(wire::array_at(&hop.macs, 0));
+                Ok(Hop { egress: hop.egress, neighbour, mac, mtu: hop.mtu })
+            }
+            Resolution::Unresolved { neighbour, mtu } => {
+                let link = self.links.get(&neighbour.ifindex);
+                let egress = link.and_then(|link| link.attached).ok_or(DropReason::NotAttached)?;
+                Ok(Hop { egress, neighbour, mac: None, mtu })
+            }
+        }
+    }
+
+    /// Who is next on the way to `destination`.
+    #[inline(always)]
+    fn neighbour(&self, destination: u128, spread: u32) -> Result<Neighbour, DropReason> {
         let Some((_, route)) = self.routes.get_lpm(&(destination, 128)) else {
-            return Resolution::Drop(DropReason::Unroutable);
+            return Err(DropReason::Unroutable);
         };
         let path = match &route.action {
-            RouteAction::Local => return Resolution::Drop(DropReason::LocalEndpoint),
-            RouteAction::Refuse => return Resolution::Drop(DropReason::Unroutable),
+            RouteAction::Local => return Err(DropReason::LocalEndpoint),
+            RouteAction::Refuse => return Err(DropReason::Unroutable),
             RouteAction::Forward(paths) => match paths.as_slice() {
-                [] => return Resolution::Drop(DropReason::Unroutable),
+                [] => return Err(DropReason::Unroutable),
                 [only] => only,
                 several @ [first, ..] => {
                     let chosen = spread as usize % several.len();
@@ -246,17 +295,7 @@ impl Fib {
                 }
             },
         };
-        let neighbour =
-            Neighbour { ifindex: path.ifindex, address: path.via.unwrap_or(destination) };
-        if let Some(&hop) = self.neighbours.get(&neighbour) {
-            return Resolution::Hop(hop);
-        }
-        match self.links.get(&path.ifindex) {
-            Some(Link { attached: Some(_), mtu, .. }) => {
-                Resolution::Unresolved { neighbour, mtu: *mtu as usize }
-            }
-            _ => Resolution::Drop(DropReason::NotAttached),
-        }
+        Ok(Neighbour { ifindex: path.ifindex, address: path.via.unwrap_or(destination) })
     }
 
     fn add_route(&mut self, route: Route) {

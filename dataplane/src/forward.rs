@@ -71,7 +71,7 @@ fn goes_on(packet: &Packet<'_>) -> bool {
 /// Spreads flows over equal paths. By what a packet has when it leaves, so
 /// that one that is held and tried again goes the way it would have gone.
 #[inline(always)]
-fn spread(tuple: &Tuple) -> u32 {
+pub(crate) fn spread(tuple: &Tuple) -> u32 {
     let addresses = tuple.src ^ tuple.dst.rotate_left(64);
     let ports = u64::from(tuple.src_port) << 16 | u64::from(tuple.dst_port);
     let mixed = (addresses as u64) ^ ((addresses >> 64) as u64) ^ ports;

@@ -18,6 +18,7 @@ mod checksum;
 mod classify;
 mod counters;
 mod drops;
+mod explain;
 mod fib;
 mod flows;
 mod forward;
@@ -40,8 +41,11 @@ mod wire;
 
 pub use counters::{Counter, Counters, SlotCounters, SlotStats};
 pub use drops::DropReason;
-pub use fib::{Fib, Interface, Link, Mac, Path, Route, RouteAction, Tags};
-pub use flows::BYTES_PER_FLOW;
+pub use explain::{Explanation, Fate};
+pub use fib::{Fib, Hop, Interface, Link, Mac, Path, Route, RouteAction, Tags};
+pub use flows::{
+    BYTES_PER_FLOW, FLOWS_AT_ONCE, FlowFilter, FlowRecord, FlowState, Network, PeerFilter, Scanned,
+};
 pub use packet::{BURST, Burst, InterfaceSlot, Neighbour, Packet, Tick, Verdict, WorkerId};
 pub use pipeline::{Limits, Pipeline, PipelineConfig, Sink, View};
 pub use rss::{HashedPorts, Rss};

@@ -1,14 +1,17 @@
 //! The list of stages, and the state that one worker owns.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use blixt_mem::RegionError;
+use blixt_model::Protocol;
 
 use crate::answers::{self, Allowance};
 use crate::counters::{Counters, SlotStats};
+use crate::explain::{self, Explanation};
 use crate::fib::Fib;
-use crate::flows::Flows;
+use crate::flows::{FlowFilter, FlowRecord, Flows, Scanned};
 use crate::hops::Hops;
 use crate::packet::{Burst, InterfaceSlot, Tick, WorkerId};
 use crate::tables::Tables;
@@ -149,6 +152,31 @@ impl Pipeline {
         sweep::run(&mut self.flows, view, now, counters, &mut |reset| {
             answers::reset::send(reset, view.fib, sink, counters);
         })
+    }
+
+    /// Looks at some of its flows, from entry `from` on, for those that `filter`
+    /// asks for: a bounded number at a time. To be called again with what it
+    /// says comes next.
+    pub fn list_flows(
+        &self,
+        from: u32,
+        filter: &FlowFilter,
+        now: Tick,
+        each: &mut dyn FnMut(FlowRecord),
+    ) -> Scanned {
+        self.flows.list(from, filter, now, each)
+    }
+
+    /// Tells what would become of a packet. Changes nothing.
+    pub fn explain(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        protocol: Protocol,
+        view: View<'_>,
+        now: Tick,
+    ) -> Explanation {
+        explain::explain(&self.flows, source, destination, protocol, view, now)
     }
 
     /// Announces every address on every attached interface: gratuitous ARP

@@ -9,7 +9,7 @@ use crate::address;
 use crate::checksum;
 use crate::drops::DropReason;
 use crate::flows::{Flow, Flows, Moment, Stage};
-use crate::packet::{FlowId, Kind, Packet, Side, WorkerId};
+use crate::packet::{FlowId, Kind, Packet, Side, Tuple, WorkerId};
 use crate::pipeline::View;
 use crate::snat::Steering;
 use crate::tables::EndpointChoice;
@@ -53,6 +53,41 @@ pub(crate) fn start(
     admit(packet, stage, backend_slot, &endpoint, flows, view, moment).map_err(|reason| {
         refused(reason, Some(backend_slot));
         refused(reason, Some(endpoint.slot))
+    })
+}
+
+/// The packet that one with this tuple would become if it started a flow, once
+/// the flow `removed` is; or why it could not. Changes nothing.
+pub(crate) fn foresee(
+    tuple: &Tuple,
+    flows: &Flows,
+    removed: Option<FlowId>,
+    view: View<'_>,
+) -> Result<Tuple, DropReason> {
+    let choice = view.tables.choose(tuple);
+    let endpoint = choice.endpoint?;
+    if flows.table.is_full() && removed.is_none() {
+        return Err(DropReason::FlowTableFull);
+    }
+    let steering = flows
+        .team
+        .as_ref()
+        .and_then(|team| Steering::towards(endpoint.address, tuple.protocol, view.fib, team));
+    let source = flows.snat.foresee(
+        &flows.table,
+        view.tables.snat_addresses(address::is_v4(endpoint.address)),
+        &endpoint,
+        tuple.protocol,
+        view.stats.slot(endpoint.slot),
+        steering,
+        removed,
+    )?;
+    Ok(Tuple {
+        src: source.address,
+        dst: endpoint.address,
+        src_port: source.port,
+        dst_port: endpoint.port,
+        protocol: tuple.protocol,
     })
 }
 

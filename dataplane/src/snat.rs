@@ -20,7 +20,7 @@ use crate::counters::SlotCounters;
 use crate::drops::DropReason;
 use crate::fib::Fib;
 use crate::flows::{FlowTable, HashKey};
-use crate::packet::Tuple;
+use crate::packet::{FlowId, Tuple};
 use crate::rss::Rss;
 use crate::tables::EndpointChoice;
 use crate::team::{Membership, PortShare};
@@ -84,21 +84,30 @@ impl SnatPorts {
         rotation: Option<&SlotCounters>,
         steering: Option<Steering<'_>>,
     ) -> Result<Source, DropReason> {
-        if addresses.is_empty() {
-            return Err(DropReason::NoSnatAddress);
-        }
-        let ring = Ring { ports: self, addresses, endpoint, protocol };
-        let size = ring.size();
-        let turned = rotation.map_or(0, SlotCounters::turned);
-        let taken = rotation.is_some_and(|counters| u64::from(counters.ports_taken()) >= size);
-        let allowed = if taken { 0 } else { self.probes_left }.max(PROBES_AT_LEAST);
-        let allowed = u64::from(allowed).min(size) as u32;
-
-        let (tried, found) = ring.search(table, turned, allowed, steering);
+        let ring = Ring { ports: self, addresses, endpoint, protocol, ignored: None };
+        let (tried, found) = ring.next(table, self.probes_left, rotation, steering)?;
         if let Some(counters) = rotation {
             counters.turn(tried);
         }
         self.probes_left = self.probes_left.saturating_sub(tried);
+        found.ok_or(DropReason::SnatPorts)
+    }
+
+    /// What [`SnatPorts::find`] would find for the first new flow of a burst,
+    /// once the flow `ignored` was removed.
+    #[expect(clippy::too_many_arguments, reason = "those of `find`, and one")]
+    pub(crate) fn foresee(
+        &self,
+        table: &FlowTable,
+        addresses: &[u128],
+        endpoint: &EndpointChoice,
+        protocol: u8,
+        rotation: Option<&SlotCounters>,
+        steering: Option<Steering<'_>>,
+        ignored: Option<FlowId>,
+    ) -> Result<Source, DropReason> {
+        let ring = Ring { ports: self, addresses, endpoint, protocol, ignored };
+        let (_, found) = ring.next(table, PROBES_PER_BURST, rotation, steering)?;
         found.ok_or(DropReason::SnatPorts)
     }
 }
@@ -109,11 +118,33 @@ struct Ring<'a> {
     addresses: &'a [u128],
     endpoint: &'a EndpointChoice,
     protocol: u8,
+    /// A flow whose source counts as free.
+    ignored: Option<FlowId>,
 }
 
 impl Ring<'_> {
     fn size(&self) -> u64 {
         u64::from(self.ports.share.count()) * self.addresses.len() as u64
+    }
+
+    /// Looks for a free source where the `rotation` is, trying some `probes`.
+    /// Says how many it took.
+    fn next(
+        &self,
+        table: &FlowTable,
+        probes: u32,
+        rotation: Option<&SlotCounters>,
+        steering: Option<Steering<'_>>,
+    ) -> Result<(u32, Option<Source>), DropReason> {
+        if self.addresses.is_empty() {
+            return Err(DropReason::NoSnatAddress);
+        }
+        let size = self.size();
+        let turned = rotation.map_or(0, SlotCounters::turned);
+        let taken = rotation.is_some_and(|counters| u64::from(counters.ports_taken()) >= size);
+        let allowed = if taken { 0 } else { probes }.max(PROBES_AT_LEAST);
+        let allowed = u64::from(allowed).min(size) as u32;
+        Ok(self.search(table, turned, allowed, steering))
     }
 
     /// Tries up to `allowed` sources from `turned` on. Says how many it took.
@@ -140,7 +171,8 @@ impl Ring<'_> {
             }
             for (source, replies) in &batch {
                 tried += 1;
-                if table.find(source.hash, replies).is_some() {
+                let user = table.find(source.hash, replies);
+                if user.is_some_and(|(id, _)| Some(id) != self.ignored) {
                     continue;
                 }
                 let Some(steering) = steering else { return (tried, Some(*source)) };

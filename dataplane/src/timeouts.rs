@@ -74,6 +74,10 @@ impl Idle {
         let millis = u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         Self(millis.clamp(1, Millis::FARTHEST))
     }
+
+    pub(crate) fn millis(self) -> u32 {
+        self.0
+    }
 }
 
 #[cfg(test)]

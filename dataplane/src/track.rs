@@ -93,23 +93,48 @@ fn goes_on(
     let Some(flow) = flows.flow(found.id) else { return Ok(false) };
     let opens = packet.meta.kind == Kind::Tcp && tcp::opens(packet.meta.tcp_flags);
     let asks_anew = opens && found.direction == Direction::ToEndpoint;
-    if flow.is_over(moment.now) {
-        // The sweep has not come by yet.
-        flows.remove(found.id, moment);
-        return Ok(false);
+    match standing(flow, asks_anew, tables, moment.now) {
+        Standing::GoesOn => Ok(true),
+        Standing::Over => {
+            flows.remove(found.id, moment);
+            Ok(false)
+        }
+        Standing::MakesWay => make_way(packet, found.id, flows, moment),
+        Standing::Replaced => Err(DropReason::NoFlow),
+        Standing::Lost => lose(packet, found, asks_anew, flows, moment),
+    }
+}
+
+/// What a flow is to a packet that has its tuple.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The packet is one of its own.
+    GoesOn,
+    /// It has been idle for too long; the sweep has not come by yet.
+    Over,
+    /// It has ended, and the packet asks for another.
+    MakesWay,
+    /// It has ended, and its client is talking to another endpoint by now.
+    Replaced,
+    /// Its endpoint is gone; see [`lose`].
+    Lost,
+}
+
+/// `asks_anew` says that the packet is a SYN from the client.
+#[inline(always)]
+pub(crate) fn standing(flow: &Flow, asks_anew: bool, tables: &Tables, now: Millis) -> Standing {
+    if flow.is_over(now) {
+        return Standing::Over;
     }
     match flow.stage() {
-        Stage::Resting if asks_anew => make_way(packet, found.id, flows, moment),
-        // Its client is talking to another endpoint by now.
-        Stage::Resting if flow.is_replaced() => Err(DropReason::NoFlow),
-        Stage::Resting | Stage::Free => Ok(true),
+        Stage::Resting if asks_anew => Standing::MakesWay,
+        Stage::Resting if flow.is_replaced() => Standing::Replaced,
+        Stage::Resting | Stage::Free => Standing::GoesOn,
         Stage::Udp | Stage::Tcp(_) if tables.fate(flow.endpoint_slot) == EndpointFate::Gone => {
-            lose(packet, found, asks_anew, flows, moment)
+            Standing::Lost
         }
-        Stage::Tcp(state) if asks_anew && state.is_done() => {
-            make_way(packet, found.id, flows, moment)
-        }
-        Stage::Udp | Stage::Tcp(_) => Ok(true),
+        Stage::Tcp(state) if asks_anew && state.is_done() => Standing::MakesWay,
+        Stage::Udp | Stage::Tcp(_) => Standing::GoesOn,
     }
 }
 

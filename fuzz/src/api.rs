@@ -2,18 +2,23 @@
 //! is decoded can be told again, as protobuf and as JSON.
 
 use blixt_api::v1alpha1::{
-    GetLoadBalancingRequest, GetLoadBalancingResponse, GetStatusRequest, GetStatusResponse,
+    ExplainResponse, GetCountersResponse, GetLoadBalancingRequest, GetLoadBalancingResponse,
+    GetStatusRequest, GetStatusResponse, ListFlowsRequest, ListFlowsResponse,
 };
 use prost::Message;
 
 /// Any bytes as any message: the first says which.
 pub fn api(data: &[u8]) {
     let Some((&which, bytes)) = data.split_first() else { return };
-    match which % 4 {
+    match which % 8 {
         0 => told_again::<GetStatusResponse>(bytes, json),
         1 => told_again::<GetLoadBalancingResponse>(bytes, json),
         2 => told_again::<GetStatusRequest>(bytes, |_| ()),
-        _ => told_again::<GetLoadBalancingRequest>(bytes, |_| ()),
+        3 => told_again::<GetLoadBalancingRequest>(bytes, |_| ()),
+        4 => told_again::<GetCountersResponse>(bytes, json),
+        5 => told_again::<ExplainResponse>(bytes, json),
+        6 => told_again::<ListFlowsResponse>(bytes, json),
+        _ => told_again::<ListFlowsRequest>(bytes, |_| ()),
     }
 }
 

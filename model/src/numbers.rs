@@ -94,6 +94,15 @@ impl Protocol {
             Self::Udp => 17,
         }
     }
+
+    /// And back; `None` for what is not balanced.
+    pub const fn from_ip_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Protocol {

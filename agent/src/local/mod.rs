@@ -2,6 +2,8 @@
 //! open.
 
 mod counters;
+mod explain;
+mod flows;
 mod lb;
 mod status;
 
@@ -15,14 +17,16 @@ use std::sync::Arc;
 use axum::Router;
 use blixt_api::v1alpha1::local_server::{Local, LocalServer};
 use blixt_api::v1alpha1::{
-    GetCountersRequest, GetCountersResponse, GetLoadBalancingRequest, GetLoadBalancingResponse,
-    GetStatusRequest, GetStatusResponse,
+    ExplainRequest, ExplainResponse, GetCountersRequest, GetCountersResponse,
+    GetLoadBalancingRequest, GetLoadBalancingResponse, GetStatusRequest, GetStatusResponse,
+    ListFlowsRequest,
 };
 use tokio::net::UnixListener;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::state::State;
+use crate::worker::WorkerHandle;
 
 /// The socket is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -89,11 +93,14 @@ fn free(path: &Path) -> Result<(), SocketError> {
 }
 
 /// What is served.
-pub fn router(state: Arc<State>) -> Router {
-    Routes::new(LocalServer::new(Service(state))).prepare().into_axum_router()
+pub fn router(state: Arc<State>, workers: Arc<Vec<WorkerHandle>>) -> Router {
+    Routes::new(LocalServer::new(Service { state, workers })).prepare().into_axum_router()
 }
 
-struct Service(Arc<State>);
+struct Service {
+    state: Arc<State>,
+    workers: Arc<Vec<WorkerHandle>>,
+}
 
 #[tonic::async_trait]
 impl Local for Service {
@@ -101,22 +108,40 @@ impl Local for Service {
         &self,
         _: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
-        Ok(Response::new(status::of(&self.0)))
+        Ok(Response::new(status::of(&self.state)))
     }
 
     async fn get_load_balancing(
         &self,
         _: Request<GetLoadBalancingRequest>,
     ) -> Result<Response<GetLoadBalancingResponse>, Status> {
-        let tables = self.0.published.tables.load();
-        Ok(Response::new(self.0.counted(|counted| lb::of(&counted, &tables))))
+        let tables = self.state.published.tables.load();
+        Ok(Response::new(self.state.counted(|counted| lb::of(&counted, &tables))))
     }
 
     async fn get_counters(
         &self,
         _: Request<GetCountersRequest>,
     ) -> Result<Response<GetCountersResponse>, Status> {
-        Ok(Response::new(counters::of(&self.0)))
+        Ok(Response::new(counters::of(&self.state)))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        let told = explain::of(&self.state, &self.workers, request.get_ref()).await?;
+        Ok(Response::new(told))
+    }
+
+    type ListFlowsStream = flows::Flows;
+
+    async fn list_flows(
+        &self,
+        request: Request<ListFlowsRequest>,
+    ) -> Result<Response<Self::ListFlowsStream>, Status> {
+        let workers = Arc::clone(&self.workers);
+        flows::of(&self.state, workers, request.get_ref()).map(Response::new)
     }
 }
 

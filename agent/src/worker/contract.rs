@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::directory::FlowDirectory;
 use super::handoff::Mailboxes;
+use super::question::Question;
 
 /// What one worker is made with.
 #[derive(Debug, Clone)]
@@ -113,6 +114,8 @@ pub enum Command {
     },
     /// Announce every address on every attached interface.
     Announce,
+    /// Tell something about flows.
+    Ask(Question),
     /// Let go of everything and end. The answer is [`Event::Stopped`].
     Stop,
 }

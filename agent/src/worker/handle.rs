@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use super::run::Worker;
 use super::{
-    Attach, AttachAnswer, Command, Event, FrameAccount, Published, SpawnError, WorkerConfig,
-    WorkerStatus,
+    Attach, AttachAnswer, Command, Event, FrameAccount, Published, Question, SpawnError,
+    WorkerConfig, WorkerStatus,
 };
 
 /// A running worker.
@@ -116,6 +116,11 @@ impl WorkerHandle {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Detach { slot, reply });
         answer
+    }
+
+    /// Asks it something about its flows; see [`Question`].
+    pub fn ask(&self, question: Question) {
+        self.send(Command::Ask(question));
     }
 
     /// Lets it see what has been published, if it sleeps.

@@ -11,6 +11,7 @@ mod directory;
 mod handle;
 mod handoff;
 mod hold;
+mod question;
 mod run;
 mod status;
 
@@ -19,4 +20,5 @@ pub use contract::{
     SpawnError, WorkerConfig,
 };
 pub use handle::{WorkerHandle, event_channel, spawn};
+pub use question::{FlowPage, Question};
 pub use status::{InterfaceCounters, MAX_INTERFACES, WorkerStatus};

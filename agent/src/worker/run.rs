@@ -132,13 +132,13 @@ impl Worker {
                 self.status.fibs_adopted.add(1);
                 self.retry(view, now);
             }
-            self.obey(view, now);
+            let asked = self.obey(view, now);
             let received = self.turn(view, now, &published.mailboxes);
             let mut sink = FreeFrames { exchange: &mut self.exchange };
             let more = self.pipeline.sweep(view, now, &mut sink);
             self.send();
             self.tend(now);
-            if received || more {
+            if received || more || asked {
                 empty_turns = 0;
                 continue;
             }
@@ -323,11 +323,17 @@ impl Worker {
         }
     }
 
-    /// Does what the control thread asks for.
+    /// Does what the control thread asks for. Says whether it was asked a
+    /// question: of these it answers one a turn, however many there are.
     #[inline]
-    fn obey(&mut self, view: View<'_>, now: Tick) {
-        loop {
+    fn obey(&mut self, view: View<'_>, now: Tick) -> bool {
+        let mut asked = false;
+        while !asked {
             match self.inbox.try_recv() {
+                Ok(Command::Ask(question)) => {
+                    question.answer(&self.pipeline, view, now);
+                    asked = true;
+                }
                 Ok(command) => self.obey_one(command, view),
                 Err(TryRecvError::Empty) => break,
                 // Nobody is left to tell it to stop.
@@ -340,6 +346,7 @@ impl Worker {
         if !self.attaching.is_empty() {
             self.attach(now);
         }
+        asked
     }
 
     #[cold]
@@ -360,6 +367,8 @@ impl Worker {
                 self.pipeline.announce(view, &mut sink);
                 self.send();
             }
+            // Answered by `obey`.
+            Command::Ask(_) => {}
             Command::Stop => self.stopping = true,
         }
     }

@@ -6,6 +6,7 @@
 mod entry;
 mod hash;
 mod index;
+mod listing;
 mod table;
 
 use std::ops::RangeInclusive;
@@ -15,6 +16,7 @@ use blixt_mem::RegionError;
 
 pub(crate) use entry::{Direction, Flow, Stage};
 pub(crate) use hash::HashKey;
+pub use listing::{FLOWS_AT_ONCE, FlowFilter, FlowRecord, FlowState, Network, PeerFilter, Scanned};
 pub use table::BYTES_PER_FLOW;
 pub(crate) use table::FlowTable;
 
@@ -125,12 +127,18 @@ impl Flows {
     /// When a flow that sees a packet now will have been idle for too long.
     #[inline(always)]
     pub(crate) fn expiry(&self, stage: Stage, now: Millis) -> Millis {
-        now.after(match stage {
+        now.after(self.idle_time(stage))
+    }
+
+    /// How long an entry may be idle.
+    #[inline(always)]
+    fn idle_time(&self, stage: Stage) -> Idle {
+        match stage {
             Stage::Udp => self.idle.udp,
             Stage::Tcp(TcpState::Established) => self.idle.tcp_established,
             Stage::Tcp(_) => self.idle.tcp_transitory,
             Stage::Resting | Stage::Free => self.idle.tcp_rest,
-        })
+        }
     }
 
     /// Begins a flow that is claimed. `hashes` are those of its tuples, the client's first;

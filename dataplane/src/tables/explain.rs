@@ -82,18 +82,23 @@ impl Tables {
         let role = self.role(tuple.dst);
         let refused =
             |reason| Decision { role, backend: None, endpoint: None, refused: Some(reason) };
+        match (self.inadmissible(&tuple), role) {
+            (Some(reason), _) => refused(reason),
+            (None, Some(AddressRole::Vip)) => self.decide_for_vip(&tuple),
+            // What comes from endpoints starts nothing.
+            (None, _) => refused(DropReason::NoFlow),
+        }
+    }
+
+    /// Why a packet is refused before anybody looks for its flow, if it is.
+    pub(crate) fn inadmissible(&self, tuple: &Tuple) -> Option<DropReason> {
         if tuple.src_port == 0 || tuple.dst_port == 0 {
-            return refused(DropReason::L4Header);
+            return Some(DropReason::L4Header);
         }
         if !classify::is_possible_source(tuple.src, self) {
-            return refused(DropReason::SourceAddress);
+            return Some(DropReason::SourceAddress);
         }
-        match role {
-            None => refused(DropReason::NotOurAddress),
-            // What comes from endpoints starts nothing.
-            Some(AddressRole::Snat) => refused(DropReason::NoFlow),
-            Some(AddressRole::Vip) => self.decide_for_vip(&tuple),
-        }
+        self.role(tuple.dst).is_none().then_some(DropReason::NotOurAddress)
     }
 
     fn decide_for_vip(&self, tuple: &Tuple) -> Decision {

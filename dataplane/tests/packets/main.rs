@@ -9,6 +9,7 @@
 
 mod answers;
 mod drops;
+mod explained;
 mod flows;
 mod icmp;
 mod properties;

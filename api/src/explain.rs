@@ -1,0 +1,120 @@
+//! What tables say of a packet, in the words of the API: told alike by an agent
+//! and by who compiles the same files without one.
+
+use std::net::SocketAddr;
+
+use blixt_dataplane::{AddressRole, Decision, DropReason, Tables, address};
+use blixt_model::{Gateway, Listener, Protocol, Snapshot, Target};
+
+use crate::v1alpha1;
+
+/// A packet that is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where it comes from.
+    pub source: SocketAddr,
+    /// Where it goes to.
+    pub destination: SocketAddr,
+}
+
+impl Asked {
+    /// The packet that answers this one.
+    #[must_use]
+    pub fn turned_round(self) -> Self {
+        Self { source: self.destination, destination: self.source, ..self }
+    }
+
+    /// Whether it is one that an agent with these tables sends itself, rather
+    /// than one that it receives.
+    pub fn is_ours(&self, tables: &Tables) -> bool {
+        let role = |at: SocketAddr| tables.role(address::from_ip(at.ip()));
+        role(self.source).is_some() && role(self.destination).is_none()
+    }
+}
+
+/// Who the packet is for and which way a new flow goes. What becomes of the
+/// packet is left open, since that is for workers to say. `tables` are those
+/// made of `snapshot`.
+pub fn of_tables(
+    asked: &Asked,
+    snapshot: &Snapshot,
+    tables: &Tables,
+) -> (v1alpha1::ExplainResponse, Decision) {
+    let Asked { protocol, source, destination } = *asked;
+    let decision = tables.decide(source, destination, protocol);
+    let side = match decision.role {
+        Some(AddressRole::Vip) => v1alpha1::Side::ToVip,
+        Some(AddressRole::Snat) => v1alpha1::Side::ToSnat,
+        None => v1alpha1::Side::NotOurs,
+    };
+    let wire: v1alpha1::Protocol = protocol.into();
+    let listener = listener(asked, snapshot).filter(|_| side == v1alpha1::Side::ToVip);
+    let told = v1alpha1::ExplainResponse {
+        protocol: wire.into(),
+        source: Some(source.into()),
+        destination: Some(destination.into()),
+        side: side.into(),
+        listener: listener.map(|(gateway, listener)| v1alpha1::ListenerRef {
+            gateway: Some((&gateway.name).into()),
+            name: listener.name.to_string(),
+        }),
+        route: listener.and_then(|(_, listener)| Some(listener.route.as_ref()?.into())),
+        backend: listener.and_then(|(_, listener)| backend(&decision, listener, snapshot)),
+        endpoint: decision.endpoint.map(|(address, maglev)| v1alpha1::EndpointChoice {
+            address: Some(address.into()),
+            slot: maglev.slot,
+            of: maglev.of,
+        }),
+        ..v1alpha1::ExplainResponse::default()
+    };
+    (told, decision)
+}
+
+fn listener<'a>(asked: &Asked, snapshot: &'a Snapshot) -> Option<(&'a Gateway, &'a Listener)> {
+    let Asked { protocol, destination, .. } = *asked;
+    let mut gateways = snapshot.gateways().iter();
+    let gateway = gateways.find(|gateway| gateway.addresses.contains(&destination.ip()))?;
+    let mut listeners = gateway.listeners.iter();
+    let listener = listeners.find(|listener| {
+        listener.protocol == protocol && listener.port.number() == destination.port()
+    })?;
+    Some((gateway, listener))
+}
+
+fn backend(
+    decision: &Decision,
+    listener: &Listener,
+    snapshot: &Snapshot,
+) -> Option<v1alpha1::BackendChoice> {
+    let (place, maglev) = decision.backend?;
+    let backend = listener.backends.get(place)?;
+    let mut told = v1alpha1::BackendChoice {
+        place: place as u32,
+        weight: backend.weight.number(),
+        slot: maglev.slot,
+        of: maglev.of,
+        ..v1alpha1::BackendChoice::default()
+    };
+    match backend.target {
+        Target::Rejected(reason) => told.reject_reason = Some(reason.as_str().to_owned()),
+        Target::Service(index) => {
+            let service = snapshot.service(index)?;
+            let affinity: v1alpha1::Affinity = service.affinity.into();
+            told.service = Some((&service.id).into());
+            told.affinity = Some(affinity.into());
+        }
+    }
+    Some(told)
+}
+
+impl From<DropReason> for v1alpha1::Drop {
+    fn from(reason: DropReason) -> Self {
+        Self {
+            reason: reason.name().to_owned(),
+            meaning: reason.meaning().to_owned(),
+            advice: reason.advice().to_owned(),
+        }
+    }
+}
