@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use blixt_testkit::netns::{Lab, Process, eventually_some, program};
+use blixt_testkit::netns::{Lab, Process, Ran, eventually_some, program};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -112,6 +112,11 @@ impl Agent {
     /// What blixtctl prints.
     pub fn ctl_text(&self, arguments: &[&str]) -> String {
         program(binaries::blixtctl()).arg("--socket").arg(self.socket()).args(arguments).ok()
+    }
+
+    /// What blixtctl prints, and how it ends.
+    pub fn ctl_run(&self, arguments: &[&str]) -> Ran {
+        program(binaries::blixtctl()).arg("--socket").arg(self.socket()).args(arguments).run()
     }
 
     /// Where blixtctl finds it.

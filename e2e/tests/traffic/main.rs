@@ -14,6 +14,7 @@ mod bulk;
 mod life;
 mod live;
 mod path;
+mod tools;
 mod workers;
 
 use std::collections::BTreeMap;
