@@ -56,6 +56,8 @@ pub(crate) enum Failure {
     Senseless { socket: PathBuf, message: String },
     #[error("{0}")]
     Tuple(String),
+    #[error("can't write pages into {path}: {error}")]
+    Pages { path: PathBuf, error: io::Error },
     #[error("can't write the answer: {0}")]
     Output(io::Error),
     #[error("can't read {path}: {error}")]

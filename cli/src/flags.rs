@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use blixt_api::v1alpha1::{FlowState, ObjectName, PeerFilter, Protocol};
 use blixt_dataplane::{CompileOptions, MaglevSize};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::counters::LONGEST;
 use crate::tuple;
@@ -133,6 +134,22 @@ pub(crate) enum Command {
 
         #[command(flatten)]
         node: Node,
+    },
+
+    /// Prints a script that completes blixtctl's command line in a shell.
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+
+    /// Writes pages for man: one for blixtctl, and one for each command.
+    #[command(after_help = MAN_EXAMPLES)]
+    Man {
+        /// Where they go; it is made if it does not exist.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
 }
 
@@ -311,6 +328,17 @@ Examples:
   blixtctl flows --backend shop/web --count
   blixtctl flows --state syn_sent,syn_received --limit 20
   blixtctl flows -o json | jq -r .client.address | sort | uniq -c | sort -n | tail";
+
+const COMPLETION_EXAMPLES: &str = "\
+Examples:
+  source <(blixtctl completion bash)     in this shell, for as long as it lives
+  blixtctl completion bash > /etc/bash_completion.d/blixtctl
+  blixtctl completion zsh > /usr/local/share/zsh/site-functions/_blixtctl
+  blixtctl completion fish > /etc/fish/completions/blixtctl.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  blixtctl man /usr/local/share/man/man1 && man blixtctl-explain";
 
 const TRANSLATE_EXAMPLES: &str = "\
 Examples:

@@ -12,6 +12,7 @@ mod explain;
 mod flags;
 mod flows;
 mod lb;
+mod manual;
 mod offline;
 mod status;
 mod table;
@@ -103,6 +104,8 @@ fn run(flags: &Flags) -> Result<Answer, Failure> {
             list_flows(flags, arguments)?;
             String::new()
         }
+        Command::Completion { shell } => manual::completion(*shell),
+        Command::Man { directory } => manual::pages(directory)?,
         Command::Translate { paths, node } => {
             let translation = Translation::of(&offline::world(paths, &node.options())?);
             let text = match flags.output {

@@ -101,3 +101,59 @@ fn files_that_are_not_there_are_told() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("can't read nothing.yaml"), "{told}");
 }
+
+/// What a real bash offers after `line`, whose last word is being typed.
+fn offered(line: &str) -> Vec<String> {
+    let words: Vec<_> = line.split(' ').collect();
+    let (last, before) = (words[words.len() - 1], words[words.len() - 2]);
+    let script = format!(
+        "source /dev/stdin; COMP_WORDS=({line}); COMP_CWORD={}; _blixtctl blixtctl '{last}' \
+         '{before}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        words.len() - 1
+    );
+    let mut bash = Command::new("bash")
+        .args(["--norc", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let completion = blixtctl(&["completion", "bash"]).stdout;
+    bash.stdin.take().unwrap().write_all(&completion).unwrap();
+    let output = bash.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    stdout(&output).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_commands_flags_and_words() {
+    assert_eq!(offered("blixtctl expl"), ["explain"]);
+    assert_eq!(offered("blixtctl co"), ["counters", "completion"]);
+    assert_eq!(offered("blixtctl flows --sn"), ["--snat"]);
+    assert_eq!(offered("blixtctl flows --state syn"), ["syn_sent", "syn_received"]);
+    assert_eq!(offered("blixtctl lb --output j"), ["json"]);
+}
+
+#[test]
+fn other_shells_get_their_scripts() {
+    for (shell, part) in [("zsh", "#compdef blixtctl"), ("fish", "complete -c blixtctl")] {
+        let output = blixtctl(&["completion", shell]);
+        assert!(stdout(&output).contains(part), "{}", stdout(&output));
+    }
+}
+
+#[test]
+fn each_command_has_its_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let to = directory.path().join("man1");
+    let output = blixtctl(&["man", to.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    for page in stdout(&output).lines() {
+        assert!(std::fs::read_to_string(page).unwrap().contains(".SH SYNOPSIS"), "{page}");
+    }
+    for command in ["", "-status", "-lb", "-counters", "-explain", "-flows", "-translate"] {
+        let page = format!("/blixtctl{command}.1");
+        assert!(stdout(&output).contains(&page), "{page} in {}", stdout(&output));
+    }
+    let output = blixtctl(&["man", "shop.yaml"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("can't write pages"), "{output:?}");
+}
