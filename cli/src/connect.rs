@@ -56,6 +56,10 @@ pub(crate) enum Failure {
     Senseless { socket: PathBuf, message: String },
     #[error("{0}")]
     Tuple(String),
+    #[error("top needs a terminal: use --once for its output as text, or blixtctl lb -o json")]
+    NoTerminal,
+    #[error("the terminal fails: {0}")]
+    Screen(io::Error),
     #[error("can't write pages into {path}: {error}")]
     Pages { path: PathBuf, error: io::Error },
     #[error("can't write the answer: {0}")]

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::counters::LONGEST;
-use crate::tuple;
+use crate::{top, tuple};
 
 /// Shows what the Blixt agent of this node does, and why.
 ///
@@ -69,6 +69,25 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS",
             value_parser = clap::value_parser!(u64).range(1..=LONGEST.as_secs()))]
         over: Option<u64>,
+    },
+
+    /// What happens now: rates, live, on a screen.
+    ///
+    /// Packets and bits a second, new flows, drops by reason, how busy each
+    /// worker is, and the listeners and backends with the most traffic. BUSY
+    /// is the share of time that a worker's thread runs. Keys: q quits; p, b,
+    /// f and n sort by packets, bits, new flows and name; e shows endpoints;
+    /// arrows and page keys scroll.
+    #[command(after_help = TOP_EXAMPLES)]
+    Top {
+        /// Seconds from one look at the agent to the next.
+        #[arg(long, value_name = "SECONDS", default_value_t = 1,
+            value_parser = clap::value_parser!(u64).range(1..=top::LONGEST))]
+        interval: u64,
+
+        /// Prints the rates of one interval as text, and ends.
+        #[arg(long)]
+        once: bool,
     },
 
     /// Which way a packet goes, or why it does not.
@@ -297,7 +316,7 @@ Examples:
                                         where does this go, or why does it not?
   blixtctl flows --client 192.0.2.9     who is this client connected to?
   blixtctl translate manifests/         what would an agent make of these?
-  watch -n1 blixtctl lb                 the same, live
+  blixtctl top                          what happens now?
   blixtctl lb -o json | jq '.listeners[].backends[].traffic.flows'
 
 Exit codes:
@@ -312,6 +331,12 @@ Examples:
   blixtctl counters --over 10        what has grown within 10 seconds
   blixtctl counters --all            each counter and each reason there is
   blixtctl counters -o json | jq '.counters[] | select(.labels.reason == \"no_listener\").value'";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  blixtctl top
+  blixtctl top --interval 5
+  blixtctl top --once --interval 10 >> rates.txt";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:

@@ -118,8 +118,12 @@ pub(crate) fn backend_cell(backend: &Backend) -> String {
         Affinity::ClientIp => " (by client IP)",
         Affinity::None | Affinity::Unspecified => "",
     };
+    backend_name(backend) + affinity
+}
+
+pub(crate) fn backend_name(backend: &Backend) -> String {
     match (&backend.service, &backend.reject_reason) {
-        (Some(service), _) => format!("  -> {}:{}{affinity}", name(&service.name), service.port),
+        (Some(service), _) => format!("  -> {}:{}", name(&service.name), service.port),
         (None, Some(reason)) => format!("  -> refused: {reason}"),
         (None, None) => "  -> refused".to_owned(),
     }

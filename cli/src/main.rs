@@ -16,6 +16,7 @@ mod manual;
 mod offline;
 mod status;
 mod table;
+mod top;
 mod translate;
 mod tuple;
 
@@ -103,6 +104,17 @@ fn run(flags: &Flags) -> Result<Answer, Failure> {
         Command::Flows(arguments) => {
             list_flows(flags, arguments)?;
             String::new()
+        }
+        Command::Top { interval, once } => {
+            let interval = Duration::from_secs(*interval);
+            match (flags.output, once) {
+                (Output::Json, _) => return Err(Failure::NoTerminal),
+                (Output::Table, true) => top::once(&flags.socket, interval)?,
+                (Output::Table, false) => {
+                    top::run(&flags.socket, interval)?;
+                    String::new()
+                }
+            }
         }
         Command::Completion { shell } => manual::completion(*shell),
         Command::Man { directory } => manual::pages(directory)?,

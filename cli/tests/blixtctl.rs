@@ -1,13 +1,16 @@
 //! The program itself against a local API in memory, over a real unix socket.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 mod fixture;
 
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use blixt_api::v1alpha1::local_server::{Local, LocalServer};
 use blixt_api::v1alpha1::{
@@ -15,12 +18,18 @@ use blixt_api::v1alpha1::{
     GetLoadBalancingRequest, GetLoadBalancingResponse, GetStatusRequest, GetStatusResponse,
     ListFlowsRequest, ListFlowsResponse,
 };
+use tempfile::TempDir;
 use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
-/// An agent that answers as it is told to.
-struct Fake(Result<(), Status>);
+/// An agent that answers as it is told to; each time it is asked how it is, it
+/// is two seconds older.
+struct Fake {
+    answer: Result<(), Status>,
+    asked: AtomicU64,
+}
 
 #[tonic::async_trait]
 impl Local for Fake {
@@ -28,21 +37,26 @@ impl Local for Fake {
         &self,
         _: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
-        self.0.clone().map(|()| Response::new(fixture::status()))
+        self.answer.clone()?;
+        let mut status = fixture::status();
+        for _ in 0..self.asked.fetch_add(1, Ordering::Relaxed) {
+            fixture::with_two_seconds_more(&mut status, &mut GetLoadBalancingResponse::default());
+        }
+        Ok(Response::new(status))
     }
 
     async fn get_load_balancing(
         &self,
         _: Request<GetLoadBalancingRequest>,
     ) -> Result<Response<GetLoadBalancingResponse>, Status> {
-        self.0.clone().map(|()| Response::new(fixture::load_balancing()))
+        self.answer.clone().map(|()| Response::new(fixture::load_balancing()))
     }
 
     async fn explain(
         &self,
         request: Request<ExplainRequest>,
     ) -> Result<Response<ExplainResponse>, Status> {
-        self.0.clone().map(|()| Response::new(fixture::explained(request.get_ref())))
+        self.answer.clone().map(|()| Response::new(fixture::explained(request.get_ref())))
     }
 
     type ListFlowsStream =
@@ -52,7 +66,7 @@ impl Local for Fake {
         &self,
         request: Request<ListFlowsRequest>,
     ) -> Result<Response<Self::ListFlowsStream>, Status> {
-        self.0.clone()?;
+        self.answer.clone()?;
         let mut parts: Vec<_> = fixture::flows().into_iter().map(Ok).collect();
         if request.get_ref().limit == Some(1) {
             parts.truncate(1);
@@ -65,25 +79,39 @@ impl Local for Fake {
         &self,
         _: Request<GetCountersRequest>,
     ) -> Result<Response<GetCountersResponse>, Status> {
-        self.0.clone().map(|()| Response::new(fixture::counters()))
+        self.answer.clone().map(|()| Response::new(fixture::counters()))
     }
 }
 
 /// Runs `blixtctl` against an agent that answers `answer`.
 fn with_agent(answer: Result<(), Status>, arguments: &[&str]) -> Output {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("agent.sock");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let listener = {
-        let _inside = runtime.enter();
-        UnixListener::bind(&socket).unwrap()
-    };
-    runtime.spawn(
-        tonic::transport::Server::builder()
-            .add_service(LocalServer::new(Fake(answer)))
-            .serve_with_incoming(UnixListenerStream::new(listener)),
-    );
-    blixtctl(&socket, arguments)
+    let agent = Running::new(answer);
+    blixtctl(&agent.socket, arguments)
+}
+
+/// An agent that answers until it is dropped.
+struct Running {
+    socket: PathBuf,
+    _directory: TempDir,
+    _runtime: Runtime,
+}
+
+impl Running {
+    fn new(answer: Result<(), Status>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("agent.sock");
+        let runtime = Runtime::new().unwrap();
+        let listener = {
+            let _inside = runtime.enter();
+            UnixListener::bind(&socket).unwrap()
+        };
+        runtime.spawn(
+            tonic::transport::Server::builder()
+                .add_service(LocalServer::new(Fake { answer, asked: AtomicU64::new(0) }))
+                .serve_with_incoming(UnixListenerStream::new(listener)),
+        );
+        Self { socket, _directory: directory, _runtime: runtime }
+    }
 }
 
 fn blixtctl(socket: &Path, arguments: &[&str]) -> Output {
@@ -160,6 +188,76 @@ fn filters_that_are_none_are_exit_code_2() {
 }
 
 #[test]
+fn top_without_a_terminal_says_what_to_do() {
+    let output = with_agent(Ok(()), &["top"]);
+    assert!(complaint(&output).contains("use --once"), "{output:?}");
+    let output = with_agent(Ok(()), &["top", "--once"]);
+    assert!(stdout(&output).starts_with("blixt-agent 0.1.0"), "{output:?}");
+}
+
+/// Runs `top` in a terminal of 80x24 (script(1) makes one) until `end` ends it;
+/// what the terminal got to see, and how it ended.
+fn top_in_a_terminal(end: impl FnOnce(&mut std::process::Child)) -> (String, Option<i32>) {
+    let agent = Running::new(Ok(()));
+    let program = env!("CARGO_BIN_EXE_blixtctl");
+    let command =
+        format!("stty cols 80 rows 24; exec '{program}' top --socket '{}'", agent.socket.display());
+    let mut child = Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut seen = Vec::new();
+    // The rates come with the second answer.
+    let begin = Instant::now();
+    while !String::from_utf8_lossy(&seen).contains("TCP 192.0.2.10:80 default/edge/web") {
+        if begin.elapsed() > Duration::from_secs(30) {
+            child.kill().unwrap();
+            panic!("no rates in {}", String::from_utf8_lossy(&seen));
+        }
+        let mut some = [0; 4_096];
+        let length = out.read(&mut some).unwrap();
+        assert_ne!(length, 0, "it ended with {}", String::from_utf8_lossy(&seen));
+        seen.extend(&some[..length]);
+    }
+    end(&mut child);
+    out.read_to_end(&mut seen).unwrap();
+    let status = child.wait().unwrap();
+    (String::from_utf8_lossy(&seen).into_owned(), status.code())
+}
+
+const ENTER_SCREEN: &str = "\x1b[?1049h";
+const LEAVE_SCREEN: &str = "\x1b[?1049l";
+
+#[test]
+fn top_draws_on_a_screen_of_its_own_and_leaves_it_when_told_to() {
+    let (seen, code) = top_in_a_terminal(|child| {
+        child.stdin.take().unwrap().write_all(b"eq").unwrap();
+    });
+    assert_eq!(code, Some(0), "{seen}");
+    let (_, screen) = seen.split_once(ENTER_SCREEN).unwrap();
+    let (screen, after) = screen.split_once(LEAVE_SCREEN).unwrap();
+    assert!(screen.contains("PACKETS/S") && screen.contains("q quit"), "{screen}");
+    assert!(!after.contains("PACKETS/S"), "{after}");
+    assert!(seen.contains("\x1b[?25l") && seen.contains("\x1b[?25h"), "the cursor is back");
+}
+
+#[test]
+fn top_leaves_its_screen_at_a_signal_too() {
+    let (seen, code) = top_in_a_terminal(|child| {
+        let pid = child.id().to_string();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let top = children.split_whitespace().next().unwrap().to_owned();
+        assert!(Command::new("kill").args(["-TERM", &top]).status().unwrap().success());
+    });
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(seen.contains(LEAVE_SCREEN), "{seen}");
+}
+
+#[test]
 fn counters_prints_the_tables() {
     fixture::assert_golden("counters.txt", stdout(&with_agent(Ok(()), &["counters"])));
 }
@@ -193,6 +291,7 @@ fn the_page_shows_what_is_printed() {
         "explain.txt",
         "explain-files.txt",
         "flows.txt",
+        "top-80x24.txt",
         "translate.txt",
     ] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
@@ -277,7 +376,6 @@ fn something_else_that_listens_is_told_apart() {
     let socket = directory.path().join("agent.sock");
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let server = std::thread::spawn(move || {
-        use std::io::Write;
         let (mut client, _) = listener.accept().unwrap();
         client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
     });

@@ -2,6 +2,7 @@
 //! open.
 
 mod counters;
+mod cpu;
 mod explain;
 mod flows;
 mod lb;

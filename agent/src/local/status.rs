@@ -1,18 +1,22 @@
 //! The agent's state in the words of the API.
 
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use blixt_api::objects;
 use blixt_api::v1alpha1 as api;
 use blixt_dataplane::{DropReason, InterfaceSlot};
 
+use super::cpu;
 use crate::metrics;
 use crate::state::{ControlState, InterfaceState, LinkState, State, WorkerState};
+use crate::worker::thread_name;
 use crate::xdp::AttachedMode;
 
 /// All of it.
 pub(super) fn of(state: &State) -> api::GetStatusResponse {
     let control = state.control.load();
+    let cpu_times = cpu::times();
     let statuses = &control.statuses;
     let interfaces = control.interfaces.iter().zip(0..);
     api::GetStatusResponse {
@@ -24,7 +28,7 @@ pub(super) fn of(state: &State) -> api::GetStatusResponse {
             .workers
             .iter()
             .zip(0..)
-            .map(|(found, id)| worker(found, id, state))
+            .map(|(found, id)| worker(found, id, state, &cpu_times))
             .collect(),
         tables: Some(tables(state, &control)),
         snat_addresses: snat_addresses(state),
@@ -98,7 +102,12 @@ fn interface(found: &InterfaceState, slot: InterfaceSlot, state: &State) -> api:
     shown
 }
 
-fn worker(found: &WorkerState, id: u32, state: &State) -> api::Worker {
+fn worker(
+    found: &WorkerState,
+    id: u32,
+    state: &State,
+    cpu_times: &HashMap<String, u64>,
+) -> api::Worker {
     let status = &found.status;
     let interfaces = 0..u16::try_from(state.control.load().interfaces.len()).unwrap_or(u16::MAX);
     let interfaces: Vec<_> =
@@ -118,6 +127,7 @@ fn worker(found: &WorkerState, id: u32, state: &State) -> api::Worker {
         tables_generation: status.tables_generation.value(),
         fill_ring_empty: interfaces.iter().map(|found| found.fill_ring_empty.value()).sum(),
         handoffs: status.pipeline.handed_off.value(),
+        cpu_time_ns: cpu_times.get(&thread_name(id)).copied(),
         tx_ring_full: interfaces.iter().map(|found| found.tx_ring_full.value()).sum(),
     }
 }

@@ -50,7 +50,7 @@ pub fn spawn(
     let (ready, started) = channel::bounded(1);
     let alarm = Arc::clone(&wake);
     let thread = thread::Builder::new()
-        .name(format!("blixt-worker-{}", id.0))
+        .name(thread_name(id.0.into()))
         .spawn(move || {
             let _guard = AbortOnPanic;
             // Its memory is taken here, so that it lies near its core.
@@ -77,6 +77,12 @@ pub fn spawn(
         .map_err(no_thread)?;
     let status = started.recv().map_err(|error| no_thread(io::Error::other(error)))??;
     Ok(WorkerHandle { id, commands, wake, status, thread })
+}
+
+/// What the thread of a worker is called. The kernel keeps 15 characters of it
+/// (TASK_COMM_LEN), enough for a hundred workers.
+pub fn thread_name(worker: u32) -> String {
+    format!("blixt-worker-{worker}")
 }
 
 impl WorkerHandle {

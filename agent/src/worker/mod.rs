@@ -19,6 +19,6 @@ pub use contract::{
     Attach, AttachAnswer, BoundQueue, Command, Event, FrameAccount, HoldLimits, Published,
     SpawnError, WorkerConfig,
 };
-pub use handle::{WorkerHandle, event_channel, spawn};
+pub use handle::{WorkerHandle, event_channel, spawn, thread_name};
 pub use question::{FlowPage, Question};
 pub use status::{InterfaceCounters, MAX_INTERFACES, WorkerStatus};
