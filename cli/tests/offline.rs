@@ -1,6 +1,6 @@
 //! What the program says of manifests, without an agent.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
 
 mod fixture;
 
