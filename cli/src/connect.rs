@@ -176,7 +176,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), |&error| error.source())
 }
 
+/// What happened at the bottom of it: what is above only says where.
 fn told(error: &(dyn Error + 'static)) -> String {
-    let parts: Vec<_> = causes(error).map(ToString::to_string).collect();
-    parts.join(": ")
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }

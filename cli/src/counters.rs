@@ -51,7 +51,9 @@ pub(crate) fn draw_growth(
 /// How often something happens, for people.
 pub(crate) fn rate(per_second: f64) -> String {
     match per_second {
-        slow if slow > 0.0 && slow < 9.95 => format!("{slow:.1}"),
+        // The sum of nothing is -0.
+        0.0 => "0".to_owned(),
+        slow if slow < 9.95 => format!("{slow:.1}"),
         fast => format!("{fast:.0}"),
     }
 }
@@ -196,7 +198,7 @@ mod tests {
     #[test]
     fn rates_are_short() {
         for (value, told) in
-            [(0.0, "0"), (0.26, "0.3"), (9.94, "9.9"), (10.2, "10"), (1e6, "1000000")]
+            [(0.0, "0"), (-0.0, "0"), (0.26, "0.3"), (9.94, "9.9"), (10.2, "10"), (1e6, "1000000")]
         {
             assert_eq!(rate(value), told);
         }

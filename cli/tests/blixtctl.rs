@@ -372,16 +372,31 @@ fn a_fault_of_the_agent_is_told() {
 
 #[test]
 fn something_else_that_listens_is_told_apart() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("agent.sock");
-    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    let server = std::thread::spawn(move || {
-        let (mut client, _) = listener.accept().unwrap();
-        client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
-    });
-    let output = blixtctl(&socket, &["status"]);
-    server.join().unwrap();
-    assert!(complaint(&output).contains("no agent of Blixt"), "{output:?}");
+    // An empty SETTINGS frame, and what could be a HEADERS frame but is none.
+    let h2 = b"\0\0\0\x04\0\0\0\0\0\0\0\x09\x01\x04\0\0\0\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff";
+    let garbage: Vec<u8> =
+        (0..4_096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let answers: [&[u8]; 5] =
+        [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_10.0\r\n", h2, &garbage, b""];
+    for answer in answers {
+        for command in ["status", "flows"] {
+            let directory = tempfile::tempdir().unwrap();
+            let socket = directory.path().join("agent.sock");
+            let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            let answer = answer.to_vec();
+            let server = std::thread::spawn(move || {
+                let (mut client, _) = listener.accept().unwrap();
+                // Whether it reads all of it or not.
+                let _ = client.write_all(&answer);
+            });
+            let output = blixtctl(&socket, &[command]);
+            server.join().unwrap();
+            let complaint = complaint(&output);
+            println!("{complaint}");
+            assert!(complaint.contains("no agent of Blixt"), "{complaint}");
+            assert!(!complaint.trim_end().contains(char::is_control), "{complaint:?}");
+        }
+    }
 }
 
 #[test]

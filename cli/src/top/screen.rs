@@ -267,13 +267,14 @@ fn line(row: &Row, width: usize) -> String {
     line
 }
 
-/// What does not fit loses its middle, since names differ at their ends.
+/// What does not fit loses something before its end: names differ there, and
+/// an address at the beginning is to keep its port.
 fn shortened(text: &str, width: usize) -> String {
     let characters: Vec<char> = text.chars().collect();
     if characters.len() <= width || width < 3 {
         return text.chars().take(width).collect();
     }
-    let end = (width - 1) / 2;
+    let end = (width - 1) / 3;
     let begin = width - 1 - end;
     let last = characters.len() - end;
     let begin = characters.iter().take(begin);
@@ -384,9 +385,9 @@ mod tests {
     }
 
     #[test]
-    fn names_lose_their_middle() {
+    fn names_keep_their_beginning_and_their_end() {
         assert_eq!(shortened("abcdefghij", 10), "abcdefghij");
-        assert_eq!(shortened("abcdefghij", 7), "abc…hij");
+        assert_eq!(shortened("abcdefghij", 7), "abcd…ij");
         assert_eq!(shortened("abcdefghij", 2), "ab");
         assert_eq!(shortened("", 5), "");
     }

@@ -149,6 +149,8 @@ fn a_drop_is_foretold_and_counted_with_what_to_do() {
     let [no_listener] = no_listener[..] else { panic!("{no_listener:#?}") };
     assert_eq!(no_listener["metric"], "blixt_drops_total");
     assert_eq!(no_listener["value"], 1);
+    let top = stage.agent().ctl_text(&["top", "--once"]);
+    assert!(top.contains("nothing is dropped") && top.contains("edge/"), "{top}");
     let table = stage.agent().ctl_text(&["counters"]);
     assert!(table.contains("-> Add a listener for the port"), "{table}");
 }
