@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blixt_api::explain::{Asked, of_tables};
 use blixt_api::v1alpha1 as api;
-use blixt_dataplane::{DropReason, Explanation, Fate, address};
+use blixt_dataplane::{DropReason, Explanation, Fate, Tables, address};
 use blixt_model::Protocol;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -14,6 +15,7 @@ use tonic::Status;
 
 use super::flows::{Owners, flow};
 use crate::state::State;
+use crate::tables::Applied;
 use crate::worker::{Question, WorkerHandle};
 
 /// How long a worker may take to answer. It turns ten times a second even where
@@ -27,8 +29,7 @@ pub(super) async fn of(
     request: &api::ExplainRequest,
 ) -> Result<api::ExplainResponse, Status> {
     let asked = asked(request)?;
-    // What was published last may be told of by the next load only.
-    let (tables, applied) = (state.published.tables.load_full(), state.applied.load_full());
+    let (tables, applied) = in_force(state).await;
     let turned_round = asked.is_ours(&tables);
     let asked = if turned_round { asked.turned_round() } else { asked };
     let (mut told, _) = of_tables(&asked, &applied.snapshot, &tables);
@@ -61,6 +62,22 @@ pub(super) async fn of(
         None => told.opening = answers.iter().find_map(|(_, told)| fate(&told.opening, state)),
     }
     Ok(told)
+}
+
+/// The tables and the snapshot they were made of. They are exchanged one after
+/// the other, so for a moment they may not belong together.
+async fn in_force(state: &State) -> (Arc<Tables>, Arc<Applied>) {
+    const MOMENTS: usize = 100;
+    let mut loaded = (state.published.tables.load_full(), state.applied.load_full());
+    for _ in 0..MOMENTS {
+        let (tables, applied) = &loaded;
+        if tables.generation() == applied.snapshot.generation() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        loaded = (state.published.tables.load_full(), state.applied.load_full());
+    }
+    loaded
 }
 
 fn asked(request: &api::ExplainRequest) -> Result<Asked, Status> {
