@@ -43,7 +43,7 @@ pub(super) fn of(
         owners: Owners::of(&applied),
         at: Some((0, 0)),
         left: request.limit.unwrap_or(u64::MAX),
-        count_only: request.count_only,
+        page: Vec::with_capacity(if request.count_only { 0 } else { FLOWS_AT_ONCE as usize }),
     };
     Ok(Box::pin(stream::try_unfold(walk, Walk::go_on)))
 }
@@ -57,7 +57,9 @@ struct Walk {
     at: Option<(usize, u32)>,
     /// How many flows are still wanted.
     left: u64,
-    count_only: bool,
+    /// Where workers put flows, again and again, so that it is memory that they
+    /// need not wait for. Has no room if flows are only counted.
+    page: Vec<FlowRecord>,
 }
 
 impl Walk {
@@ -70,10 +72,10 @@ impl Walk {
             && message.flows.is_empty()
         {
             let Some(worker) = self.workers.get(place) else { break };
-            let room = if self.count_only { 0 } else { FLOWS_AT_ONCE as usize };
             let (reply, answer) = oneshot::channel();
             let filter = Arc::clone(&self.filter);
-            worker.ask(Question::Flows { from, filter, page: Vec::with_capacity(room), reply });
+            let page = std::mem::take(&mut self.page);
+            worker.ask(Question::Flows { from, filter, page, reply });
             let FlowPage { flows, scanned } = answered(worker.id().0, answer).await?;
             let wanted = u64::from(scanned.matched).min(self.left);
             self.left -= wanted;
@@ -84,6 +86,7 @@ impl Walk {
                 .flows
                 .extend(flows.iter().take(wanted).map(|record| flow(record, id, &self.owners)));
             self.at = Some(scanned.next.map_or((place + 1, 0), |next| (place, next)));
+            self.page = flows;
             pages += 1;
         }
         Ok((pages > 0).then_some((message, self)))
