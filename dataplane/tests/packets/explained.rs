@@ -118,24 +118,46 @@ impl Sent {
     }
 }
 
-/// Source and destination of a frame, as an independent reader finds them.
-fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
-    let sliced = SlicedPacket::from_ethernet(frame).unwrap();
-    let (source, to) = match sliced.net.unwrap() {
+/// A packet, as one asks about it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) source: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) protocol: Protocol,
+    /// It can start a flow.
+    pub(crate) opens: bool,
+}
+
+/// Reads a TCP or UDP packet, as an independent reader finds it.
+pub(crate) fn asked(frame: &[u8]) -> Option<Asked> {
+    let sliced = SlicedPacket::from_ethernet(frame).ok()?;
+    let (source, to) = match sliced.net? {
         NetSlice::Ipv4(ip) => {
             (ip.header().source_addr().into(), ip.header().destination_addr().into())
         }
         NetSlice::Ipv6(ip) => {
             (ip.header().source_addr().into(), ip.header().destination_addr().into())
         }
-        NetSlice::Arp(_) => unreachable!("only IP packets are sent"),
+        NetSlice::Arp(_) => return None,
     };
-    let (source_port, to_port) = match sliced.transport.unwrap() {
-        TransportSlice::Tcp(tcp) => (tcp.source_port(), tcp.destination_port()),
-        TransportSlice::Udp(udp) => (udp.source_port(), udp.destination_port()),
-        other => unreachable!("{other:?}"),
+    let (protocol, [source_port, to_port], opens) = match sliced.transport? {
+        TransportSlice::Tcp(tcp) => {
+            let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin();
+            (Protocol::Tcp, [tcp.source_port(), tcp.destination_port()], opens)
+        }
+        TransportSlice::Udp(udp) => {
+            (Protocol::Udp, [udp.source_port(), udp.destination_port()], true)
+        }
+        _ => return None,
     };
-    (SocketAddr::new(source, source_port), SocketAddr::new(to, to_port))
+    let (source, to) = (SocketAddr::new(source, source_port), SocketAddr::new(to, to_port));
+    Some(Asked { source, to, protocol, opens })
+}
+
+/// Source and destination of a frame.
+fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+    let Asked { source, to, .. } = asked(frame).unwrap();
+    (source, to)
 }
 
 proptest! {

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use blixt_dataplane::{
-    Burst, Directory, DropReason, Fib, HashedPorts, InterfaceSlot, Limits, Packet, Pipeline,
+    Burst, Directory, DropReason, Fate, Fib, HashedPorts, InterfaceSlot, Limits, Packet, Pipeline,
     PipelineConfig, Rss, SlotStats, Slots, Tables, Team, Tick, Timeouts, Verdict, View, WorkerId,
 };
 use blixt_testkit::frame::{ACK, FIN, Frame, RST, icmp_error, tcp, tcp_syn, udp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use crate::explained::{Asked, asked};
 use crate::properties::is_right;
 use crate::world::{
     CLIENT_MAC, CLIENTS, Cast, ENDPOINT_MAC, ENDPOINTS, OUR_MACS, Outcome, SNAT_PORT, Sent, casts,
@@ -55,11 +56,15 @@ struct Workers {
     fib: Fib,
     now: Tick,
     handed_off: usize,
+    /// Whether [`Pipeline::explain`] can tell who gets a packet: not where the
+    /// directory changes its mind.
+    is_foretold: bool,
 }
 
 impl Workers {
     fn new(count: u16) -> Self {
-        Self::with_directory(count, Arc::default(), |book| book)
+        let workers = Self::with_directory(count, Arc::default(), |book| book);
+        Self { is_foretold: true, ..workers }
     }
 
     fn with_directory<D: Directory + 'static>(
@@ -91,6 +96,7 @@ impl Workers {
             tables,
             now: Tick(1_000_000_000),
             handed_off: 0,
+            is_foretold: false,
         }
     }
 
@@ -108,7 +114,19 @@ impl Workers {
         burst.push(if handed_over { packet.handed_over() } else { packet });
         let (pipeline, stats) = &mut self.each[worker];
         let view = View { tables: &self.tables, fib: &self.fib, stats };
+        let told = asked(frame).filter(|_| self.is_foretold && !handed_over).map(|asked| {
+            let Asked { source, to, protocol, opens } = asked;
+            let told = pipeline.explain(source, to, protocol, view, self.now);
+            if opens { told.opening } else { told.other.unwrap() }
+        });
         pipeline.process(&mut burst, view, self.now, &mut Sent::default());
+        if let Some(told) = told {
+            let verdict = burst[0].verdict().unwrap();
+            match told {
+                Fate::HandedOff(owner) => assert_eq!(verdict, Verdict::HandOff(owner)),
+                _ => assert!(!matches!(verdict, Verdict::HandOff(_)), "{told:?}: {verdict:?}"),
+            }
+        }
         Outcome { verdict: burst[0].verdict().unwrap(), frame: burst[0].frame().to_vec() }
     }
 
