@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use blixt_dataplane::{
-    DropReason, Explanation, Fate, FlowFilter, FlowState, InterfaceSlot, Network, PeerFilter,
-    Verdict, View,
+    DropReason, Explanation, Fate, Fib, FlowFilter, FlowState, Interface, InterfaceSlot, Link,
+    Neighbour, Network, Path, PeerFilter, Route, RouteAction, Tags, Verdict, View, address,
 };
 use blixt_mem::allocations_of_this_thread;
 use blixt_model::Protocol;
@@ -15,9 +15,9 @@ use proptest::prelude::*;
 
 use crate::flows::at_port;
 use crate::world::{
-    BAD_BACKEND, CLIENT_MAC, CLIENTS, ENDPOINT_MAC, ENDPOINTS, LOCAL, NO_ENDPOINT, NO_LISTENER,
-    NO_ROUTE, NO_WEIGHT, NOWHERE, OUR_MACS, SILENT, Situation, UNATTACHED, World, casts, given,
-    one_endpoint_each, v4,
+    BAD_BACKEND, CLIENT_MAC, CLIENTS, Cast, ENDPOINT_MAC, ENDPOINTS, IFINDEXES, LOCAL, NO_ENDPOINT,
+    NO_LISTENER, NO_ROUTE, NO_WEIGHT, NOWHERE, OUR_MACS, SILENT, Situation, UNATTACHED, World,
+    casts, given, one_endpoint_each, v4,
 };
 
 impl World {
@@ -215,6 +215,42 @@ proptest! {
                 Fate::HandedOff(_) => prop_assert!(false, "there is only one worker"),
             }
         }
+    }
+}
+
+/// Both interfaces lead to the clients.
+fn two_ways(client: SocketAddr) -> Fib {
+    let interface = |side: usize| Interface {
+        ifindex: IFINDEXES[side],
+        mac: OUR_MACS[side],
+        partial_checksums: false,
+    };
+    let link = |side: usize| Link {
+        ifindex: IFINDEXES[side],
+        attached: Some(InterfaceSlot(side as u16)),
+        mac: OUR_MACS[side],
+        mtu: 1_500,
+        tags: Tags::new(),
+    };
+    let paths = IFINDEXES.map(|ifindex| Path { ifindex, via: None });
+    let route = Route::new(client.ip(), 32, 0, RouteAction::Forward(paths.into()));
+    let near = IFINDEXES
+        .map(|ifindex| (Neighbour { ifindex, address: address::from_ip(client.ip()) }, CLIENT_MAC));
+    Fib::new(vec![interface(0), interface(1)], [link(0), link(1)], [route], near)
+}
+
+#[test]
+fn of_several_ways_the_one_that_is_taken_is_told() {
+    for port in 40_000..40_016 {
+        let cast = Cast { client: at_port(v4().client, port), ..v4() };
+        let mut world = given(one_endpoint_each()).with_web_flow(&cast);
+        world.fib = two_ways(cast.client);
+        let told = world.explain(cast.web_endpoint, cast.snat, Protocol::Tcp);
+        let Some(Fate::Becomes { hop: Ok(hop), .. }) = told.other else { unreachable!("{told:?}") };
+        let reply = tcp(cast.web_endpoint, cast.snat).flags(ACK).seq(5_001).ack(1_001);
+        let outcome =
+            world.process(ENDPOINTS, &reply.or_between(ENDPOINT_MAC, OUR_MACS[1]).bytes());
+        assert_eq!(outcome.verdict, Verdict::Transmit(hop.egress), "port {port}");
     }
 }
 
