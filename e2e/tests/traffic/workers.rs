@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use blixt_e2e::{Stage, StagePlan, ask, ask_udp, serve_streams};
+use blixt_e2e::{Stage, StagePlan, ask, ask_udp_from, serve_streams};
 use blixt_testkit::netns::{Arms, LabPlan};
 use blixt_testkit::require_root;
 
@@ -101,13 +101,16 @@ fn one_worker_of_four_that_gets_everything_hands_on_what_is_not_its_own() {
     require_root!();
     let stage = stage(4, Arms::Two);
     let _servers = names_everywhere(&stage);
+    // Chosen by the kernel some would come twice, and be one flow.
+    let mut ports = 20_000_u16..;
     for queue in 0..4 {
         stage.lab.steer_clients(queue);
         stage.lab.steer_backends((queue + 1) % 4);
         for to in stage.vip(80) {
             for _ in 0..20 {
                 stage.lab.client.namespace.inside(move || ask(to).unwrap());
-                stage.lab.client.namespace.inside(move || ask_udp(to).unwrap());
+                let port = ports.next().unwrap();
+                stage.lab.client.namespace.inside(move || ask_udp_from(port, to).unwrap());
             }
         }
     }
