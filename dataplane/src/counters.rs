@@ -55,6 +55,8 @@ pub struct Counters {
     pub flows_created: Counter,
     /// Flows ended, by whatever cause.
     pub flows_ended: Counter,
+    /// Half-open flows that gave way to new ones for want of room.
+    pub flows_evicted: Counter,
     /// Flows reset because their endpoint is gone.
     pub flows_reset: Counter,
     /// Entries of the flow table in use, resting ones included.
@@ -101,6 +103,7 @@ impl Counters {
         let named = [
             ("flow.created", &self.flows_created),
             ("flow.ended", &self.flows_ended),
+            ("flow.evicted", &self.flows_evicted),
             ("flow.reset", &self.flows_reset),
             ("flow.entries", &self.flow_entries),
             ("flow.resting", &self.flow_entries_resting),

@@ -110,7 +110,7 @@ impl Asked<'_> {
         let asks_anew = opens && is_tcp && direction == Direction::ToEndpoint;
         match track::standing(flow, asks_anew, self.view.tables, self.now) {
             Standing::GoesOn => Ok(self.becomes(&flow.rewritten(direction))),
-            Standing::Over => Err(Some(id)),
+            Standing::Over => Err((!flow.stage().rests()).then_some(id)),
             Standing::MakesWay => Err(None),
             Standing::Replaced => Ok(Fate::Refused(DropReason::NoFlow)),
             Standing::Lost if direction == Direction::ToEndpoint && !is_tcp => Err(Some(id)),

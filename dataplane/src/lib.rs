@@ -37,6 +37,7 @@ mod tcp;
 mod team;
 mod timeouts;
 mod track;
+mod udp;
 mod wire;
 
 pub use counters::{Counter, Counters, SlotCounters, SlotStats};
@@ -45,6 +46,7 @@ pub use explain::{Explanation, Fate};
 pub use fib::{Fib, Hop, Interface, Link, Mac, Path, Route, RouteAction, Tags};
 pub use flows::{
     BYTES_PER_FLOW, FLOWS_AT_ONCE, FlowFilter, FlowRecord, FlowState, Network, PeerFilter, Scanned,
+    flow_bytes,
 };
 pub use packet::{BURST, Burst, InterfaceSlot, Neighbour, Packet, Tick, Verdict, WorkerId};
 pub use pipeline::{Limits, Pipeline, PipelineConfig, Sink, View};

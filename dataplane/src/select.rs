@@ -14,6 +14,7 @@ use crate::pipeline::View;
 use crate::snat::Steering;
 use crate::tables::EndpointChoice;
 use crate::tcp::{self, TcpState};
+use crate::udp::UdpState;
 use crate::wire;
 
 /// Where a flow is.
@@ -66,7 +67,7 @@ pub(crate) fn foresee(
 ) -> Result<Tuple, DropReason> {
     let choice = view.tables.choose(tuple);
     let endpoint = choice.endpoint?;
-    if flows.table.is_full() && removed.is_none() {
+    if flows.table.is_full() && removed.is_none() && !flows.table.has_half_open() {
         return Err(DropReason::FlowTableFull);
     }
     let steering = flows
@@ -94,7 +95,7 @@ pub(crate) fn foresee(
 /// What a flow that begins with this packet is.
 fn opening(packet: &Packet<'_>) -> Option<Stage> {
     match (packet.meta.kind, packet.meta.side) {
-        (Kind::Udp, Side::ToVip) => Some(Stage::Udp),
+        (Kind::Udp, Side::ToVip) => Some(Stage::Udp(UdpState::Asked)),
         (Kind::Tcp, Side::ToVip) if tcp::opens(packet.meta.tcp_flags) => {
             Some(Stage::Tcp(TcpState::SynSent))
         }
@@ -111,7 +112,7 @@ fn admit(
     view: View<'_>,
     moment: Moment<'_>,
 ) -> Result<Started, DropReason> {
-    if flows.table.is_full() {
+    if flows.table.is_full() && !flows.table.has_half_open() {
         return Err(DropReason::FlowTableFull);
     }
     let tuple = &packet.meta.tuple;
@@ -130,6 +131,11 @@ fn admit(
     // Nothing can go wrong any more.
     if let Err(owner) = flows.claim(packet.meta.hash) {
         return Ok(Started::Elsewhere(owner));
+    }
+    match source.taken_by {
+        Some(half_open) => flows.evict(half_open, moment),
+        None if flows.table.is_full() => flows.make_room(moment),
+        None => {}
     }
     let mut flow = Flow {
         client: tuple.src,

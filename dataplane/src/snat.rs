@@ -12,6 +12,10 @@
 //! source as another, and a reply's port names the worker whose flow it is.
 //! Where it is known how the interface spreads what it receives, a worker
 //! prefers sources whose replies come to one of its own queues.
+//!
+//! Where no source is free, one that only a half-open flow has is as good: that
+//! flow gives way. The search comes upon it on its way, in the order of the
+//! rotation, so the one that has waited longest is the first to go.
 
 use arrayvec::ArrayVec;
 
@@ -19,7 +23,7 @@ use crate::address;
 use crate::counters::SlotCounters;
 use crate::drops::DropReason;
 use crate::fib::Fib;
-use crate::flows::{FlowTable, HashKey};
+use crate::flows::{Flow, FlowTable, HashKey, Stage};
 use crate::packet::{FlowId, Tuple};
 use crate::rss::Rss;
 use crate::tables::EndpointChoice;
@@ -33,6 +37,10 @@ const PROBES_PER_BURST: u32 = 4_096;
 /// How many are tried even when the burst's are used up, or when all seem to
 /// be taken.
 const PROBES_AT_LEAST: u32 = 16;
+
+/// How many are tried when all are taken, in the hope that a half-open flow has
+/// one of them. As with the burst's, the next search goes on from there.
+const PROBES_FOR_HALF_OPEN: u32 = 256;
 
 /// How many are looked up together, to wait for memory only once.
 const BATCH: usize = 8;
@@ -56,6 +64,8 @@ pub(crate) struct Source {
     pub(crate) port: u16,
     /// Of the replies' tuple.
     pub(crate) hash: u64,
+    /// The half-open flow that has it, and is to give way: there is no free one.
+    pub(crate) taken_by: Option<FlowId>,
 }
 
 impl SnatPorts {
@@ -73,7 +83,8 @@ impl SnatPorts {
         self.probes_left = PROBES_PER_BURST;
     }
 
-    /// Finds a free source towards `endpoint`. `rotation` is where the
+    /// Finds a source towards `endpoint`: a free one, or else one that a
+    /// half-open flow has, if there are any such flows. `rotation` is where the
     /// endpoint's counters keep how far it has come.
     pub(crate) fn find(
         &mut self,
@@ -127,8 +138,8 @@ impl Ring<'_> {
         u64::from(self.ports.share.count()) * self.addresses.len() as u64
     }
 
-    /// Looks for a free source where the `rotation` is, trying some `probes`.
-    /// Says how many it took.
+    /// Looks for a source where the `rotation` is, trying some `probes`. Says how
+    /// many it took.
     fn next(
         &self,
         table: &FlowTable,
@@ -141,24 +152,33 @@ impl Ring<'_> {
         }
         let size = self.size();
         let turned = rotation.map_or(0, SlotCounters::turned);
-        let taken = rotation.is_some_and(|counters| u64::from(counters.ports_taken()) >= size);
-        let allowed = if taken { 0 } else { probes }.max(PROBES_AT_LEAST);
-        let allowed = u64::from(allowed).min(size) as u32;
-        Ok(self.search(table, turned, allowed, steering))
+        let all = |counters: &SlotCounters| u64::from(counters.ports_taken()) >= size;
+        let taken = self.ignored.is_none() && rotation.is_some_and(all);
+        let allowed = match (taken, table.has_half_open()) {
+            (false, _) => probes,
+            (true, true) => probes.min(PROBES_FOR_HALF_OPEN),
+            (true, false) => 0,
+        };
+        let allowed = u64::from(allowed.max(PROBES_AT_LEAST)).min(size) as u32;
+        Ok(self.search(table, turned, allowed, steering, taken))
     }
 
-    /// Tries up to `allowed` sources from `turned` on. Says how many it took.
+    /// Tries up to `allowed` sources from `turned` on; `taken` says that none of
+    /// them is free. Says how many it took.
     fn search(
         &self,
         table: &FlowTable,
         turned: u32,
         allowed: u32,
         steering: Option<Steering<'_>>,
+        taken: bool,
     ) -> (u32, Option<Source>) {
         let start = self.ports.key.hash_number(self.endpoint.slot) >> 32;
         let mut tried = 0;
         // The first that is free, though its replies come to another worker.
         let mut next_best = None;
+        // The first that is not, but will be if its flow gives way.
+        let mut last_resort = None;
         // The first one is nearly always free.
         let mut together = 1;
         while tried < allowed {
@@ -171,8 +191,14 @@ impl Ring<'_> {
             }
             for (source, replies) in &batch {
                 tried += 1;
-                let user = table.find(source.hash, replies);
-                if user.is_some_and(|(id, _)| Some(id) != self.ignored) {
+                let user = table.find(source.hash, replies).map(|(id, _)| id);
+                if let Some(id) = user.filter(|id| Some(*id) != self.ignored) {
+                    if table.flow(id).map(Flow::stage).is_some_and(Stage::is_half_open) {
+                        last_resort.get_or_insert(Source { taken_by: Some(id), ..*source });
+                        if taken {
+                            return (tried, last_resort);
+                        }
+                    }
                     continue;
                 }
                 let Some(steering) = steering else { return (tried, Some(*source)) };
@@ -189,7 +215,7 @@ impl Ring<'_> {
             }
             together = BATCH;
         }
-        (tried, next_best)
+        (tried, next_best.or(last_resort))
     }
 
     /// A source by its place, and the tuple of replies to it. Neighbours
@@ -206,7 +232,8 @@ impl Ring<'_> {
             dst_port: port,
             protocol: self.protocol,
         };
-        Some((Source { address, port, hash: table.hash(&replies) }, replies))
+        let hash = table.hash(&replies);
+        Some((Source { address, port, hash, taken_by: None }, replies))
     }
 }
 

@@ -12,9 +12,13 @@ use crate::timeouts::Millis;
 /// How long a round should take, in nanoseconds.
 const ROUND_NS: u64 = 1_000_000_000;
 
-/// How many entries are looked at in one call, at most: a few microseconds of
-/// work, the more so as they lie in a row.
+/// How much is done in one call, at most: so many entries are looked at that
+/// are left alone, which takes a few microseconds, as they lie in a row.
 const STEPS: u64 = 256;
+
+/// How many steps it counts to end a flow: that touches lines of the index
+/// anywhere in memory, twice.
+const STEPS_TO_END: u64 = 8;
 
 /// How far the round has come.
 #[derive(Debug, Default)]
@@ -37,6 +41,14 @@ pub(crate) struct Reset {
     pub(crate) acknowledgement: u32,
 }
 
+/// What has become of an entry.
+enum Visited {
+    Stays,
+    Ended,
+    /// And its client is to be told.
+    Lost(Reset),
+}
+
 /// Looks at the entries that are due, and gives `reset` the clients that are
 /// to be told. Says whether more is due already: a worker with nothing else
 /// to do should call again.
@@ -50,35 +62,43 @@ pub(crate) fn run(
     let entries = flows.table.high_water();
     let due = flows.cursor.due(now, entries);
     let moment = Moment { now: Millis::at(now), stats: view.stats, counters };
-    for _ in 0..due.min(STEPS) {
+    let (mut visited, mut steps) = (0, 0);
+    while visited < due && steps < STEPS {
         let id = flows.cursor.step(entries);
-        if let Some(lost) = visit(id, flows, view.tables, moment) {
-            reset(&lost);
-        }
+        visited += 1;
+        steps += match visit(id, flows, view.tables, moment) {
+            Visited::Stays => 1,
+            Visited::Ended => STEPS_TO_END,
+            Visited::Lost(lost) => {
+                reset(&lost);
+                STEPS_TO_END
+            }
+        };
     }
+    flows.cursor.has_done(visited, entries);
     flows.publish(counters);
-    due > STEPS
+    due > visited
 }
 
 /// Looks at one entry.
 #[inline]
-fn visit(id: FlowId, flows: &mut Flows, tables: &Tables, moment: Moment<'_>) -> Option<Reset> {
-    let flow = flows.flow(id)?;
+fn visit(id: FlowId, flows: &mut Flows, tables: &Tables, moment: Moment<'_>) -> Visited {
+    let Some(flow) = flows.flow(id) else { return Visited::Stays };
     let stage = flow.stage();
     if stage == Stage::Free {
-        return None;
+        return Visited::Stays;
     }
     if flow.is_over(moment.now) {
-        flows.remove(id, moment);
-        return None;
+        flows.expire(id, moment);
+        return Visited::Ended;
     }
     if !stage.is_live() || tables.fate(flow.endpoint_slot) == EndpointFate::Keeps {
-        return None;
+        return Visited::Stays;
     }
-    if stage == Stage::Udp {
+    if matches!(stage, Stage::Udp(_)) {
         // The client's next packet chooses again.
         flows.remove(id, moment);
-        return None;
+        return Visited::Ended;
     }
     let reset = Reset {
         tuple: flow.rewritten(Direction::ToClient),
@@ -87,21 +107,23 @@ fn visit(id: FlowId, flows: &mut Flows, tables: &Tables, moment: Moment<'_>) -> 
     };
     flows.replace(id, moment);
     moment.counters.flows_reset.add(1);
-    Some(reset)
+    Visited::Lost(reset)
 }
 
 impl Cursor {
-    /// How many of `entries` are due, which is as many as time has gone by,
-    /// and takes them as done as far as one call may do them.
+    /// How many of `entries` are due: as many as time has gone by.
     fn due(&mut self, now: Tick, entries: u32) -> u64 {
-        let done_until = self.done_until.unwrap_or(now.0);
+        let done_until = self.done_until.filter(|_| entries > 0).unwrap_or(now.0);
         // Nobody is owed more than one round.
         let owed = now.0.saturating_sub(done_until).min(ROUND_NS);
-        let entries = u64::from(entries);
-        let due = owed * entries / ROUND_NS;
-        let paid = (due.min(STEPS) * ROUND_NS).checked_div(entries).unwrap_or(owed);
-        self.done_until = Some(now.0 - owed + paid);
-        due
+        self.done_until = Some(now.0 - owed);
+        owed * u64::from(entries) / ROUND_NS
+    }
+
+    /// Takes so many of `entries` as done.
+    fn has_done(&mut self, visited: u64, entries: u32) {
+        let paid = (visited * ROUND_NS).checked_div(entries.into()).unwrap_or(0);
+        self.done_until = self.done_until.map(|until| until + paid);
     }
 
     fn step(&mut self, entries: u32) -> FlowId {
@@ -115,11 +137,18 @@ impl Cursor {
 mod tests {
     use super::*;
 
+    /// How many are due, and as many of them done as one call may do.
+    fn call(cursor: &mut Cursor, now: Tick, entries: u32) -> u64 {
+        let due = cursor.due(now, entries);
+        cursor.has_done(due.min(STEPS), entries);
+        due
+    }
+
     /// Steps done in a second, with a call every `every_ns`.
     fn a_second(entries: u32, every_ns: u64) -> u64 {
         let mut cursor = Cursor::default();
         (0..=ROUND_NS / every_ns)
-            .map(|call| cursor.due(Tick(5 + call * every_ns), entries).min(STEPS))
+            .map(|nth| call(&mut cursor, Tick(5 + nth * every_ns), entries).min(STEPS))
             .sum()
     }
 
@@ -137,18 +166,18 @@ mod tests {
     #[test]
     fn a_call_is_bounded_and_what_is_left_stays_due() {
         let mut cursor = Cursor::default();
-        assert_eq!(cursor.due(Tick(0), 1_000_000), 0);
+        assert_eq!(call(&mut cursor, Tick(0), 1_000_000), 0);
         let late = Tick(3_600 * ROUND_NS);
-        assert_eq!(cursor.due(late, 1_000_000), 1_000_000, "one round, however late");
-        assert_eq!(cursor.due(late, 1_000_000), 1_000_000 - STEPS);
+        assert_eq!(call(&mut cursor, late, 1_000_000), 1_000_000, "one round, however late");
+        assert_eq!(call(&mut cursor, late, 1_000_000), 1_000_000 - STEPS);
     }
 
     #[test]
     fn an_empty_table_owes_nothing() {
         let mut cursor = Cursor::default();
-        assert_eq!(cursor.due(Tick(0), 0), 0);
-        assert_eq!(cursor.due(Tick(ROUND_NS), 0), 0);
-        assert_eq!(cursor.due(Tick(ROUND_NS), 1_000), 0);
+        assert_eq!(call(&mut cursor, Tick(0), 0), 0);
+        assert_eq!(call(&mut cursor, Tick(ROUND_NS), 0), 0);
+        assert_eq!(call(&mut cursor, Tick(ROUND_NS), 1_000), 0);
     }
 
     #[test]

@@ -18,8 +18,11 @@ pub struct Timeouts {
     /// being used again towards the same endpoint, which may still remember
     /// it (TIME_WAIT). Segments that come late are still translated.
     pub tcp_rest: Duration,
-    /// A UDP flow.
+    /// A UDP flow in which more than a question and its answer was said.
     pub udp: Duration,
+    /// A UDP flow that is no more than that so far: datagrams from the client,
+    /// and at most one from the endpoint. Never more than `udp`.
+    pub udp_query: Duration,
 }
 
 impl Default for Timeouts {
@@ -35,6 +38,11 @@ impl Default for Timeouts {
             tcp_rest: Duration::from_secs(60),
             // RFC 4787 REQ-5: 5 minutes are recommended.
             udp: Duration::from_secs(5 * 60),
+            // Linux keeps UDP flows as long that have not been answered, or only
+            // just begun (nf_conntrack_udp_timeout). RFC 4787 REQ-5 asks NATs
+            // for 2 minutes unless they know better what a port is for; here it
+            // is known, a server that was asked.
+            udp_query: Duration::from_secs(30),
         }
     }
 }

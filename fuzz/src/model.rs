@@ -16,8 +16,8 @@ use crate::reader::{Datagram, TCP, UDP};
 pub(crate) type Tuple = (u8, SocketAddr, SocketAddr);
 
 /// Milliseconds that a flow promises to last, as the pipeline under test is
-/// set up; two are given up to rounding.
-pub(crate) const UDP_MS: u64 = 300_000 - 2;
+/// set up; two are given up to rounding. UDP: as if only a question was asked.
+pub(crate) const UDP_MS: u64 = 30_000 - 2;
 pub(crate) const TCP_MS: u64 = 240_000 - 2;
 pub(crate) const REST_MS: u64 = 60_000 - 2;
 
@@ -37,8 +37,13 @@ struct Binding {
     client: Tuple,
     /// When it was used last for sure.
     touched: u64,
-    /// The endpoint has agreed, the client has acknowledged.
-    agreed: bool,
+    /// What the endpoint has agreed with, plus one; and whether that has left.
+    agreed: Option<u32>,
+    heard: bool,
+    /// It may have agreed with another number before, or in a flow before this
+    /// one, which gave way.
+    unsure: bool,
+    /// The client has acknowledged it: until then the flow may give way.
     confirmed: bool,
     /// Somebody has sent a FIN or a RST.
     ended: bool,
@@ -48,7 +53,16 @@ struct Binding {
 
 impl Binding {
     fn new(client: Tuple, now: u64) -> Self {
-        Self { client, touched: now, agreed: false, confirmed: false, ended: false, lost: false }
+        Self {
+            client,
+            touched: now,
+            agreed: None,
+            heard: false,
+            unsure: false,
+            confirmed: false,
+            ended: false,
+            lost: false,
+        }
     }
 
     /// Whether the flow must go on as it is.
@@ -87,14 +101,19 @@ impl Model {
         })
     }
 
-    /// A packet has come in: whoever ends a connection may end it.
+    /// A packet has come in: whoever ends a connection may end it, and whoever
+    /// agrees to one may have agreed.
     pub(crate) fn received(&mut self, packet: &Datagram) {
-        if packet.protocol != TCP || packet.flags & (FIN | RST) == 0 {
+        if packet.protocol != TCP || packet.flags & (FIN | RST | SYN) == 0 {
             return;
         }
         let found = self.found(tuple(packet));
-        if let Some(binding) = found.and_then(|snat| self.bindings.get_mut(&snat)) {
-            binding.ended = true;
+        let Some(binding) = found.and_then(|snat| self.bindings.get_mut(&snat)) else { return };
+        binding.ended |= packet.flags & (FIN | RST) != 0;
+        if packet.flags & (SYN | ACK) == SYN | ACK {
+            let next = packet.seq().wrapping_add(1);
+            binding.unsure |= binding.agreed.is_some_and(|before| before != next);
+            binding.agreed = Some(next);
         }
     }
 
@@ -149,8 +168,11 @@ impl Model {
             binding.touched = now;
         }
         match packet.flags & (SYN | ACK | RST | FIN) {
-            flags if by_endpoint && flags == SYN | ACK => binding.agreed = true,
-            ACK if !by_endpoint && binding.agreed => binding.confirmed = true,
+            flags if by_endpoint && flags == SYN | ACK => binding.heard = true,
+            ACK if !by_endpoint && binding.heard && !binding.unsure => {
+                binding.confirmed |= binding.agreed == Some(packet.ack());
+            }
+            SYN if !by_endpoint && !binding.confirmed => binding.unsure = true,
             _ => {}
         }
     }

@@ -39,6 +39,20 @@ impl Datagram {
     pub(crate) fn is_balanced(&self) -> bool {
         matches!(self.protocol, TCP | UDP)
     }
+
+    /// Of TCP.
+    pub(crate) fn seq(&self) -> u32 {
+        self.number_at(4)
+    }
+
+    /// Of TCP.
+    pub(crate) fn ack(&self) -> u32 {
+        self.number_at(8)
+    }
+
+    fn number_at(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.body[at..at + 4].try_into().unwrap())
+    }
 }
 
 /// Reads a whole frame, or says why it can't be read.

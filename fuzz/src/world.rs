@@ -476,8 +476,11 @@ impl World {
 
     /// After a long silence nothing is left.
     pub(crate) fn ends(&mut self) {
-        self.wait(8_000_000);
-        self.sweep(false);
+        // Connections end, and their ports rest.
+        for ms in [8_000_000, 61_000] {
+            self.wait(ms);
+            self.sweep(false);
+        }
         assert_eq!(self.sum(|it| it.flow_entries.value() + it.flow_entries_resting.value()), 0);
         assert_eq!(*self.book.0.lock().unwrap(), BTreeMap::new());
         for (owner, slot) in self.slots.owners() {

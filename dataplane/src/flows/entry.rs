@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::packet::Tuple;
 use crate::tcp::TcpState;
 use crate::timeouts::Millis;
+use crate::udp::UdpState;
 
 /// Which way a packet of a flow goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,7 +51,7 @@ pub(crate) struct Flow {
 pub(crate) enum Stage {
     /// Nothing.
     Free,
-    Udp,
+    Udp(UdpState),
     Tcp(TcpState),
     /// The TCP connection has ended: only late segments are translated, and
     /// the SNAT port rests.
@@ -61,13 +62,26 @@ impl Stage {
     /// Whether a flow lives in the entry.
     #[inline(always)]
     pub(crate) fn is_live(self) -> bool {
-        matches!(self, Self::Udp | Self::Tcp(_))
+        matches!(self, Self::Udp(_) | Self::Tcp(_))
+    }
+
+    /// Whether it is a connection that only one end has said anything certain
+    /// about: anybody can bring that about, under any address.
+    #[inline(always)]
+    pub(crate) fn is_half_open(self) -> bool {
+        matches!(self, Self::Tcp(TcpState::SynSent | TcpState::SynReceived))
+    }
+
+    /// Whether it leaves its SNAT port at rest when it ends: a connection that
+    /// never opened leaves nothing behind.
+    pub(crate) fn rests(self) -> bool {
+        matches!(self, Self::Tcp(_)) && !self.is_half_open()
     }
 
     const fn number(self) -> u8 {
         match self {
             Self::Free => 0,
-            Self::Udp => 1,
+            Self::Udp(UdpState::Talking) => 1,
             Self::Resting => 2,
             Self::Tcp(TcpState::SynSent) => 3,
             Self::Tcp(TcpState::SynReceived) => 4,
@@ -76,12 +90,14 @@ impl Stage {
             Self::Tcp(TcpState::EndpointFinished) => 7,
             Self::Tcp(TcpState::AwaitsClientAck) => 8,
             Self::Tcp(TcpState::AwaitsEndpointAck) => 9,
+            Self::Udp(UdpState::Asked) => 10,
+            Self::Udp(UdpState::Answered) => 11,
         }
     }
 
     const fn of(number: u8) -> Self {
         match number {
-            1 => Self::Udp,
+            1 => Self::Udp(UdpState::Talking),
             2 => Self::Resting,
             3 => Self::Tcp(TcpState::SynSent),
             4 => Self::Tcp(TcpState::SynReceived),
@@ -90,6 +106,8 @@ impl Stage {
             7 => Self::Tcp(TcpState::EndpointFinished),
             8 => Self::Tcp(TcpState::AwaitsClientAck),
             9 => Self::Tcp(TcpState::AwaitsEndpointAck),
+            10 => Self::Udp(UdpState::Asked),
+            11 => Self::Udp(UdpState::Answered),
             _ => Self::Free,
         }
     }
@@ -169,13 +187,14 @@ mod tests {
 
     #[test]
     fn stages_are_numbers_and_back() {
-        for number in 0..=9 {
+        for number in 0..=11 {
             assert_eq!(Stage::of(number).number(), number);
         }
         // Whatever else the memory holds is nothing.
-        assert_eq!(Stage::of(10), Stage::Free);
+        assert_eq!(Stage::of(12), Stage::Free);
         assert!(!Stage::Free.is_live() && !Stage::Resting.is_live());
-        assert!(Stage::Udp.is_live() && Stage::Tcp(TcpState::SynSent).is_live());
+        assert!(Stage::Udp(UdpState::Asked).is_live() && Stage::Tcp(TcpState::SynSent).is_live());
+        assert!(!Stage::Tcp(TcpState::Established).is_half_open());
     }
 
     #[test]

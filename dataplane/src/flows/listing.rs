@@ -158,7 +158,7 @@ impl FlowState {
     fn of(stage: Stage) -> Option<Self> {
         Some(match stage {
             Stage::Free => return None,
-            Stage::Udp => Self::Udp,
+            Stage::Udp(_) => Self::Udp,
             Stage::Resting => Self::Resting,
             Stage::Tcp(state) => match state {
                 TcpState::SynSent => Self::SynSent,
@@ -233,6 +233,7 @@ mod tests {
     use crate::packet::WorkerId;
     use crate::pipeline::{Limits, PipelineConfig};
     use crate::timeouts::Timeouts;
+    use crate::udp::UdpState;
     use bytemuck::Zeroable;
     use std::time::Instant;
 
@@ -256,10 +257,10 @@ mod tests {
                 endpoint: u128::from(n / 60_000),
                 snat_port: (n % 60_000) as u16,
                 protocol: 17,
-                expires: flows.expiry(Stage::Udp, moment.now).0,
+                expires: flows.expiry(Stage::Udp(UdpState::Talking), moment.now).0,
                 ..Flow::zeroed()
             };
-            flow.set_stage(Stage::Udp);
+            flow.set_stage(Stage::Udp(UdpState::Talking));
             let hashes = [Direction::ToEndpoint, Direction::ToClient]
                 .map(|direction| flows.table.hash(&flow.tuple(direction)));
             flows.begin(&flow, hashes, moment).unwrap();

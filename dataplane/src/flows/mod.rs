@@ -4,6 +4,7 @@
 //! always tell the same as the table.
 
 mod entry;
+mod half_open;
 mod hash;
 mod index;
 mod listing;
@@ -17,7 +18,6 @@ use blixt_mem::RegionError;
 pub(crate) use entry::{Direction, Flow, Stage};
 pub(crate) use hash::HashKey;
 pub use listing::{FLOWS_AT_ONCE, FlowFilter, FlowRecord, FlowState, Network, PeerFilter, Scanned};
-pub use table::BYTES_PER_FLOW;
 pub(crate) use table::FlowTable;
 
 use crate::counters::{Counters, SlotCounters, SlotStats};
@@ -28,6 +28,19 @@ use crate::sweep::Cursor;
 use crate::tcp::TcpState;
 use crate::team::{Membership, PortDeal, Team};
 use crate::timeouts::{Idle, Millis, Timeouts};
+use crate::udp::UdpState;
+
+/// What one flow takes of the worker's memory at most, in bytes, where there
+/// are many: both its directions, and whether it is half-open.
+pub const BYTES_PER_FLOW: usize = flow_bytes(MANY).div_ceil(MANY);
+const MANY: usize = 1 << 24;
+// With the 10 bytes of a directory of several workers' flows: 128.
+const _: () = assert!(BYTES_PER_FLOW <= 118);
+
+/// What room for so many flows takes of a worker's memory, in bytes.
+pub const fn flow_bytes(capacity: usize) -> usize {
+    table::bytes(capacity)
+}
 
 /// All that a worker remembers.
 #[derive(Debug)]
@@ -67,6 +80,7 @@ struct IdleTimes {
     tcp_transitory: Idle,
     tcp_rest: Idle,
     udp: Idle,
+    udp_query: Idle,
 }
 
 impl Flows {
@@ -134,7 +148,8 @@ impl Flows {
     #[inline(always)]
     fn idle_time(&self, stage: Stage) -> Idle {
         match stage {
-            Stage::Udp => self.idle.udp,
+            Stage::Udp(UdpState::Talking) => self.idle.udp,
+            Stage::Udp(_) => self.idle.udp_query,
             Stage::Tcp(TcpState::Established) => self.idle.tcp_established,
             Stage::Tcp(_) => self.idle.tcp_transitory,
             Stage::Resting | Stage::Free => self.idle.tcp_rest,
@@ -171,6 +186,18 @@ impl Flows {
         }
     }
 
+    /// Has a flow forgotten as soon as one that is not open, unless a packet
+    /// says that it goes on.
+    #[cold]
+    pub(crate) fn doubt(&mut self, id: FlowId, now: Millis) {
+        let soon = now.after(self.idle.tcp_transitory);
+        if let Some(flow) = self.table.flow_mut(id)
+            && soon.is_over(Millis(flow.expires))
+        {
+            flow.expires = soon.0;
+        }
+    }
+
     /// Ends a TCP flow: its entry rests, and late segments still find it.
     pub(crate) fn rest(&mut self, id: FlowId, moment: Moment<'_>) {
         let expiry = self.expiry(Stage::Resting, moment.now);
@@ -181,6 +208,7 @@ impl Flows {
         flow.expires = expiry.0;
         ended(flow, moment);
         self.resting += 1;
+        self.table.opened(id);
     }
 
     /// Takes the client's tuple from a flow, so that another can have it. If
@@ -193,6 +221,31 @@ impl Flows {
         self.table.replace(id);
     }
 
+    /// Ends a flow that has been idle for too long. The port of a connection
+    /// rests, and whichever end still talks is told that it is over.
+    pub(crate) fn expire(&mut self, id: FlowId, moment: Moment<'_>) {
+        if self.table.flow(id).map(Flow::stage).is_some_and(Stage::rests) {
+            self.replace(id, moment);
+        } else {
+            self.remove(id, moment);
+        }
+    }
+
+    /// Has a half-open flow give way to a new one, if there is any.
+    #[cold]
+    pub(crate) fn make_room(&mut self, moment: Moment<'_>) {
+        if let Some(id) = self.table.next_half_open() {
+            self.evict(id, moment);
+        }
+    }
+
+    /// Has this half-open flow give way.
+    #[cold]
+    pub(crate) fn evict(&mut self, id: FlowId, moment: Moment<'_>) {
+        moment.counters.flows_evicted.add(1);
+        self.remove(id, moment);
+    }
+
     /// Forgets a flow and frees its SNAT port at once. If it still lives it
     /// ends.
     pub(crate) fn remove(&mut self, id: FlowId, moment: Moment<'_>) {
@@ -200,7 +253,7 @@ impl Flows {
         match flow.stage() {
             Stage::Free => return,
             Stage::Resting => self.resting -= 1,
-            Stage::Udp | Stage::Tcp(_) => ended(flow, moment),
+            Stage::Udp(_) | Stage::Tcp(_) => ended(flow, moment),
         }
         if let Some(endpoint) = moment.stats.slot(flow.endpoint_slot) {
             endpoint.give_port_back();
@@ -240,6 +293,7 @@ impl IdleTimes {
             tcp_transitory: Idle::new(timeouts.tcp_transitory),
             tcp_rest: Idle::new(timeouts.tcp_rest),
             udp: Idle::new(timeouts.udp),
+            udp_query: Idle::new(timeouts.udp.min(timeouts.udp_query)),
         }
     }
 }

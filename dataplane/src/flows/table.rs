@@ -9,14 +9,20 @@ use blixt_mem::{Region, RegionError};
 use bytemuck::Zeroable;
 
 use super::entry::{Direction, Flow, Stage};
+use super::half_open::HalfOpen;
 use super::hash::HashKey;
 use super::index::{self, Bucket};
 use crate::packet::{FlowId, Tuple};
 
-/// What one flow takes of the worker's memory, in bytes: its entry, and its
-/// two places in the index.
-pub const BYTES_PER_FLOW: usize = size_of::<Flow>() + index::BYTES_PER_ITEM * 2;
-const _: () = assert!(BYTES_PER_FLOW <= 128);
+/// What a table for so many flows takes, in bytes: their entries, two places in
+/// the index for each, and which are half-open. Mappings come in whole huge
+/// pages, 2 MiB.
+pub(super) const fn bytes(capacity: usize) -> usize {
+    let capacity = if capacity < MAX_CAPACITY { capacity } else { MAX_CAPACITY };
+    let entries = capacity * size_of::<Flow>();
+    let index = index::buckets_for(2 * capacity) * size_of::<Bucket>();
+    (entries + index).next_multiple_of(2 << 20) + HalfOpen::bytes(capacity)
+}
 
 /// Half of the places an index can name, each flow having two.
 const MAX_CAPACITY: usize = 1 << 30;
@@ -34,6 +40,8 @@ pub(crate) struct FlowTable {
     /// The entry given back last; each names the one before in `expires`.
     free: u32,
     used: usize,
+    /// Entries that give way when there is no room.
+    half_open: HalfOpen,
 }
 
 impl FlowTable {
@@ -41,7 +49,14 @@ impl FlowTable {
     pub(crate) fn new(capacity: usize, key: HashKey) -> Result<Self, RegionError> {
         let capacity = capacity.min(MAX_CAPACITY);
         let buckets = index::buckets_for(2 * capacity);
-        Ok(Self { region: Region::new(buckets, capacity)?, key, fresh: 0, free: NOBODY, used: 0 })
+        Ok(Self {
+            region: Region::new(buckets, capacity)?,
+            key,
+            fresh: 0,
+            free: NOBODY,
+            used: 0,
+            half_open: HalfOpen::new(capacity),
+        })
     }
 
     /// How many entries are in use.
@@ -112,6 +127,9 @@ impl FlowTable {
     pub(crate) fn insert(&mut self, flow: &Flow, hashes: [u64; 2]) -> Option<FlowId> {
         let id = self.take_entry()?;
         *self.flow_mut(id)? = *flow;
+        if flow.stage().is_half_open() {
+            self.half_open.add(id.0);
+        }
         let (buckets, _) = self.region.sections_mut();
         let [client, endpoint] = hashes;
         // The index has more than twice the room that all flows need.
@@ -127,12 +145,27 @@ impl FlowTable {
             self.leave_index(id, &flow, Direction::ToEndpoint);
         }
         self.leave_index(id, &flow, Direction::ToClient);
+        self.half_open.remove(id.0);
         let behind = self.free;
         if let Some(entry) = self.flow_mut(id) {
             *entry = Flow { expires: behind, ..Flow::zeroed() };
             self.free = id.0;
             self.used -= 1;
         }
+    }
+
+    /// Notes that a flow is half-open no longer.
+    pub(crate) fn opened(&mut self, id: FlowId) {
+        self.half_open.remove(id.0);
+    }
+
+    pub(crate) fn has_half_open(&self) -> bool {
+        !self.half_open.is_empty()
+    }
+
+    /// The half-open flow whose turn it is to give way.
+    pub(crate) fn next_half_open(&mut self) -> Option<FlowId> {
+        self.half_open.next().map(FlowId)
     }
 
     /// Lets another flow have the client's tuple, while the endpoint's stays
@@ -181,6 +214,7 @@ fn entry_of(place: u32) -> (FlowId, Direction) {
 mod tests {
     use super::*;
     use crate::address;
+    use crate::udp::UdpState;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -203,7 +237,7 @@ mod tests {
             protocol: 17,
             ..Flow::zeroed()
         };
-        flow.set_stage(Stage::Udp);
+        flow.set_stage(Stage::Udp(UdpState::Asked));
         flow
     }
 
@@ -224,11 +258,11 @@ mod tests {
     #[test]
     fn a_flow_takes_two_lines_and_its_share_of_the_index() {
         assert_eq!(size_of::<Flow>(), 96);
-        assert_eq!(BYTES_PER_FLOW, 122);
-        let capacity = 1 << 18;
-        let bytes = table(capacity).region.bytes();
-        // Mappings come in huge pages of 2 MiB.
-        assert!(bytes <= capacity * BYTES_PER_FLOW + (2 << 20), "{bytes}");
+        for capacity in [1, 1_000, 1 << 18] {
+            let half_open = HalfOpen::bytes(capacity);
+            assert_eq!(table(capacity).region.bytes() + half_open, bytes(capacity));
+        }
+        assert!(bytes(1 << 18) <= (1 << 18) * 118 + (2 << 20));
     }
 
     #[test]

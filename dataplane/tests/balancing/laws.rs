@@ -143,8 +143,11 @@ proptest! {
             prop_assert_eq!(live, entries - resting);
             prop_assert_eq!(run.active(), [live, live]);
         }
-        run.world.later(8_000);
-        run.world.sweep();
+        // Until the last connection is forgotten, and until its port has rested.
+        for seconds in [8_000, 61] {
+            run.world.later(seconds);
+            run.world.sweep();
+        }
         prop_assert_eq!(run.world.entries(), (0, 0));
         prop_assert!(run.world.slots().all(|(_, counters)| counters.is_idle()));
     }

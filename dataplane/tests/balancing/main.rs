@@ -12,7 +12,9 @@
 mod endings;
 mod laws;
 mod memory;
+mod millions;
 mod ports;
+mod pressure;
 mod shares;
 mod world;
 

@@ -118,7 +118,8 @@ impl Default for Situation {
             flow_capacity: 1_000,
             snat_ports: 32_768..=60_999,
             snat_addresses: &["10.0.0.9", "2001:db8:a::9"],
-            timeouts: Timeouts::default(),
+            // Most stories ask once, and mean a flow that stays.
+            timeouts: Timeouts { udp_query: Timeouts::default().udp, ..Timeouts::default() },
             hash_key: [11, 12],
         }
     }

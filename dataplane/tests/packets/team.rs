@@ -323,6 +323,30 @@ fn no_two_live_flows_have_one_source_and_all_ports_are_used() {
     assert!(workers.directory.owners.lock().unwrap().is_empty());
 }
 
+/// A worker whose ports are all taken by half-open flows has them give way, and
+/// the others know: a client that comes again may come to any of them.
+#[test]
+fn a_flow_that_gave_way_is_nobody_s_for_all_workers() {
+    let cast = v4();
+    let mut workers = Workers::new(2);
+    let ports = PORTS / 2;
+    let mut sources = BTreeSet::new();
+    for number in 0..3 * ports {
+        let got = workers.client_sends(0, &tcp_syn(client(&cast, number), cast.web));
+        assert_eq!(got.verdict, Verdict::Transmit(ENDPOINTS));
+        sources.insert(source_port(&got.frame));
+    }
+    assert_eq!(sources.len(), usize::from(ports), "its own, and no other's");
+    assert_eq!(workers.sum("flow.evicted"), u64::from(2 * ports));
+    assert_eq!(workers.directory.owners.lock().unwrap().len(), usize::from(ports));
+    // This one gave way; it begins anew where its SYN comes in now.
+    let again = workers.client_sends(1, &tcp_syn(client(&cast, 0), cast.web));
+    assert!(!sources.contains(&source_port(&again.frame)));
+    // And this one still has its flow.
+    workers.client_sends(1, &tcp_syn(client(&cast, 3 * ports - 1), cast.web));
+    assert_eq!(workers.handed_off, 1);
+}
+
 #[test]
 fn a_packet_of_a_known_flow_asks_nobody() {
     let cast = v4();
