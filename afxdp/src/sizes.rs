@@ -61,11 +61,15 @@ impl Default for Sizes {
 
 impl Sizes {
     /// Enough frames for so many queues to be full in both directions.
-    pub fn for_queues(queues: usize, frame_bytes: FrameBytes) -> Self {
-        let default = Self::default();
+    pub fn for_queues(queues: usize, frame_bytes: FrameBytes, ring_entries: u32) -> Self {
         let queues = u32::try_from(queues.max(1)).unwrap_or(u32::MAX);
-        let frames = default.ring_entries.saturating_mul(2).saturating_mul(queues);
-        Self { frames, frame_bytes, ..default }
+        let frames = ring_entries.saturating_mul(2).saturating_mul(queues);
+        Self { frames, frame_bytes, ring_entries }
+    }
+
+    /// What the frames take, in bytes, where all sockets are in one mode.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.frames) * u64::from(self.frame_bytes.bytes())
     }
 
     pub(crate) fn check(&self) -> Result<(), BindError> {
@@ -96,9 +100,12 @@ mod tests {
     #[test]
     fn rings_and_frames_fit_each_other() {
         assert!(Sizes::default().check().is_ok());
-        assert!(Sizes::for_queues(0, FrameBytes::Page).check().is_ok());
+        let enough = |queues, ring_entries| {
+            Sizes::for_queues(queues, FrameBytes::Page, ring_entries).check()
+        };
+        assert!(enough(0, 2_048).is_ok() && enough(1, 16).is_ok());
         assert!(Sizes { ring_entries: 100, ..Sizes::default() }.check().is_err());
         assert!(Sizes { frames: 64, ring_entries: 64, ..Sizes::default() }.check().is_err());
-        assert!(Sizes::for_queues(usize::MAX, FrameBytes::Half).check().is_err());
+        assert!(enough(usize::MAX, 2_048).is_err());
     }
 }

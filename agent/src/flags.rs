@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blixt_afxdp::Sizes;
 use blixt_dataplane::{MaglevSize, Timeouts};
 use clap::{Parser, ValueEnum};
 
@@ -20,9 +21,13 @@ const DEFAULT_FLOW_CAPACITY: usize = 262_144;
 /// As many queues as are served of each interface.
 const MAX_WORKERS: u16 = blixt_xdp_abi::QUEUES_PER_INTERFACE as u16;
 
-/// Bounds of `--flow-capacity`: fewer would be no load balancer, more would
-/// not fit the 32 bits that name a flow and its two index entries.
-const FLOW_CAPACITIES: RangeInclusive<usize> = 1_024..=(1 << 28);
+/// Bounds of `--flow-capacity`: fewer would be of no use, more would not fit the
+/// 32 bits that name a flow and its two index entries.
+const FLOW_CAPACITIES: RangeInclusive<usize> = 16..=(1 << 28);
+
+/// Bounds of `--ring-entries`: fewer hardly take a burst, more hide that a
+/// worker is too slow.
+const RING_ENTRIES: RangeInclusive<u32> = 16..=(1 << 15);
 
 /// Balances TCP and UDP traffic to Gateway addresses through XDP and AF_XDP.
 ///
@@ -69,11 +74,24 @@ pub struct Flags {
     #[arg(long, value_name = "LO-HI", default_value = "1024-65535", value_parser = port_range)]
     snat_ports: RangeInclusive<u16>,
 
-    /// Flows that each worker can hold. Full tables refuse new flows; old
-    /// ones go on. A flow takes 122 bytes, and with several workers some 20 more
-    /// to tell which of them has it.
+    /// Flows that each worker can hold. Where the table is full, connections
+    /// that only one end wants give way to new ones; if there are none, new
+    /// ones are refused, and old ones go on. A flow takes 118 bytes, and with
+    /// several workers 10 more to tell which of them has it.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_FLOW_CAPACITY)]
     flow_capacity: usize,
+
+    /// Packets that wait at each queue in each direction: a power of two. Twice
+    /// as many frames of 2 or 4 KiB are taken for each queue.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().ring_entries)]
+    ring_entries: u32,
+
+    /// Most memory that flows and frames may take, such as 512MiB or 2GiB. All
+    /// of it is taken at the start, and the log and `blixtctl status` say how
+    /// much it is; an agent that would take more does not start. Without this
+    /// flag what is available bounds it.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory_budget: Option<u64>,
 
     /// How the XDP program is attached: by the driver (native), by the kernel
     /// (generic; slow, and wrong on veth), or native with generic where the
@@ -116,6 +134,11 @@ pub struct Flags {
     /// Idle time after which a UDP flow is forgotten.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     udp_timeout: Duration,
+
+    /// The same for a UDP flow that is a question and at most one answer, as
+    /// of DNS. Each of them takes a SNAT port for so long.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    udp_query_timeout: Duration,
 
     /// Workers never sleep: each takes a whole core and saves the time of
     /// waking up. Not on a core that serves interrupts of the interfaces.
@@ -167,6 +190,10 @@ pub struct Settings {
     pub snat_ports: RangeInclusive<u16>,
     /// Flows a worker holds.
     pub flow_capacity: usize,
+    /// Entries of each ring of a queue.
+    pub ring_entries: u32,
+    /// The most memory that may be taken, in bytes.
+    pub memory_budget: Option<u64>,
     /// How the XDP program is attached.
     pub xdp_mode: XdpMode,
     /// Where HTTP is served.
@@ -218,6 +245,9 @@ pub enum FlagError {
     /// Too few flows, or too many.
     #[error("--flow-capacity {0} is out of range: use {lo} to {hi}", lo = FLOW_CAPACITIES.start(), hi = FLOW_CAPACITIES.end())]
     FlowCapacity(usize),
+    /// Too few for a ring, too many, or no power of two.
+    #[error("--ring-entries {0} is not possible: use a power of two from {lo} to {hi}", lo = RING_ENTRIES.start(), hi = RING_ENTRIES.end())]
+    RingEntries(u32),
     /// None, or more than there could be queues for.
     #[error("--workers {0} is out of range: use 1 to {MAX_WORKERS}")]
     Workers(u16),
@@ -263,6 +293,9 @@ impl Flags {
         if !FLOW_CAPACITIES.contains(&self.flow_capacity) {
             return Err(FlagError::FlowCapacity(self.flow_capacity));
         }
+        if !RING_ENTRIES.contains(&self.ring_entries) || !self.ring_entries.is_power_of_two() {
+            return Err(FlagError::RingEntries(self.ring_entries));
+        }
         let maglev =
             MaglevSize::new(self.maglev_size).map_err(|_| FlagError::Maglev(self.maglev_size))?;
         Ok(Settings {
@@ -272,6 +305,8 @@ impl Flags {
             snat_addresses: self.snat_addresses.into_iter().collect(),
             snat_ports: self.snat_ports,
             flow_capacity: self.flow_capacity,
+            ring_entries: self.ring_entries,
+            memory_budget: self.memory_budget,
             xdp_mode: self.xdp_mode,
             http: self.http,
             socket: self.socket,
@@ -282,6 +317,7 @@ impl Flags {
                 tcp_transitory: self.tcp_transitory_timeout,
                 tcp_rest: self.tcp_rest,
                 udp: self.udp_timeout,
+                udp_query: self.udp_query_timeout,
             },
             spin: self.spin,
         })
@@ -365,6 +401,22 @@ fn duration(text: &str) -> Result<Duration, String> {
     if sum.is_zero() { Err(wrong()) } else { Ok(sum) }
 }
 
+/// A number with a binary unit: `512MiB`, or `512M` for short.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "write a size with a unit, such as 512MiB or 2GiB".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.strip_suffix("iB").unwrap_or(unit) {
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -426,7 +478,9 @@ mod tests {
             ("--workers 0", "use 1 to 256"),
             ("--workers 257", "use 1 to 256"),
             ("--workers 4 --snat-ports 7-9", "3 ports for --workers 4"),
-            ("--flow-capacity 0", "use 1024 to 268435456"),
+            ("--flow-capacity 0", "use 16 to 268435456"),
+            ("--ring-entries 8", "use a power of two from 16 to 32768"),
+            ("--ring-entries 100", "use a power of two"),
             ("--maglev-size 100", "use a prime"),
             ("--snat-address 127.0.0.1", "unicast"),
             ("--snat-address 0.0.0.0", "unicast"),
@@ -451,12 +505,23 @@ mod tests {
             ("--udp-timeout 5", "time with units"),
             ("--udp-timeout 0s", "time with units"),
             ("--udp-timeout 5d", "time with units"),
+            ("--memory-budget 5", "size with a unit"),
+            ("--memory-budget 5GB", "size with a unit"),
             ("--snat-address 192.0.2", "--snat-address"),
             ("--xdp-mode fast", "[possible values: auto, native, generic]"),
             ("--controller https://x", "--controller"),
         ] {
             let why = parse(&format!("{GOOD} {more}")).unwrap_err();
             assert!(why.contains(part), "{more}: {why}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!(size("512MiB").unwrap(), 512 << 20);
+        assert_eq!((size("2G").unwrap(), size("1TiB").unwrap()), (2 << 30, 1 << 40));
+        for bad in ["", "5", "MiB", "0GiB", "1.5GiB", "5 GiB", "5MB", "99999999999999T"] {
+            assert!(size(bad).is_err(), "{bad}");
         }
     }
 

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod local;
 pub mod logs;
 pub mod manifests;
+pub mod memory;
 pub mod metrics;
 pub mod multicast;
 pub mod offloads;

@@ -155,8 +155,27 @@ fn flows(page: &mut impl Write, state: &State) -> fmt::Result {
         "Entries the flow tables have in all.",
         [(NONE, (state.flow_capacity * state.workers.len()) as u64)],
     )?;
+    let memory = &state.memory;
+    let parts = [
+        ("flows", memory.flows),
+        ("frames", memory.frames),
+        ("directory", memory.directory),
+        ("mailboxes", memory.mailboxes),
+    ];
+    page.gauge(
+        "memory_bytes",
+        "Memory taken at the start: for flow tables, for frames, and with several workers for the \
+         directory of flows and for packets between them.",
+        parts.map(|(part, bytes)| ([("part", part.to_owned())], bytes)),
+    )?;
     page.counter("new_flows", "Flows started.", [(NONE, sum(|counters| &counters.flows_created))])?;
     page.counter("ended_flows", "Flows ended.", [(NONE, sum(|counters| &counters.flows_ended))])?;
+    page.counter(
+        "evicted_flows",
+        "Half-open TCP flows that gave way to new ones, because the flow table was full or no SNAT \
+         port free. Rising: a SYN flood, or too little room.",
+        [(NONE, sum(|counters| &counters.flows_evicted))],
+    )?;
     page.counter(
         "reset_flows",
         "TCP flows reset because their endpoint is gone.",

@@ -28,6 +28,7 @@ use crate::interfaces::{AttachError, Interfaces};
 use crate::kernel::{Attachments, Mirror, MirrorError, Resolver};
 use crate::local::{self, SocketError};
 use crate::manifests::{self, WatchError};
+use crate::memory::{Available, Memory, MemoryError};
 use crate::offloads::{Offloads, StateDirError};
 use crate::preflight::{self, Lack};
 use crate::state::{ControlState, State, WorkerState};
@@ -52,6 +53,9 @@ pub enum RunError {
     /// XDP does not go.
     #[error(transparent)]
     Xdp(#[from] XdpError),
+    /// There is too little memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// An interface can't be asked.
     #[error(transparent)]
     Nic(#[from] NicError),
@@ -95,6 +99,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     preflight::check_manifests(&settings.manifests)?;
     let offloads = Offloads::open(&settings.state_dir)?;
     let sizes = sizes(&settings)?;
+    let memory = Memory::needed(&settings, &sizes);
+    memory.check(&settings, &sizes, &Available::now())?;
     let xdp = Xdp::load(Capacities::default())?;
     let http = http::bind(settings.http).await?;
     let (socket, socket_file) = local::bind(&settings.socket)?;
@@ -113,7 +119,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let options =
         CompileOptions { maglev: settings.maglev, snat_addresses: settings.snat_addresses.clone() };
     let tables = TablesWriter::new(Arc::clone(&published), options, preflight::node_name());
-    let state = Arc::new(state(&settings, &workers, &published, &tables));
+    let state = Arc::new(state(&settings, memory, &workers, &published, &tables));
     let servers = Servers::start(http, socket, &state, &workers);
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -122,6 +128,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         socket = %settings.socket.display(),
         "starting"
     );
+    info!(bytes = memory.total(), "has taken {memory}");
 
     let mode = match settings.xdp_mode {
         XdpMode::Auto => Mode::Auto,
@@ -184,7 +191,7 @@ fn sizes(settings: &Settings) -> Result<Sizes, RunError> {
     // An MTU that no frame fits is refused when its interface is bound, with
     // its name.
     let frame_bytes = FrameBytes::for_mtu(mtu).unwrap_or(FrameBytes::Page);
-    Ok(Sizes::for_queues(queues, frame_bytes))
+    Ok(Sizes::for_queues(queues, frame_bytes, settings.ring_entries))
 }
 
 fn start_workers(
@@ -209,7 +216,7 @@ fn start_workers(
                     limits: blixt_dataplane::Limits::default(),
                 },
                 sizes,
-                hold: HoldLimits::default(),
+                hold: HoldLimits::for_frames(sizes.frames),
                 spin: settings.spin,
             };
             Ok(spawn(config, Arc::clone(published), events.clone())?)
@@ -278,6 +285,7 @@ fn resolve_at_once(
 
 fn state(
     settings: &Settings,
+    memory: Memory,
     workers: &[WorkerHandle],
     published: &Arc<Published>,
     tables: &TablesWriter,
@@ -291,6 +299,7 @@ fn state(
         snat_addresses: settings.snat_addresses.clone(),
         snat_ports: settings.snat_ports.clone(),
         flow_capacity: settings.flow_capacity,
+        memory,
         workers: workers
             .iter()
             .map(|worker| WorkerState {

@@ -14,6 +14,7 @@ use blixt_afxdp::nic::Offload;
 use blixt_gateway::{Refusal, Statuses, Warning};
 use blixt_model::Generation;
 
+use crate::memory::Memory;
 use crate::tables::Applied;
 use crate::traffic::Counted;
 use crate::worker::{Published, WorkerStatus};
@@ -34,6 +35,8 @@ pub struct State {
     pub snat_ports: RangeInclusive<u16>,
     /// Flows that each worker can hold.
     pub flow_capacity: usize,
+    /// What flows and frames take.
+    pub memory: Memory,
     /// The workers.
     pub workers: Vec<WorkerState>,
     /// Where the workers' slot counters are.
@@ -239,6 +242,7 @@ pub(crate) mod tests {
             snat_addresses: [[192, 0, 2, 10].into()].into(),
             snat_ports: 1_024..=65_535,
             flow_capacity: 4_096,
+            memory: Memory { flows: 4 << 20, frames: 32 << 20, ..Memory::default() },
             workers: vec![WorkerState { core: Some(1), status }],
             applied: tables.applied(),
             published,

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use blixt_api::Word;
 use blixt_api::v1alpha1::{
-    Condition, GetStatusResponse, Interface, InterfaceState, ObjectName, Queue, RouteParent,
-    Tables, Worker,
+    Condition, GetStatusResponse, Interface, InterfaceState, Memory, ObjectName, Queue,
+    RouteParent, Tables, Worker,
 };
 
-use crate::amounts::{Precision, amount, duration};
+use crate::amounts::{Precision, amount, bytes, duration};
 use crate::or_dash;
 use crate::table::{self, number, text};
 
@@ -33,7 +33,7 @@ fn agent(status: &GetStatusResponse, now_unix_ms: u64, width: Option<u16>) -> St
     let agent = status.agent.clone().unwrap_or_default();
     let tables = status.tables.clone().unwrap_or_default();
     let health = if agent.ready { "ready".to_owned() } else { not_ready(&agent.not_ready_because) };
-    let rows = [
+    let mut rows = vec![
         (
             "Agent",
             format!(
@@ -47,7 +47,27 @@ fn agent(status: &GetStatusResponse, now_unix_ms: u64, width: Option<u16>) -> St
         ("Source", agent.source),
         ("Tables", generations(&tables, &status.workers, now_unix_ms)),
     ];
+    // An older agent does not say.
+    if let Some(taken) = &agent.memory {
+        rows.push(("Memory", memory(taken)));
+    }
     list(&rows, width)
+}
+
+fn memory(memory: &Memory) -> String {
+    let parts = [
+        ("flow tables", memory.flow_tables_bytes),
+        ("frames", memory.frames_bytes),
+        ("directory of flows", memory.directory_bytes),
+        ("packets between workers", memory.mailboxes_bytes),
+    ];
+    let taken = parts.iter().filter(|(_, taken)| *taken > 0);
+    let parts: Vec<_> = taken.map(|(name, taken)| format!("{name} {}", bytes(*taken))).collect();
+    let mut told = format!("{} taken: {}", bytes(memory.total_bytes), parts.join(", "));
+    if let Some(budget) = memory.budget_bytes {
+        let _ = write!(told, "; {} allowed", bytes(budget));
+    }
+    told
 }
 
 fn not_ready(reasons: &[String]) -> String {

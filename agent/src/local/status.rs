@@ -8,6 +8,7 @@ use blixt_api::v1alpha1 as api;
 use blixt_dataplane::{DropReason, InterfaceSlot};
 
 use super::cpu;
+use crate::memory::Memory;
 use crate::metrics;
 use crate::state::{ControlState, InterfaceState, LinkState, State, WorkerState};
 use crate::worker::thread_name;
@@ -49,6 +50,18 @@ fn agent(state: &State, control: &ControlState) -> api::Agent {
         source: state.source.clone(),
         ready: control.not_ready.is_empty(),
         not_ready_because: control.not_ready.clone(),
+        memory: Some(memory(&state.memory)),
+    }
+}
+
+fn memory(memory: &Memory) -> api::Memory {
+    api::Memory {
+        flow_tables_bytes: memory.flows,
+        frames_bytes: memory.frames,
+        directory_bytes: memory.directory,
+        mailboxes_bytes: memory.mailboxes,
+        total_bytes: memory.total(),
+        budget_bytes: memory.budget,
     }
 }
 
@@ -128,6 +141,7 @@ fn worker(
         fill_ring_empty: interfaces.iter().map(|found| found.fill_ring_empty.value()).sum(),
         handoffs: status.pipeline.handed_off.value(),
         cpu_time_ns: cpu_times.get(&thread_name(id)).copied(),
+        flows_evicted: status.pipeline.flows_evicted.value(),
         tx_ring_full: interfaces.iter().map(|found| found.tx_ring_full.value()).sum(),
     }
 }

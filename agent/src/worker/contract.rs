@@ -48,6 +48,18 @@ pub struct HoldLimits {
     pub patience: Duration,
 }
 
+impl HoldLimits {
+    /// For a worker with so many frames: what waits takes an eighth of them at
+    /// most, so that the others go on, and what waits for one neighbour a
+    /// quarter of that.
+    pub fn for_frames(frames: u32) -> Self {
+        let default = Self::default();
+        let packets = default.packets.min(frames as usize / 8).max(2);
+        let per_neighbour = default.per_neighbour.min(packets / 4).max(1);
+        Self { packets, per_neighbour, ..default }
+    }
+}
+
 impl Default for HoldLimits {
     fn default() -> Self {
         // The kernel's own queue has about 100 packets of 2 KiB a neighbour
@@ -76,7 +88,8 @@ pub struct Published {
 }
 
 impl Published {
-    /// Nothing yet, for so many workers.
+    /// Nothing yet, for so many workers, which cannot tell each other of their
+    /// flows: there is no room for them in what they share.
     pub fn new(workers: usize) -> Self {
         Self::with_room_for(workers, 0)
     }
@@ -237,4 +250,19 @@ pub enum SpawnError {
         /// The core.
         core: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_leaves_most_frames_to_the_others() {
+        assert_eq!(HoldLimits::for_frames(16_384), HoldLimits::default());
+        for frames in [32, 64, 1_000, 4_096, 1 << 20] {
+            let HoldLimits { packets, per_neighbour, .. } = HoldLimits::for_frames(frames);
+            assert!(packets <= frames as usize / 8 && per_neighbour <= packets / 2, "{frames}");
+            assert!(per_neighbour >= 1, "{frames}");
+        }
+    }
 }

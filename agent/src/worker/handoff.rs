@@ -18,6 +18,11 @@ use nix::sys::eventfd::EventFd;
 /// by half. With 2 KiB each a mailbox takes 2 MiB.
 const PARCELS: usize = 1_024;
 
+/// What a mailbox for packets of up to so many bytes takes.
+pub(crate) fn mailbox_bytes(frame_bytes: u32) -> u64 {
+    PARCELS as u64 * u64::from(frame_bytes)
+}
+
 /// The mailboxes of all workers.
 #[derive(Debug)]
 pub(crate) struct Mailboxes(Vec<Mailbox>);

@@ -19,6 +19,8 @@ pub use contract::{
     Attach, AttachAnswer, BoundQueue, Command, Event, FrameAccount, HoldLimits, Published,
     SpawnError, WorkerConfig,
 };
+pub(crate) use directory::FlowDirectory;
 pub use handle::{WorkerHandle, event_channel, spawn, thread_name};
+pub(crate) use handoff::mailbox_bytes;
 pub use question::{FlowPage, Question};
 pub use status::{InterfaceCounters, MAX_INTERFACES, WorkerStatus};
