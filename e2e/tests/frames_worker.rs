@@ -58,6 +58,11 @@ fn client(number: u16) -> SocketAddr {
     SocketAddr::new(ip("192.0.2.2"), 20_000 + number)
 }
 
+/// One whose MAC address is known only when the endpoint's is.
+fn late_client() -> SocketAddr {
+    SocketAddr::new(ip("192.0.2.3"), 20_000)
+}
+
 fn vip() -> SocketAddr {
     SocketAddr::new(ip("192.0.2.100"), 53)
 }
@@ -126,6 +131,7 @@ fn fib(endpoint_answered: bool) -> Fib {
     let mut neighbours = vec![(neighbour(0, client(0).ip()), CLIENT_MAC)];
     if endpoint_answered {
         neighbours.push((neighbour(1, endpoint().ip()), ENDPOINT_MAC));
+        neighbours.push((neighbour(0, late_client().ip()), CLIENT_MAC));
     }
     Fib::new(interfaces.collect(), links, routes, neighbours)
 }
@@ -133,6 +139,24 @@ fn fib(endpoint_answered: bool) -> Fib {
 fn neighbour(side: usize, address: IpAddr) -> Neighbour {
     let ifindex = if_nametoindex(["n0", "n1"][side]).unwrap_or(0);
     Neighbour { ifindex, address: address::from_ip(address) }
+}
+
+fn config(id: WorkerId, hold: HoldLimits) -> WorkerConfig {
+    WorkerConfig {
+        id,
+        core: Some(0),
+        pipeline: PipelineConfig {
+            worker: id,
+            flow_capacity: 4_096,
+            snat_ports: 1_024..=65_535,
+            hash_key: [1, 2],
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+        },
+        sizes: SIZES,
+        hold,
+        spin: false,
+    }
 }
 
 /// The worker, and the rest of the world.
@@ -153,24 +177,9 @@ impl World {
     }
 
     fn with(namespace: &str, id: WorkerId, hold: HoldLimits) -> Self {
-        let published = Arc::new(Published::new(usize::from(id.0) + 1));
+        let published = Arc::new(Published::with_room_for(usize::from(id.0) + 1, 8_192));
         let (sender, events) = event_channel();
-        let config = WorkerConfig {
-            id,
-            core: Some(0),
-            pipeline: PipelineConfig {
-                worker: id,
-                flow_capacity: 4_096,
-                snat_ports: 1_024..=65_535,
-                hash_key: [1, 2],
-                timeouts: Timeouts::default(),
-                limits: Limits::default(),
-            },
-            sizes: SIZES,
-            hold,
-            spin: false,
-        };
-        let worker = spawn(config, Arc::clone(&published), sender).unwrap();
+        let worker = spawn(config(id, hold), Arc::clone(&published), sender).unwrap();
         let mut world = Self {
             namespace: namespace.to_owned(),
             published,
@@ -259,6 +268,16 @@ impl World {
             let frame = frame::udp(client(number), vip()).payload(&number.to_be_bytes());
             let frame = frame.from(CLIENT_MAC).to(OUR_MACS[0]).bytes();
             self.far.transmit_copy(Slot(0), 0, &frame).unwrap();
+        }
+        self.far.flush();
+    }
+
+    /// Sends what the endpoint says to a source, as often as there are numbers.
+    fn endpoint_sends(&mut self, to: SocketAddr, numbers: std::ops::Range<u16>) {
+        for number in numbers {
+            let frame = frame::udp(endpoint(), to).payload(&number.to_be_bytes());
+            let frame = frame.from(ENDPOINT_MAC).to(OUR_MACS[1]).bytes();
+            self.far.transmit_copy(Slot(1), 0, &frame).unwrap();
         }
         self.far.flush();
     }
@@ -592,6 +611,157 @@ fn addresses_are_announced_on_every_interface() {
                 }
             }
         }
+        world.stop();
+    });
+}
+
+#[test]
+fn a_link_that_takes_nothing_drops_by_name_and_recovers_by_itself() {
+    require_root!();
+    in_namespace("txfull", |namespace| {
+        let mut world = World::new(namespace);
+        world.attach_both();
+        world.client_sends(0..1);
+        let before = world.wait_at_endpoint(1);
+        world.ip("link set n1 down");
+        // The ring holds 512 of them.
+        let until = Instant::now() + LIMIT;
+        while world.dropped(DropReason::TxRingFull) == 0 {
+            assert!(Instant::now() < until, "{:?}", world.counters());
+            world.client_sends(0..200);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let status = Arc::clone(world.worker.status());
+        let full = || status.interface(ENDPOINTS).unwrap().tx_ring_full.value();
+        eventually("the metric to say so", LIMIT, || full() > 0);
+        world.ip("link set n1 up");
+        // What waited in the ring leaves first; what comes now passes as before.
+        let until = Instant::now() + LIMIT;
+        let (mut waited, mut dropped) = (0, 0);
+        loop {
+            assert!(Instant::now() < until, "{:?}", world.counters());
+            dropped = world.dropped(DropReason::TxRingFull).max(dropped);
+            world.client_sends(0..1);
+            std::thread::sleep(Duration::from_millis(5));
+            let arrived = world.arrived(1, endpoint().ip());
+            waited += arrived.len();
+            // The flow is what it was.
+            if arrived == before {
+                break;
+            }
+        }
+        assert!(waited >= 512, "{waited}");
+        assert_eq!(world.dropped(DropReason::TxRingFull), dropped);
+        world.stop();
+    });
+}
+
+#[test]
+fn an_owner_that_takes_nothing_costs_only_its_own_packets() {
+    require_root!();
+    in_namespace("notaken", |namespace| {
+        // Worker 0 has not begun: nothing finds room in its mailbox.
+        let mut world = World::with(namespace, WorkerId(1), HoldLimits::default());
+        world.attach_both();
+        world.client_sends(0..1);
+        let before = world.wait_at_endpoint(1);
+        let (_, mine) = before[0];
+        // The ports are dealt out in turn: this one is worker 0's.
+        let other = SocketAddr::new(mine.ip(), mine.port() ^ 1);
+        world.endpoint_sends(other, 0..20);
+        eventually("them to be dropped", LIMIT, || world.dropped(DropReason::HandOffFull) == 20);
+        world.client_sends(0..1);
+        assert_eq!(world.wait_at_endpoint(1), before, "its own flow goes on");
+
+        let (sender, _events) = event_channel();
+        let zero = config(WorkerId(0), HoldLimits::default());
+        let zero = spawn(zero, Arc::clone(&world.published), sender).unwrap();
+        let handed_off = &Arc::clone(world.worker.status()).pipeline.handed_off;
+        let until = Instant::now() + LIMIT;
+        while handed_off.value() == 0 {
+            assert!(Instant::now() < until, "{:?}", world.counters());
+            world.endpoint_sends(other, 0..1);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        zero.stop();
+        world.stop();
+    });
+}
+
+#[test]
+fn without_a_free_frame_packets_are_lost_by_name_until_there_are_some() {
+    require_root!();
+    in_namespace("noframe", |namespace| {
+        // As many as there are frames may wait: more than an agent allows.
+        let hold = HoldLimits {
+            packets: 4_096,
+            per_neighbour: 4_096,
+            patience: Duration::from_millis(1_500),
+        };
+        let mut world = World::with(namespace, WorkerId(0), hold);
+        world.attach_both();
+        world.client_sends(0..1);
+        let before = world.wait_at_endpoint(1);
+        world.publish(2, false);
+        let status = Arc::clone(world.worker.status());
+        let missed = || {
+            let clients = status.interface(CLIENTS).unwrap();
+            clients.fill_ring_empty.value() + clients.rx_dropped.value()
+        };
+        let until = Instant::now() + LIMIT;
+        while missed() == 0 || world.dropped(DropReason::NoFrame) == 0 {
+            assert!(Instant::now() < until, "{} held", status.holding.value());
+            world.client_sends(0..200);
+            // Packets of the worker's own find no frame either.
+            world.worker.send(Command::Announce);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+
+        // Those that wait give up, and their frames are there again.
+        eventually("them to give up", LIMIT, || status.holding.value() == 0);
+        assert!(world.dropped(DropReason::Unresolved) > 0);
+        world.publish(3, true);
+        eventually("free frames", LIMIT, || status.frames_home.value() > 500);
+        world.arrived(1, endpoint().ip());
+        let lost = world.dropped(DropReason::NoFrame);
+        world.client_sends(0..1);
+        assert_eq!(world.wait_at_endpoint(1), before, "the flow is what it was");
+        assert_eq!(world.dropped(DropReason::NoFrame), lost);
+        world.stop();
+    });
+}
+
+#[test]
+fn a_neighbour_that_does_not_answer_leaves_room_for_others() {
+    require_root!();
+    in_namespace("share", |namespace| {
+        let patience = Duration::from_secs(5);
+        let limits = HoldLimits { packets: 16, per_neighbour: 4, patience };
+        let mut world = World::with(namespace, WorkerId(0), limits);
+        world.attach_both();
+        let query = frame::udp(late_client(), vip()).payload(&[0, 7]);
+        let query = query.from(CLIENT_MAC).to(OUR_MACS[0]).bytes();
+        world.far.transmit_copy(Slot(0), 0, &query).unwrap();
+        world.far.flush();
+        let (_, snat) = world.wait_at_endpoint(1)[0];
+        world.publish(2, false);
+        world.client_sends(0..100);
+        eventually("its share to be taken", LIMIT, || world.dropped(DropReason::HoldFull) == 96);
+        // Answers to a client that is not known either wait besides.
+        world.endpoint_sends(snat, 0..3);
+        let status = Arc::clone(world.worker.status());
+        eventually("all to wait", LIMIT, || status.holding.value() == 7);
+        assert_eq!(world.dropped(DropReason::HoldFull), 96);
+        world.publish(3, true);
+        let mut answers = Vec::new();
+        let until = Instant::now() + LIMIT;
+        while answers.len() < 3 {
+            assert!(Instant::now() < until, "{answers:?}: {:?}", world.counters());
+            answers.extend(world.arrived(0, late_client().ip()));
+        }
+        assert_eq!(answers.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1, 2]);
+        eventually("none to wait", LIMIT, || status.holding.value() == 0);
+        assert_eq!(world.dropped(DropReason::Unresolved), 0);
         world.stop();
     });
 }

@@ -14,6 +14,7 @@ mod bulk;
 mod life;
 mod live;
 mod path;
+mod pressure;
 mod tools;
 mod workers;
 
