@@ -44,6 +44,12 @@ pub(crate) fn v4_bits(address: u128) -> u32 {
     address as u32
 }
 
+/// Both halves in one, for hashes that need no key.
+#[inline(always)]
+pub(crate) fn folded(address: u128) -> u64 {
+    (address as u64) ^ ((address >> 64) as u64).rotate_left(32)
+}
+
 /// Whether a packet may come from it: RFC 1812 §5.3.7 and RFC 4291 §2.7
 /// forbid unspecified, loopback, multicast and broadcast sources.
 #[inline]

@@ -13,7 +13,7 @@ use super::choice::EndpointChoice;
 use super::maglev::{self, Candidate};
 use super::{
     AddressRole, BackendEntry, ByShare, EndpointFate, Known, ListenerKey, ListenerTable,
-    MaglevSize, Members, ServiceTable, Shares, SlotOwner, Slots, SnatAddresses, Tables,
+    MaglevSize, Members, Roles, ServiceTable, Shares, SlotOwner, Slots, SnatAddresses, Tables,
 };
 use crate::address;
 use crate::drops::DropReason;
@@ -131,11 +131,8 @@ fn snat_addresses(options: &CompileOptions) -> SnatAddresses {
     SnatAddresses { v4: v4.into(), v6: v6.into() }
 }
 
-fn addresses(
-    snapshot: &Snapshot,
-    options: &CompileOptions,
-) -> Result<Known<u128, AddressRole>, CompileError> {
-    let mut addresses: Known<_, _> = options
+fn addresses(snapshot: &Snapshot, options: &CompileOptions) -> Result<Roles, CompileError> {
+    let mut addresses: Vec<_> = options
         .snat_addresses
         .iter()
         .map(|&snat| (address::from_ip(snat), AddressRole::Snat))
@@ -146,10 +143,10 @@ fn addresses(
                 let gateway = gateway.name.to_string();
                 return Err(CompileError::VipIsSnat { gateway, address: vip });
             }
-            addresses.insert(address::from_ip(vip), AddressRole::Vip);
+            addresses.push((address::from_ip(vip), AddressRole::Vip));
         }
     }
-    Ok(addresses)
+    Ok(Roles::new(addresses))
 }
 
 fn service_table(

@@ -7,6 +7,7 @@ mod choice;
 mod compile;
 mod explain;
 mod maglev;
+mod roles;
 mod slots;
 
 use std::collections::HashMap;
@@ -19,6 +20,8 @@ pub(crate) use choice::EndpointChoice;
 pub use compile::{CompileError, CompileOptions};
 pub use explain::{Decision, MaglevSlot, Share, choose_offline};
 pub use maglev::{MaglevSize, MaglevSizeError};
+pub use roles::AddressRole;
+use roles::Roles;
 pub use slots::{SlotOwner, Slots};
 
 /// The compiled tables of one snapshot.
@@ -26,7 +29,7 @@ pub use slots::{SlotOwner, Slots};
 pub struct Tables {
     generation: Generation,
     seed: HashSeed,
-    addresses: Known<u128, AddressRole>,
+    addresses: Roles,
     listeners: Known<ListenerKey, ListenerTable>,
     services: Vec<Arc<ServiceTable>>,
     /// By slot.
@@ -44,15 +47,6 @@ type Known<K, V> = HashMap<K, V, FxBuildHasher>;
 struct SnatAddresses {
     v4: Box<[u128]>,
     v6: Box<[u128]>,
-}
-
-/// Why an address is ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AddressRole {
-    /// Clients send to it.
-    Vip,
-    /// Endpoints reply to it.
-    Snat,
 }
 
 /// Whether flows to an endpoint may go on.
@@ -127,14 +121,14 @@ impl Tables {
     }
 
     /// Why an address is ours, if it is.
-    #[inline]
+    #[inline(always)]
     pub fn role(&self, address: u128) -> Option<AddressRole> {
-        self.addresses.get(&address).copied()
+        self.addresses.get(address)
     }
 
     /// All addresses that are ours.
     pub fn addresses(&self) -> impl Iterator<Item = (u128, AddressRole)> {
-        self.addresses.iter().map(|(&address, &role)| (address, role))
+        self.addresses.iter()
     }
 
     /// The addresses that flows to endpoints of a family leave from.
@@ -144,7 +138,7 @@ impl Tables {
     }
 
     /// Whether flows to the endpoint of this slot may go on.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fate(&self, endpoint_slot: u32) -> EndpointFate {
         self.endpoints.get(endpoint_slot as usize).copied().unwrap_or_default()
     }
