@@ -1,7 +1,7 @@
 //! The Internet checksum: in full (RFC 1071) and by difference (RFC 1624).
 //!
-//! Sums are kept unfolded in 64 bits: there is room for more bytes than any
-//! packet has, and folding once at the end costs less than carrying along.
+//! Sums are kept unfolded in 64 bits and folded once at the end: words are
+//! added four at a time.
 
 use crate::address;
 use crate::packet::{Kind, Packet};
@@ -29,7 +29,9 @@ impl Sum {
             *to = *from;
         }
         sum += u64::from(u32::from_ne_bytes(last));
-        Self(u64::from(u16::from_be(fold(sum))))
+        // Swapping all eight bytes swaps those of each word; in which order
+        // words are added up does not matter.
+        Self(u64::from_be(sum))
     }
 
     /// The pseudo-header's sum (RFC 9293 §3.1, RFC 8200 §8.1). IPv4 addresses
@@ -43,10 +45,12 @@ impl Sum {
             .plus(l4_bytes as u64)
     }
 
-    /// Adds words that are already in host order.
+    /// Adds words that are already in host order. What is carried out of the
+    /// top comes back in at the bottom.
     #[inline(always)]
     fn plus(self, words: u64) -> Self {
-        Self(self.0 + (words & 0xffff_ffff) + (words >> 32))
+        let (sum, carried) = self.0.overflowing_add(words);
+        Self(sum + u64::from(carried))
     }
 
     /// Adds an address: 4 bytes of an IPv4-mapped one, else all 16.
@@ -60,7 +64,7 @@ impl Sum {
     /// Both sums together.
     #[inline(always)]
     pub(crate) fn and(self, other: Self) -> Self {
-        Self(self.0 + other.0)
+        self.plus(other.0)
     }
 
     /// Folded to 16 bits, not complemented.
@@ -77,27 +81,46 @@ impl Sum {
 }
 
 /// The difference that changed fields make to a checksum: eqn. 3 of RFC 1624,
-/// `HC' = ~(~HC + ~m + m')`, with the sum over all changed `m`.
+/// `HC' = ~(~HC + ~m + m')`, with the sum over all changed `m`. A few numbers
+/// of 33 bits, so that none is ever carried out of the top.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Delta(Sum);
+pub(crate) struct Delta(u64);
 
 impl Delta {
     /// A 16-bit field changed.
     #[inline(always)]
     pub(crate) fn u16(self, old: u16, new: u16) -> Self {
-        Self(self.0.plus(u64::from(!old)).plus(u64::from(new)))
+        self.plus(u64::from(!old)).plus(u64::from(new))
     }
 
     /// An address changed, within its family.
     #[inline(always)]
     pub(crate) fn address(self, old: u128, new: u128) -> Self {
-        Self(self.0.plus_address(!old).plus_address(new))
+        let Sum(sum) = Sum::default().plus_address(!old).plus_address(new);
+        self.plus(sum & 0xffff_ffff).plus(sum >> 32)
+    }
+
+    /// An IPv4 address changed.
+    #[inline(always)]
+    pub(crate) fn v4_address(self, old: u128, new: u128) -> Self {
+        self.plus(u64::from(!address::v4_bits(old))).plus(u64::from(address::v4_bits(new)))
+    }
+
+    /// An IPv4 packet's TTL was one more: the upper byte of its word.
+    #[inline(always)]
+    pub(crate) fn hop(self) -> Self {
+        self.plus(0xffff - 0x0100)
+    }
+
+    #[inline(always)]
+    fn plus(self, words: u64) -> Self {
+        Self(self.0.wrapping_add(words))
     }
 
     /// The checksum field after the change.
     #[inline(always)]
     pub(crate) fn applied_to(self, checksum: u16) -> u16 {
-        !self.0.plus(u64::from(!checksum)).folded()
+        !fold(self.plus(u64::from(!checksum)).0)
     }
 
     /// Likewise for UDP, where 0 means "none": none stays none, and a sum
@@ -156,11 +179,9 @@ pub(crate) fn udp(checksum: u16) -> u16 {
 
 #[inline(always)]
 fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
+    // Both halves plus the carry between them stand in the upper half.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 #[cfg(test)]

@@ -214,7 +214,7 @@ const CHUNK: usize = 1_024;
 /// old and the new value count into the same memory.
 #[derive(Debug, Clone, Default)]
 pub struct SlotStats {
-    chunks: Vec<Arc<[SlotCounters]>>,
+    chunks: Vec<Arc<[SlotCounters; CHUNK]>>,
 }
 
 impl SlotStats {
@@ -223,7 +223,7 @@ impl SlotStats {
     pub fn grown_to(&self, slots: usize) -> Self {
         let mut chunks = self.chunks.clone();
         while chunks.len() * CHUNK < slots {
-            chunks.push((0..CHUNK).map(|_| SlotCounters::default()).collect());
+            chunks.push(Arc::new(std::array::from_fn(|_| SlotCounters::default())));
         }
         Self { chunks }
     }

@@ -2,7 +2,6 @@
 //! that an ICMP error can still quote it as it came, and its frame is
 //! addressed afterwards.
 
-use crate::address;
 use crate::counters::Counters;
 use crate::drops::DropReason;
 use crate::fib::{Fib, HopId, NextHop, Resolution};
@@ -13,6 +12,7 @@ use crate::wire;
 
 /// Finds the next hop of each packet that goes on, and refuses what does not
 /// fit or has none. A neighbour that is not known yet leaves the hop open.
+#[inline(never)]
 pub(crate) fn resolve(burst: &mut Burst<'_>, hops: &mut Hops, fib: &Fib) {
     hops.begin(fib);
     for packet in burst {
@@ -20,26 +20,38 @@ pub(crate) fn resolve(burst: &mut Burst<'_>, hops: &mut Hops, fib: &Fib) {
             continue;
         }
         let tuple = &packet.meta.rewritten;
-        match hops.resolve(fib, tuple.dst, spread(tuple)) {
-            Resolution::Hop(id) => {
-                packet.meta.hop = id;
-                if let Some(hop) = fib.hop(id) {
-                    check_size(packet, hop.mtu);
-                }
-            }
-            Resolution::Unresolved { mtu, .. } => {
-                packet.meta.hop = HopId::NONE;
-                check_size(packet, mtu);
-            }
-            Resolution::Drop(reason) => packet.refuse(reason),
+        let spread = if fib.spreads() { spread(tuple) } else { 0 };
+        match hops.known(tuple.dst, spread, packet.meta.l3_bytes) {
+            Some(hop) => packet.meta.hop = hop,
+            None => ask(packet, hops, fib, spread),
         }
+    }
+}
+
+/// Asks the routes: for a destination that no packet had lately, or what is to
+/// be told of a packet that is too big.
+#[inline(never)]
+fn ask(packet: &mut Packet<'_>, hops: &mut Hops, fib: &Fib, spread: u32) {
+    match hops.learn(fib, packet.meta.rewritten.dst, spread) {
+        Resolution::Hop(id) => {
+            packet.meta.hop = id;
+            if let Some(hop) = fib.hop(id) {
+                check_size(packet, hop.mtu);
+            }
+        }
+        Resolution::Unresolved { mtu, .. } => {
+            packet.meta.hop = HopId::NONE;
+            check_size(packet, mtu);
+        }
+        Resolution::Drop(reason) => packet.refuse(reason),
     }
 }
 
 /// Addresses each frame to its next hop and decides that it is sent, or that
 /// it waits for the hop to be known. Says how many wait.
+#[inline(never)]
 pub(crate) fn burst(burst: &mut Burst<'_>, fib: &Fib, counters: &Counters) -> u64 {
-    let mut waiting = 0;
+    let (mut waiting, mut errors, mut to_endpoints, mut to_clients) = (0, 0, 0, 0);
     for packet in burst {
         if !goes_on(packet) {
             continue;
@@ -53,13 +65,15 @@ pub(crate) fn burst(burst: &mut Burst<'_>, fib: &Fib, counters: &Counters) -> u6
             continue;
         }
         match (packet.meta.kind, packet.meta.side) {
-            (Kind::IcmpError, _) => &counters.icmp_errors,
-            (_, Side::ToVip) => &counters.packets_to_endpoints,
-            (_, Side::ToSnat) => &counters.packets_to_clients,
+            (Kind::IcmpError, _) => errors += 1,
+            (_, Side::ToVip) => to_endpoints += 1,
+            (_, Side::ToSnat) => to_clients += 1,
         }
-        .add(1);
         packet.decide(Verdict::Transmit(hop.egress));
     }
+    counters.icmp_errors.add(errors);
+    counters.packets_to_endpoints.add(to_endpoints);
+    counters.packets_to_clients.add(to_clients);
     waiting
 }
 
@@ -80,14 +94,13 @@ pub(crate) fn spread(tuple: &Tuple) -> u32 {
 }
 
 /// Refuses a packet that the next link does not take.
-#[inline(always)]
 fn check_size(packet: &mut Packet<'_>, mtu: usize) {
-    if packet.ip_bytes() <= mtu {
+    if packet.meta.l3_bytes <= mtu {
         return;
     }
     packet.meta.mtu = mtu;
     let flags = wire::u8_at(packet.frame(), packet.meta.l3 + 6);
-    let may_be_fragmented = address::is_v4(packet.meta.rewritten.dst) && flags & 0x40 == 0;
+    let may_be_fragmented = packet.meta.v4 && flags & 0x40 == 0;
     packet.refuse(if may_be_fragmented {
         DropReason::TooBigToFragment
     } else {
@@ -111,12 +124,23 @@ fn hold(packet: &mut Packet<'_>, fib: &Fib) -> bool {
     }
 }
 
-/// Puts the hop's MAC addresses and tags in front of the IP packet, which
-/// moves if there are more or fewer tags than before. Ethernet padding stays:
-/// frames that were long enough for the wire still are. `false` if the buffer
-/// has no room.
+/// Puts the hop's MAC addresses and tags in front of the IP packet. `false` if
+/// the buffer has no room.
 #[inline(always)]
 fn address_to(packet: &mut Packet<'_>, hop: &NextHop) -> bool {
+    if packet.meta.l3 == ETHERNET_BYTES && hop.tags.is_empty() {
+        // What follows the addresses stays as it is.
+        wire::put(packet.room_mut(), 0, &hop.macs);
+        return true;
+    }
+    retag(packet, hop)
+}
+
+/// Likewise, where there are tags. The IP packet moves if there are more or
+/// fewer of them than before. Ethernet padding stays: frames that were long
+/// enough for the wire still are.
+#[inline(never)]
+fn retag(packet: &mut Packet<'_>, hop: &NextHop) -> bool {
     let (l3, bytes) = (packet.meta.l3, packet.len());
     let new_l3 = ETHERNET_BYTES + 4 * hop.tags.len();
     if new_l3 != l3 {
@@ -127,8 +151,7 @@ fn address_to(packet: &mut Packet<'_>, hop: &NextHop) -> bool {
         wire::shift(packet.frame_mut(), l3, new_l3, moved);
         packet.resize(new_l3 + moved);
     }
-    let ethertype =
-        if address::is_v4(packet.meta.rewritten.dst) { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+    let ethertype = if packet.meta.v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
     ethernet(packet.frame_mut(), hop, ethertype);
     true
 }

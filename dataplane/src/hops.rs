@@ -3,7 +3,8 @@
 //! Owned by one worker. What it remembers of one [`Fib`] it forgets with the
 //! next; it never makes a difference but in time.
 
-use crate::fib::{Fib, HopId, Resolution};
+use crate::address;
+use crate::fib::{Fib, HopId, NextHop, Resolution};
 
 /// Enough for the endpoints and the busiest clients of a burst after another,
 /// in the second-level cache.
@@ -20,14 +21,16 @@ pub(crate) struct Hops {
 #[derive(Debug, Clone, Copy)]
 struct Place {
     destination: u128,
-    /// Which of several paths; 0 where nothing is spread.
+    /// Which of several paths.
     spread: u32,
     hop: HopId,
+    /// The largest IP packet that the hop takes, in bytes.
+    mtu: usize,
 }
 
 impl Place {
-    /// No packet goes to the unspecified address.
-    const FREE: Self = Self { destination: 0, spread: 0, hop: HopId::NONE };
+    /// No packet fits.
+    const FREE: Self = Self { destination: 0, spread: 0, hop: HopId::NONE, mtu: 0 };
 }
 
 impl Hops {
@@ -44,20 +47,25 @@ impl Hops {
         }
     }
 
-    /// What [`Fib::resolve`] says.
+    /// The hop for an IP packet of so many bytes, if [`Fib::resolve`] said it
+    /// lately and the packet fits.
     #[inline(always)]
-    pub(crate) fn resolve(&mut self, fib: &Fib, destination: u128, spread: u32) -> Resolution {
-        let spread = if fib.spreads() { spread } else { 0 };
-        let Some(place) = self.places.get_mut(home(destination, spread)) else {
-            return fib.resolve(destination, spread);
-        };
-        if place.destination == destination && place.spread == spread && place.hop != HopId::NONE {
-            return Resolution::Hop(place.hop);
-        }
+    pub(crate) fn known(&self, destination: u128, spread: u32, bytes: usize) -> Option<HopId> {
+        let place = self.places.get(home(destination, spread))?;
+        let is_it = place.destination == destination && place.spread == spread;
+        (is_it && bytes <= place.mtu).then_some(place.hop)
+    }
+
+    /// What [`Fib::resolve`] says; a hop is remembered.
+    #[inline(never)]
+    pub(crate) fn learn(&mut self, fib: &Fib, destination: u128, spread: u32) -> Resolution {
         let resolution = fib.resolve(destination, spread);
         // Neighbours and routes that are missing may come with the next.
-        if let Resolution::Hop(hop) = resolution {
-            *place = Place { destination, spread, hop };
+        if let Resolution::Hop(hop) = resolution
+            && let Some(NextHop { mtu, .. }) = fib.hop(hop)
+            && let Some(place) = self.places.get_mut(home(destination, spread))
+        {
+            *place = Place { destination, spread, hop, mtu: *mtu };
         }
         resolution
     }
@@ -67,8 +75,8 @@ impl Hops {
 /// they share a place only makes them share the cost of asking.
 #[inline(always)]
 fn home(destination: u128, spread: u32) -> usize {
-    let folded = (destination as u64) ^ ((destination >> 64) as u64).rotate_left(32);
-    let mixed = (folded ^ u64::from(spread)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed =
+        (address::folded(destination) ^ u64::from(spread)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> (64 - PLACES.ilog2())) as usize
 }
 
@@ -115,8 +123,15 @@ mod tests {
                 for spread in [0, 1, 7, u32::MAX] {
                     let (destination, expected) =
                         (NETWORK + host, fib.resolve(NETWORK + host, spread));
-                    assert_eq!(hops.resolve(&fib, destination, spread), expected);
-                    assert_eq!(hops.resolve(&fib, destination, spread), expected);
+                    let hop = match expected {
+                        Resolution::Hop(id) => Some(id),
+                        _ => None,
+                    };
+                    let known = hops.known(destination, spread, 1);
+                    assert!(known.is_none() || known == hop, "{known:?} for {hop:?}");
+                    assert_eq!(hops.learn(&fib, destination, spread), expected);
+                    assert_eq!(hops.known(destination, spread, 1_500), hop);
+                    assert_eq!(hops.known(destination, spread, 1_501), None, "too big");
                 }
             }
         }
@@ -127,9 +142,12 @@ mod tests {
         let (old, new) = (fib(1), Fib::default());
         let mut hops = Hops::new();
         hops.begin(&old);
-        assert!(matches!(hops.resolve(&old, NETWORK, 0), Resolution::Hop(_)));
+        assert!(matches!(hops.learn(&old, NETWORK, 0), Resolution::Hop(_)));
+        assert!(hops.known(NETWORK, 0, 1).is_some());
         hops.begin(&new);
+        assert_eq!(hops.known(NETWORK, 0, 1), None);
         let nowhere = Resolution::Drop(DropReason::Unroutable);
-        assert_eq!(hops.resolve(&new, NETWORK, 0), nowhere);
+        assert_eq!(hops.learn(&new, NETWORK, 0), nowhere);
+        assert_eq!(hops.known(NETWORK, 0, 1), None);
     }
 }

@@ -11,11 +11,12 @@ use crate::drops::DropReason;
 use crate::flows::Flows;
 use crate::packet::{Burst, Kind, Packet, Tuple};
 use crate::parse::{self, Quote, UDP};
-use crate::rewrite;
+use crate::rewrite::{self, TCP_CHECKSUM, UDP_CHECKSUM};
 use crate::wire;
 
 /// Translates each ICMP error that quotes a flow of ours, and leaves those of
 /// other workers' flows to them.
+#[inline(never)]
 pub(crate) fn burst(burst: &mut Burst<'_>, flows: &Flows) {
     for packet in burst {
         if packet.meta.kind == Kind::IcmpError
@@ -51,10 +52,10 @@ fn translate(packet: &mut Packet<'_>, flows: &Flows) -> Result<(), DropReason> {
     rewrite_quote(packet.frame_mut(), quoted_at, meta.l4_end, &quote, &told.reversed());
     let outer = Tuple { src: told.src, dst: told.dst, ..meta.tuple };
     packet.meta.rewritten = outer;
-    rewrite::addresses(packet, &outer);
+    let frame = packet.frame_mut();
+    rewrite::addresses(frame, &meta, &outer);
 
     // It was right, and is rare: computed anew rather than by difference.
-    let frame = packet.frame_mut();
     wire::put_u16(frame, meta.l4 + 2, 0);
     let message = wire::slice(frame, meta.l4, meta.l4_end);
     let sum = checksum::icmp(outer.src, outer.dst, message).checksum();
@@ -86,7 +87,7 @@ fn rewrite_quote(frame: &mut [u8], l3: usize, end: usize, quote: &Quote, new: &T
     wire::put_u16(frame, quote.l4, new.src_port);
     wire::put_u16(frame, quote.l4 + 2, new.dst_port);
     let is_udp = old.protocol == UDP;
-    let field = quote.l4 + if is_udp { 6 } else { 16 };
+    let field = quote.l4 + if is_udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
     if field + 2 > end {
         return;
     }

@@ -4,6 +4,7 @@ use arrayvec::ArrayVec;
 
 use crate::drops::DropReason;
 use crate::fib::HopId;
+use crate::flows::Likely;
 
 /// How many packets go through the pipeline together. Enough to hide memory
 /// latency behind prefetching, few enough to stay in the first-level cache.
@@ -65,27 +66,35 @@ pub struct Packet<'a> {
 /// What the stages tell each other about a packet.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Meta {
+    pub(crate) progress: Progress,
     /// Where the network header starts: 14, or more with VLAN tags.
     pub(crate) l3: usize,
     /// Where the transport header starts.
     pub(crate) l4: usize,
     /// Where the TCP segment, UDP datagram or ICMP message ends.
     pub(crate) l4_end: usize,
-    /// Where the IP packet ends; Ethernet padding may follow.
-    pub(crate) end: usize,
+    /// How many bytes the IP packet (or ARP packet) has, header included;
+    /// Ethernet padding may follow.
+    pub(crate) l3_bytes: usize,
     pub(crate) kind: Kind,
+    /// The packet's family.
+    pub(crate) v4: bool,
     /// Which of our addresses it was sent to.
     pub(crate) side: Side,
+    /// The TTL or hop limit.
+    pub(crate) hop_limit: u8,
     pub(crate) tcp_flags: u8,
+    /// What a TCP segment acknowledges, if its flags say that it does.
+    pub(crate) tcp_ack: u32,
     /// The checksum field holds just the pseudo-header's sum: to be completed.
     pub(crate) partial_checksum: bool,
     pub(crate) tuple: Tuple,
     /// Of `tuple`, under the flow table's key.
     pub(crate) hash: u64,
+    /// Where its flow seems to be.
+    pub(crate) likely: Likely,
     /// What the tuple becomes.
     pub(crate) rewritten: Tuple,
-    /// The flow it belongs to, once it is tracked.
-    pub(crate) flow: Option<FlowId>,
     /// How it leaves, where that is known already.
     pub(crate) hop: HopId,
     /// The MTU that it is too big for, if it was refused for that.
@@ -94,6 +103,18 @@ pub(crate) struct Meta {
     pub(crate) handed_over: bool,
     /// Why it cannot go on. The last stage counts it, and answers or drops.
     pub(crate) refusal: Option<DropReason>,
+}
+
+/// How far a packet has come: what every stage asks first, of every packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Progress {
+    /// It is to be balanced: a TCP or UDP packet.
+    Balanced,
+    /// It is on its way, but not to an endpoint or a client as far as is known.
+    #[default]
+    Otherwise,
+    /// A stage has decided or refused.
+    Stopped,
 }
 
 /// Names an entry of the flow table.
@@ -212,6 +233,19 @@ impl<'a> Packet<'a> {
         (self.buffer.get(..self.bytes).unwrap_or(&[]), &mut self.meta)
     }
 
+    /// The frame and the room behind it, and what is known about it: for
+    /// writing to headers, which were seen to be there.
+    #[inline(always)]
+    pub(crate) fn room_and_meta(&mut self) -> (&mut [u8], &Meta) {
+        (self.buffer, &self.meta)
+    }
+
+    /// Likewise.
+    #[inline(always)]
+    pub(crate) fn room_mut(&mut self) -> &mut [u8] {
+        self.buffer
+    }
+
     #[inline(always)]
     pub(crate) fn frame_mut(&mut self) -> &mut [u8] {
         self.buffer.get_mut(..self.bytes).unwrap_or_default()
@@ -220,7 +254,7 @@ impl<'a> Packet<'a> {
     /// Whether it is still on its way: no stage has decided or refused yet.
     #[inline(always)]
     pub(crate) fn is_pending(&self) -> bool {
-        self.verdict.is_none() && self.meta.refusal.is_none()
+        self.meta.progress != Progress::Stopped
     }
 
     /// Stops it here. It is neither counted nor answered until the last
@@ -228,6 +262,7 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub(crate) fn refuse(&mut self, reason: DropReason) {
         self.meta.refusal.get_or_insert(reason);
+        self.meta.progress = Progress::Stopped;
     }
 
     /// Leaves it to the worker that owns its flow. One that comes from another
@@ -244,18 +279,13 @@ impl<'a> Packet<'a> {
     /// Whether it is a TCP or UDP packet on its way: one to be balanced.
     #[inline(always)]
     pub(crate) fn is_balanced(&self) -> bool {
-        self.is_pending() && matches!(self.meta.kind, Kind::Tcp | Kind::Udp)
-    }
-
-    /// The bytes of the IP packet: headers and payload, no padding.
-    #[inline(always)]
-    pub(crate) fn ip_bytes(&self) -> usize {
-        self.meta.end.saturating_sub(self.meta.l3)
+        self.meta.progress == Progress::Balanced
     }
 
     #[inline(always)]
     pub(crate) fn decide(&mut self, verdict: Verdict) {
         self.verdict = Some(verdict);
+        self.meta.progress = Progress::Stopped;
     }
 
     /// Makes the frame longer or shorter, zeroing what is new; refused, with

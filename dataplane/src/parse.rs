@@ -7,7 +7,7 @@ use crate::address;
 use crate::checksum::Sum;
 use crate::drops::DropReason;
 use crate::fib::Fib;
-use crate::packet::{Burst, Kind, Meta, Tuple};
+use crate::packet::{Burst, Kind, Meta, Progress, Tuple};
 use crate::wire;
 
 /// Bytes of an Ethernet header without tags.
@@ -39,25 +39,51 @@ const DESTINATION_OPTIONS: u8 = 60;
 const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// Finds the headers of each packet.
+#[inline(never)]
 pub(crate) fn burst(burst: &mut Burst<'_>, fib: &Fib) {
-    for packet in burst {
-        let partial_checksums =
-            fib.interface(packet.ingress()).is_some_and(|interface| interface.partial_checksums);
+    for packet in burst.iter_mut() {
         let (frame, meta) = packet.frame_and_meta();
-        match read(frame, meta) {
-            Ok(()) => {
-                meta.partial_checksum = partial_checksums && has_partial_checksum(frame, meta);
-            }
-            Err(reason) => packet.refuse(reason),
+        if let Err(reason) = read(frame, meta) {
+            packet.refuse(reason);
+        }
+    }
+    if fib.interfaces().iter().any(|interface| interface.partial_checksums) {
+        find_partial_checksums(burst, fib);
+    }
+}
+
+/// Where senders leave checksums to the hardware, sees which did.
+fn find_partial_checksums(burst: &mut Burst<'_>, fib: &Fib) {
+    for packet in burst.iter_mut().filter(|packet| packet.is_balanced()) {
+        if fib.interface(packet.ingress()).is_some_and(|interface| interface.partial_checksums) {
+            let (frame, meta) = packet.frame_and_meta();
+            meta.partial_checksum = has_partial_checksum(frame, meta);
         }
     }
 }
 
 /// Reads one frame's headers into `meta`, which is only whole if there is no
 /// reason against it.
+#[inline(always)]
 fn read(frame: &[u8], meta: &mut Meta) -> Result<(), DropReason> {
-    let mut l3 = ETHERNET_BYTES;
-    for tags in 0_usize.. {
+    let Some(ethernet) = frame.first_chunk::<ETHERNET_BYTES>() else {
+        return Err(DropReason::Truncated);
+    };
+    match wire::u16_at(ethernet, ETHERNET_BYTES - 2) {
+        ETHERTYPE_IPV4 => ipv4(frame, ETHERNET_BYTES, meta),
+        ETHERTYPE_IPV6 => ipv6(frame, ETHERNET_BYTES, meta),
+        ETHERTYPE_ARP => arp(frame, ETHERNET_BYTES, meta),
+        tag if ETHERTYPE_TAGS.contains(&tag) => tagged(frame, meta),
+        _ => Err(DropReason::Ethertype),
+    }
+}
+
+/// Goes on behind one VLAN tag or two. Apart from the rest, whose headers are
+/// where they nearly always are.
+#[inline(never)]
+fn tagged(frame: &[u8], meta: &mut Meta) -> Result<(), DropReason> {
+    for tags in 1..=2 {
+        let l3 = ETHERNET_BYTES + 4 * tags;
         if frame.len() < l3 {
             return Err(DropReason::Truncated);
         }
@@ -65,7 +91,7 @@ fn read(frame: &[u8], meta: &mut Meta) -> Result<(), DropReason> {
             ETHERTYPE_IPV4 => return ipv4(frame, l3, meta),
             ETHERTYPE_IPV6 => return ipv6(frame, l3, meta),
             ETHERTYPE_ARP => return arp(frame, l3, meta),
-            tag if ETHERTYPE_TAGS.contains(&tag) && tags < 2 => l3 += 4,
+            tag if ETHERTYPE_TAGS.contains(&tag) => {}
             _ => break,
         }
     }
@@ -77,60 +103,100 @@ fn arp(frame: &[u8], l3: usize, meta: &mut Meta) -> Result<(), DropReason> {
     if frame.len() < end {
         return Err(DropReason::Truncated);
     }
-    (meta.l3, meta.l4, meta.l4_end, meta.end) = (l3, l3, end, end);
+    (meta.l3, meta.l4, meta.l4_end) = (l3, l3, end);
+    meta.l3_bytes = ARP_BYTES;
     meta.kind = Kind::Arp;
     Ok(())
 }
 
+#[inline(always)]
 fn ipv4(frame: &[u8], l3: usize, meta: &mut Meta) -> Result<(), DropReason> {
+    // Version 4, and five words.
+    if frame.get(l3) == Some(&0x45) {
+        return ipv4_of(frame, l3, IPV4_BYTES, meta);
+    }
+    ipv4_with_options(frame, l3, meta)
+}
+
+#[inline(never)]
+fn ipv4_with_options(frame: &[u8], l3: usize, meta: &mut Meta) -> Result<(), DropReason> {
     if frame.len() < l3 + IPV4_BYTES {
         return Err(DropReason::Truncated);
     }
-    let header_bytes = usize::from(wire::u8_at(frame, l3) & 0x0f) * 4;
-    let total_bytes = usize::from(wire::u16_at(frame, l3 + 2));
-    if wire::u8_at(frame, l3) >> 4 != 4 || header_bytes < IPV4_BYTES || total_bytes < header_bytes {
+    let first = wire::u8_at(frame, l3);
+    let header_bytes = usize::from(first & 0x0f) * 4;
+    if first >> 4 != 4 || header_bytes < IPV4_BYTES {
+        return Err(DropReason::IpHeader);
+    }
+    ipv4_of(frame, l3, header_bytes, meta)
+}
+
+/// Reads the packet at `l3` whose header has so many bytes, 20 at least.
+#[inline(always)]
+fn ipv4_of(
+    frame: &[u8],
+    l3: usize,
+    header_bytes: usize,
+    meta: &mut Meta,
+) -> Result<(), DropReason> {
+    let Some(ip) = wire::head::<IPV4_BYTES>(frame, l3) else {
+        return Err(DropReason::Truncated);
+    };
+    let total_bytes = usize::from(wire::u16_at(ip, 2));
+    if total_bytes < header_bytes {
         return Err(DropReason::IpHeader);
     }
     let (l4, end) = (l3 + header_bytes, l3 + total_bytes);
-    if frame.len() < end {
+    let Some(segment) = frame.get(l4..end) else {
         return Err(DropReason::Truncated);
+    };
+    let mut sum = Sum::of(ip);
+    if header_bytes > IPV4_BYTES {
+        sum = sum.and(Sum::of(wire::slice(frame, l3 + IPV4_BYTES, l4)));
     }
-    if Sum::of(wire::slice(frame, l3, l4)).folded() != 0xffff {
+    if sum.folded() != 0xffff {
         return Err(DropReason::IpChecksum);
     }
     // More fragments, or an offset; "don't fragment" and the reserved bit
     // say nothing here.
-    if wire::u16_at(frame, l3 + 6) & 0x3fff != 0 {
+    if wire::u16_at(ip, 6) & 0x3fff != 0 {
         return Err(DropReason::Fragment);
     }
-    meta.tuple.src = address::from_v4(wire::array_at(frame, l3 + 12));
-    meta.tuple.dst = address::from_v4(wire::array_at(frame, l3 + 16));
-    meta.tuple.protocol = wire::u8_at(frame, l3 + 9);
-    (meta.l3, meta.l4, meta.l4_end, meta.end) = (l3, l4, end, end);
-    transport(frame, meta, ICMP)
+    meta.tuple.src = address::from_v4(wire::array_at(ip, 12));
+    meta.tuple.dst = address::from_v4(wire::array_at(ip, 16));
+    meta.tuple.protocol = wire::u8_at(ip, 9);
+    meta.hop_limit = wire::u8_at(ip, 8);
+    (meta.l3, meta.l4, meta.l4_end) = (l3, l4, end);
+    (meta.v4, meta.l3_bytes) = (true, total_bytes);
+    transport(segment, meta, ICMP)
 }
 
+#[inline(always)]
 fn ipv6(frame: &[u8], l3: usize, meta: &mut Meta) -> Result<(), DropReason> {
-    if frame.len() < l3 + IPV6_BYTES {
+    let Some(ip) = wire::head::<IPV6_BYTES>(frame, l3) else {
         return Err(DropReason::Truncated);
-    }
-    if wire::u8_at(frame, l3) >> 4 != 6 {
+    };
+    if wire::u8_at(ip, 0) >> 4 != 6 {
         return Err(DropReason::IpHeader);
     }
-    let end = l3 + IPV6_BYTES + usize::from(wire::u16_at(frame, l3 + 4));
-    if frame.len() < end {
+    let end = l3 + IPV6_BYTES + usize::from(wire::u16_at(ip, 4));
+    let Some(whole) = frame.get(..end) else {
         return Err(DropReason::Truncated);
-    }
-    let chain = extension_headers(wire::slice(frame, 0, end), l3)?;
+    };
+    let chain = match wire::u8_at(ip, 6) {
+        protocol @ (TCP | UDP) => Chain::without_headers(l3, protocol),
+        _ => extension_headers(whole, l3)?,
+    };
     if chain.segments_left {
         return Err(DropReason::RoutingHeader);
     }
     if chain.fragment != Piece::Whole {
         return Err(DropReason::Fragment);
     }
-    meta.tuple.src = wire::u128_at(frame, l3 + 8);
-    meta.tuple.dst = wire::u128_at(frame, l3 + 24);
+    meta.tuple.src = wire::u128_at(ip, 8);
+    meta.tuple.dst = wire::u128_at(ip, 24);
     meta.tuple.protocol = chain.protocol;
+    meta.hop_limit = wire::u8_at(ip, 7);
     // An IPv4-mapped address on the wire (RFC 4291 §2.5.5.2 knows it only
     // inside hosts) would pass for the IPv4 address.
     if address::is_v4(meta.tuple.src) {
@@ -139,8 +205,9 @@ fn ipv6(frame: &[u8], l3: usize, meta: &mut Meta) -> Result<(), DropReason> {
     if address::is_v4(meta.tuple.dst) {
         return Err(DropReason::NotOurAddress);
     }
-    (meta.l3, meta.l4, meta.l4_end, meta.end) = (l3, chain.l4, end, end);
-    transport(frame, meta, ICMPV6)
+    (meta.l3, meta.l4, meta.l4_end) = (l3, chain.l4, end);
+    (meta.v4, meta.l3_bytes) = (false, end - l3);
+    transport(wire::slice(whole, chain.l4, end), meta, ICMPV6)
 }
 
 /// What a packet's extension headers say.
@@ -149,6 +216,14 @@ struct Chain {
     protocol: u8,
     fragment: Piece,
     segments_left: bool,
+}
+
+impl Chain {
+    /// The transport header follows the IPv6 header at `l3`.
+    #[inline(always)]
+    fn without_headers(l3: usize, protocol: u8) -> Self {
+        Self { l4: l3 + IPV6_BYTES, protocol, fragment: Piece::Whole, segments_left: false }
+    }
 }
 
 /// Which part of a datagram a packet carries.
@@ -164,13 +239,9 @@ enum Piece {
 
 /// Follows the extension headers of the IPv6 packet at `l3`, which ends with
 /// `frame`.
+#[inline(never)]
 fn extension_headers(frame: &[u8], l3: usize) -> Result<Chain, DropReason> {
-    let mut chain = Chain {
-        l4: l3 + IPV6_BYTES,
-        protocol: wire::u8_at(frame, l3 + 6),
-        fragment: Piece::Whole,
-        segments_left: false,
-    };
+    let mut chain = Chain::without_headers(l3, wire::u8_at(frame, l3 + 6));
     for place in 0..=MAX_EXTENSION_HEADERS {
         let at = chain.l4;
         match chain.protocol {
@@ -205,50 +276,56 @@ fn extension_headers(frame: &[u8], l3: usize) -> Result<Chain, DropReason> {
     Err(DropReason::ExtensionHeaders)
 }
 
-/// Reads the transport header at `meta.l4`. `icmp` is the family's ICMP.
-fn transport(frame: &[u8], meta: &mut Meta, icmp: u8) -> Result<(), DropReason> {
-    let bytes = meta.end - meta.l4;
-    let l4 = meta.l4;
-    match meta.tuple.protocol {
+/// Reads the transport header that `segment` begins with, at `meta.l4`. `icmp`
+/// is the family's ICMP.
+#[inline(always)]
+fn transport(segment: &[u8], meta: &mut Meta, icmp: u8) -> Result<(), DropReason> {
+    let ports: [u16; 2] = match meta.tuple.protocol {
         TCP => {
-            if bytes < 20 {
+            let Some(header) = segment.first_chunk::<20>() else {
                 return Err(DropReason::L4Header);
-            }
-            let header_bytes = usize::from(wire::u8_at(frame, l4 + 12) >> 4) * 4;
-            if header_bytes < 20 || header_bytes > bytes {
+            };
+            let header_bytes = usize::from(wire::u8_at(header, 12) >> 4) * 4;
+            if header_bytes < 20 || header_bytes > segment.len() {
                 return Err(DropReason::L4Header);
             }
             meta.kind = Kind::Tcp;
-            meta.tcp_flags = wire::u8_at(frame, l4 + 13);
+            meta.tcp_flags = wire::u8_at(header, 13);
+            meta.tcp_ack = wire::u32_at(header, 8);
+            [wire::u16_at(header, 0), wire::u16_at(header, 2)]
         }
         UDP => {
-            let datagram_bytes = usize::from(wire::u16_at(frame, l4 + 4));
+            let Some(header) = segment.first_chunk::<8>() else {
+                return Err(DropReason::L4Header);
+            };
+            let datagram_bytes = usize::from(wire::u16_at(header, 4));
             // Less than the packet holds is fine (RFC 9868): the rest is no
             // part of the datagram.
-            if bytes < 8 || datagram_bytes < 8 || datagram_bytes > bytes {
+            if datagram_bytes < 8 || datagram_bytes > segment.len() {
                 return Err(DropReason::L4Header);
             }
             // RFC 8200 §8.1: over IPv6 a checksum is required.
-            if icmp == ICMPV6 && wire::u16_at(frame, l4 + 6) == 0 {
+            if icmp == ICMPV6 && wire::u16_at(header, 6) == 0 {
                 return Err(DropReason::L4Checksum);
             }
             meta.kind = Kind::Udp;
-            meta.l4_end = l4 + datagram_bytes;
+            meta.l4_end = meta.l4 + datagram_bytes;
+            [wire::u16_at(header, 0), wire::u16_at(header, 2)]
         }
         protocol if protocol == icmp => {
-            if bytes < 8 {
+            let Some(header) = segment.first_chunk::<8>() else {
                 return Err(DropReason::L4Header);
-            }
-            meta.kind = icmp_kind(wire::u8_at(frame, l4), icmp);
+            };
+            meta.kind = icmp_kind(wire::u8_at(header, 0), icmp);
             return Ok(());
         }
         _ => return Err(DropReason::Protocol),
-    }
-    meta.tuple.src_port = wire::u16_at(frame, l4);
-    meta.tuple.dst_port = wire::u16_at(frame, l4 + 2);
-    if meta.tuple.src_port == 0 || meta.tuple.dst_port == 0 {
+    };
+    [meta.tuple.src_port, meta.tuple.dst_port] = ports;
+    if ports.contains(&0) {
         return Err(DropReason::L4Header);
     }
+    meta.progress = Progress::Balanced;
     Ok(())
 }
 
@@ -441,7 +518,8 @@ mod tests {
             prop_assert_eq!(meta.kind, kind);
             prop_assert_eq!(wire::slice(&bytes, meta.l4, meta.l4_end), &segment[..]);
             prop_assert_eq!(meta.l3, 14 + 4 * tags.len());
-            prop_assert!(meta.l4_end <= meta.end && meta.end <= bytes.len());
+            let end = meta.l3 + meta.l3_bytes;
+            prop_assert!(meta.l4_end <= end && end <= bytes.len());
         }
 
         #[test]
@@ -462,7 +540,8 @@ mod tests {
             }
             if let Ok(meta) = parsed(&bytes) {
                 prop_assert!(meta.l3 <= meta.l4 && meta.l4 <= meta.l4_end);
-                prop_assert!(meta.l4_end <= meta.end && meta.end <= bytes.len());
+                let end = meta.l3 + meta.l3_bytes;
+            prop_assert!(meta.l4_end <= end && end <= bytes.len());
             }
         }
 
@@ -486,7 +565,7 @@ mod tests {
         let mut bytes = frame::udp(src, dst).payload(&[1; 12]).bytes();
         bytes[39] = 8 + 4;
         let meta = parsed(&bytes).unwrap();
-        assert_eq!(meta.end - meta.l4, 8 + 12);
+        assert_eq!(meta.l3 + meta.l3_bytes - meta.l4, 8 + 12);
         assert_eq!(meta.l4_end - meta.l4, 8 + 4);
     }
 }

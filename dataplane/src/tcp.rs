@@ -72,6 +72,13 @@ impl TcpState {
     }
 }
 
+/// Whether a segment is neither of a connection's beginning nor of its end; so
+/// is whatever has no flags.
+#[inline(always)]
+pub(crate) fn carries_on(flags: u8) -> bool {
+    flags & (SYN | FIN | RST) == 0
+}
+
 /// Whether a segment can open a connection: a SYN, and nothing that
 /// contradicts it.
 #[inline(always)]

@@ -6,6 +6,7 @@
 //! before it did; only memory is asked for in advance, for all of them.
 
 use crate::checksum;
+use crate::classify;
 use crate::counters::Counters;
 use crate::drops::DropReason;
 use crate::flows::{Direction, Flow, Flows, Found, Moment, Stage, for_slots};
@@ -18,7 +19,8 @@ use crate::timeouts::Millis;
 use crate::wire;
 
 /// Finds or starts the flow of every packet that is to be balanced. Sets
-/// `meta.flow` and `meta.rewritten`, hands the packet off or refuses it.
+/// `meta.rewritten`, hands the packet off or refuses it.
+#[inline(never)]
 pub(crate) fn burst(
     burst: &mut Burst<'_>,
     flows: &mut Flows,
@@ -30,32 +32,70 @@ pub(crate) fn burst(
         packet.meta.hash = flows.table.hash(&packet.meta.tuple);
         flows.table.prefetch_index(packet.meta.hash);
     }
-    for packet in burst.iter().filter(|packet| packet.is_balanced()) {
-        flows.table.prefetch_entry(packet.meta.hash);
+    for packet in burst.iter_mut().filter(|packet| packet.is_balanced()) {
+        packet.meta.likely = flows.table.prefetch_entry(packet.meta.hash);
     }
     flows.snat.refill();
     let moment = Moment { now: Millis::at(now), stats: view.stats, counters };
     for packet in burst.iter_mut().filter(|packet| packet.is_balanced()) {
-        if let Err(reason) = track(packet, flows, view, moment) {
+        if carries_on(packet, flows, view.tables, &moment) {
+            continue;
+        }
+        if let Err(reason) = track(packet, flows, &view, &moment) {
             packet.refuse(reason);
         }
     }
     flows.publish(counters);
 }
 
+/// Takes nearly every packet into account: one that only shows that its flow
+/// is still alive. `false` for any other, with nothing done.
+#[inline(always)]
+fn carries_on(
+    packet: &mut Packet<'_>,
+    flows: &mut Flows,
+    tables: &Tables,
+    moment: &Moment<'_>,
+) -> bool {
+    let meta = &packet.meta;
+    let Some((id, direction)) = flows.table.find_at(meta.likely, &meta.tuple) else {
+        return false;
+    };
+    let Some(flow) = flows.flow(id) else { return false };
+    let stage = flow.stage();
+    if !stage.is_steady()
+        || !tcp::carries_on(meta.tcp_flags)
+        || flow.is_over(moment.now)
+        || tables.fate(flow.endpoint_slot) != EndpointFate::Keeps
+    {
+        return false;
+    }
+    let expiry = flows.expiry(stage, moment.now);
+    let Some(flow) = flows.table.flow_mut(id) else { return false };
+    flow.expires = expiry.0;
+    if meta.tcp_flags & tcp::ACK != 0 {
+        acknowledge(flow, direction, meta.tcp_ack);
+    }
+    packet.meta.rewritten = flow.rewritten(direction);
+    count(packet, direction, flow, moment);
+    true
+}
+
+/// Takes any packet into account.
+#[inline(never)]
 fn track(
     packet: &mut Packet<'_>,
     flows: &mut Flows,
-    view: View<'_>,
-    moment: Moment<'_>,
+    view: &View<'_>,
+    moment: &Moment<'_>,
 ) -> Result<(), DropReason> {
     if let Some((id, direction)) = flows.table.find(packet.meta.hash, &packet.meta.tuple) {
         let found = Found { id, direction };
-        if goes_on(packet, found, flows, view.tables, moment)? {
-            return follow(packet, found, flows, moment);
+        if goes_on(packet, found, flows, view.tables, *moment)? {
+            return follow(packet, found, flows, *moment);
         }
     }
-    miss(packet, flows, view, moment)
+    miss(packet, flows, *view, *moment)
 }
 
 /// Finds out what a packet that belongs to no flow here is to others.
@@ -66,6 +106,9 @@ fn miss(
     moment: Moment<'_>,
 ) -> Result<(), DropReason> {
     let meta = &packet.meta;
+    if !classify::is_possible_source(meta.tuple.src, view.tables) {
+        return Err(DropReason::SourceAddress);
+    }
     if let Some(owner) = flows.other_owner(meta.side, &meta.tuple, meta.hash) {
         packet.hand_off(owner);
         return Ok(());
@@ -73,7 +116,7 @@ fn miss(
     match select::start(packet, flows, view, moment)? {
         Started::Here(id) => {
             let flow = flows.flow(id).ok_or(DropReason::FlowTableFull)?;
-            forward(packet, id, Direction::ToEndpoint, flow, moment);
+            forward(packet, Direction::ToEndpoint, flow, moment);
         }
         Started::Elsewhere(owner) => packet.hand_off(owner),
     }
@@ -82,7 +125,6 @@ fn miss(
 
 /// Whether the packet belongs to the flow it was found for: `false` says that
 /// the flow has made way for another.
-#[inline(always)]
 fn goes_on(
     packet: &Packet<'_>,
     found: Found,
@@ -185,7 +227,6 @@ fn lose(
 }
 
 /// Takes a packet into account that goes on with its flow.
-#[inline(always)]
 fn follow(
     packet: &mut Packet<'_>,
     found: Found,
@@ -208,7 +249,7 @@ fn follow(
             _ => Says::Nothing,
         },
     };
-    forward(packet, id, direction, flow, moment);
+    forward(packet, direction, flow, moment);
     match after {
         Says::Becomes(Stage::Resting) if before.is_live() => flows.rest(id, moment),
         Says::Becomes(stage) => {
@@ -226,19 +267,17 @@ fn follow(
 /// Says what the packet becomes, and counts it for the flow's slots. Those of
 /// a flow that has ended may have other owners by now.
 #[inline(always)]
-fn forward(
-    packet: &mut Packet<'_>,
-    id: FlowId,
-    direction: Direction,
-    flow: &Flow,
-    moment: Moment<'_>,
-) {
-    packet.meta.flow = Some(id);
+fn forward(packet: &mut Packet<'_>, direction: Direction, flow: &Flow, moment: Moment<'_>) {
     packet.meta.rewritten = flow.rewritten(direction);
-    if !flow.stage().is_live() {
-        return;
+    if flow.stage().is_live() {
+        count(packet, direction, flow, &moment);
     }
-    let bytes = packet.ip_bytes() as u64;
+}
+
+/// Counts a packet for the slots of its flow.
+#[inline(always)]
+fn count(packet: &Packet<'_>, direction: Direction, flow: &Flow, moment: &Moment<'_>) {
+    let bytes = packet.meta.l3_bytes as u64;
     for_slots(flow, moment.stats, |slot| {
         let (packets, total) = match direction {
             Direction::ToEndpoint => (&slot.packets_in, &slot.bytes_in),
@@ -263,7 +302,7 @@ enum Says {
 fn segment(packet: &Packet<'_>, flow: &mut Flow, state: TcpState, direction: Direction) -> Says {
     let flags = packet.meta.tcp_flags;
     let sequence = wire::u32_at(packet.frame(), packet.meta.l4 + 4);
-    let acknowledged = wire::u32_at(packet.frame(), packet.meta.l4 + 8);
+    let acknowledged = packet.meta.tcp_ack;
     let changes = flags & (tcp::FIN | tcp::RST) != 0 || state == TcpState::SynReceived;
     if changes && let Err(says) = judge(flow, state, direction, sequence, acknowledged, flags) {
         return says;
@@ -342,7 +381,6 @@ fn judge(
 const LARGEST_WINDOW: u32 = 1 << 30;
 
 /// Remembers what each end waits for next.
-#[inline(always)]
 fn learn(
     flow: &mut Flow,
     state: TcpState,
@@ -352,13 +390,9 @@ fn learn(
     flags: u8,
 ) {
     let has = |flag: u8| flags & flag != 0;
-    let known = match direction {
-        Direction::ToEndpoint => &mut flow.client_ack,
-        Direction::ToClient => &mut flow.endpoint_ack,
-    };
     if state != TcpState::SynSent {
-        if has(tcp::ACK) && acknowledged.wrapping_sub(*known) < LARGEST_WINDOW {
-            *known = acknowledged;
+        if has(tcp::ACK) {
+            acknowledge(flow, direction, acknowledged);
         }
         return;
     }
@@ -369,5 +403,17 @@ fn learn(
             flow.client_ack = sequence.wrapping_add(1);
         }
         Direction::ToEndpoint | Direction::ToClient => {}
+    }
+}
+
+/// Remembers what an end has acknowledged, if it is news.
+#[inline(always)]
+fn acknowledge(flow: &mut Flow, direction: Direction, acknowledged: u32) {
+    let known = match direction {
+        Direction::ToEndpoint => &mut flow.client_ack,
+        Direction::ToClient => &mut flow.endpoint_ack,
+    };
+    if acknowledged.wrapping_sub(*known) < LARGEST_WINDOW {
+        *known = acknowledged;
     }
 }

@@ -28,6 +28,19 @@ pub(crate) fn u128_at(bytes: &[u8], at: usize) -> u128 {
     u128::from_be_bytes(array_at(bytes, at))
 }
 
+/// The `N` bytes at `at`, if they are there: who reads several fields takes
+/// them so, and is not checked again for each.
+#[inline(always)]
+pub(crate) fn head<const N: usize>(bytes: &[u8], at: usize) -> Option<&[u8; N]> {
+    bytes.get(at..).and_then(<[u8]>::first_chunk)
+}
+
+/// The `N` bytes at `at`, to write.
+#[inline(always)]
+pub(crate) fn head_mut<const N: usize>(bytes: &mut [u8], at: usize) -> Option<&mut [u8; N]> {
+    bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut)
+}
+
 /// `N` bytes at `at`.
 #[inline(always)]
 pub(crate) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {

@@ -30,7 +30,7 @@ pub(super) fn answer(
     let (protocol, max_bytes) = if v4 { (ICMP, MAX_V4_BYTES) } else { (ICMPV6, MAX_V6_BYTES) };
     let before_quote = ip_header_bytes(meta.tuple.dst) + ICMP_HEADER_BYTES;
     let room = packet.capacity().saturating_sub(meta.l3).min(max_bytes);
-    let quoted = packet.ip_bytes().min(room.saturating_sub(before_quote));
+    let quoted = packet.meta.l3_bytes.min(room.saturating_sub(before_quote));
     // A quote must at least tell its ports.
     if quoted < meta.l4 - meta.l3 + 8 {
         return Err(DropReason::NoFrame);

@@ -42,6 +42,7 @@ impl Allowance {
 
 /// Answers each packet that asks us, or that is refused in a way its sender
 /// should know. Afterwards each packet has its verdict.
+#[inline(never)]
 pub(crate) fn burst(
     burst: &mut Burst<'_>,
     allowance: &mut Allowance,

@@ -11,9 +11,19 @@ use crate::udp::UdpState;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Direction {
     /// From the client.
-    ToEndpoint,
+    ToEndpoint = 0,
     /// From the endpoint.
-    ToClient,
+    ToClient = 1,
+}
+
+impl Direction {
+    #[inline(always)]
+    fn other(self) -> Self {
+        match self {
+            Self::ToEndpoint => Self::ToClient,
+            Self::ToClient => Self::ToEndpoint,
+        }
+    }
 }
 
 /// One flow: both its tuples, and how far it has got.
@@ -46,6 +56,17 @@ pub(crate) struct Flow {
     pub(crate) endpoint_ack: u32,
 }
 
+/// A [`Flow`] as it is looked at for one of its directions: source and
+/// destination of what comes from the client, and of what comes from the
+/// endpoint.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Ends {
+    addresses: [[u128; 2]; 2],
+    ports: [[u16; 2]; 2],
+    others: [u64; 3],
+}
+
 /// What an entry is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -76,6 +97,13 @@ impl Stage {
     /// never opened leaves nothing behind.
     pub(crate) fn rests(self) -> bool {
         matches!(self, Self::Tcp(_)) && !self.is_half_open()
+    }
+
+    /// Whether packets that carry on leave it as it is; nearly every flow
+    /// nearly always is.
+    #[inline(always)]
+    pub(crate) fn is_steady(self) -> bool {
+        matches!(self, Self::Udp | Self::Tcp(TcpState::Established))
     }
 
     const fn number(self) -> u8 {
@@ -141,43 +169,34 @@ impl Flow {
     }
 
     /// A packet of this direction, as it comes.
+    ///
+    /// One direction's fields lie as the other's do, further on. So this is a
+    /// matter of where to look, and not of a branch, which would be guessed
+    /// wrong wherever packets of both directions come mixed.
     #[inline(always)]
     pub(crate) fn tuple(&self, direction: Direction) -> Tuple {
-        match direction {
-            Direction::ToEndpoint => self.client_to_vip(),
-            Direction::ToClient => self.snat_to_endpoint().reversed(),
-        }
+        let ends: &Ends = bytemuck::must_cast_ref(self);
+        let which = direction as usize;
+        let [src, dst] = ends.addresses.get(which).copied().unwrap_or_default();
+        let [src_port, dst_port] = ends.ports.get(which).copied().unwrap_or_default();
+        Tuple { src, dst, src_port, dst_port, protocol: self.protocol }
+    }
+
+    /// Whether a packet with this tuple, in this direction, is the flow's.
+    #[inline(always)]
+    pub(crate) fn is_found_by(&self, tuple: &Tuple, direction: Direction) -> bool {
+        let mine = self.tuple(direction);
+        mine.src == tuple.src
+            && mine.dst == tuple.dst
+            && [mine.src_port, mine.dst_port] == [tuple.src_port, tuple.dst_port]
+            && mine.protocol == tuple.protocol
+            && (direction == Direction::ToClient || !self.is_replaced())
     }
 
     /// A packet of this direction, as it goes on.
     #[inline(always)]
     pub(crate) fn rewritten(&self, direction: Direction) -> Tuple {
-        match direction {
-            Direction::ToEndpoint => self.snat_to_endpoint(),
-            Direction::ToClient => self.client_to_vip().reversed(),
-        }
-    }
-
-    #[inline(always)]
-    fn client_to_vip(&self) -> Tuple {
-        Tuple {
-            src: self.client,
-            dst: self.vip,
-            src_port: self.client_port,
-            dst_port: self.vip_port,
-            protocol: self.protocol,
-        }
-    }
-
-    #[inline(always)]
-    fn snat_to_endpoint(&self) -> Tuple {
-        Tuple {
-            src: self.snat,
-            dst: self.endpoint,
-            src_port: self.snat_port,
-            dst_port: self.endpoint_port,
-            protocol: self.protocol,
-        }
+        self.tuple(direction.other()).reversed()
     }
 }
 

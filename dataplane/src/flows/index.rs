@@ -55,16 +55,55 @@ pub(crate) fn find(
 ) -> Option<u32> {
     let tag = tag_of(hash);
     for bucket in around(buckets, hash) {
-        for (&have, &place) in bucket.tags.iter().zip(&bucket.places) {
-            if have == tag && is_it(place) {
-                return Some(place);
-            }
+        if let Some(place) = bucket.find(tag, &mut is_it) {
+            return Some(place);
         }
         if bucket.passed == 0 {
             return None;
         }
     }
     None
+}
+
+/// What [`find`] looks at first, if it is at home in the first bucket.
+#[inline(always)]
+pub(crate) fn likely(buckets: &[Bucket], hash: u64) -> Option<u32> {
+    buckets.get(home(buckets, hash))?.find(tag_of(hash), |_| true)
+}
+
+/// One in each lane of 16 bits.
+const LANES: u64 = 0x0001_0001_0001_0001;
+
+/// The highest bit of each lane that is 0; none of any other (Warren, Hacker's
+/// Delight, §6-1).
+#[inline(always)]
+fn zero_lanes(lanes: u64) -> u64 {
+    const BUT_HIGHEST: u64 = LANES * 0x7fff;
+    !((lanes & BUT_HIGHEST).wrapping_add(BUT_HIGHEST) | lanes | BUT_HIGHEST)
+}
+
+impl Bucket {
+    /// The first place with this tag for which `is_it`. Looks at four tags at
+    /// a time.
+    #[inline(always)]
+    fn find(&self, tag: u16, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        let [a, b, c, d, e, f, g, h, i, j] = self.tags.map(u64::from);
+        // No tag that is searched for is 0, as the lanes left over are.
+        let fours = [a | b << 16 | c << 32 | d << 48, e | f << 16 | g << 32 | h << 48, i | j << 16];
+        for (four, places) in fours.into_iter().zip(self.places.chunks(4)) {
+            let mut found = zero_lanes(four ^ (LANES * u64::from(tag)));
+            while found != 0 {
+                let lane = found.trailing_zeros() / 16;
+                if let Some(&place) = places.get(lane as usize)
+                    && is_it(place)
+                {
+                    return Some(place);
+                }
+                found &= found - 1;
+            }
+        }
+        None
+    }
 }
 
 /// Adds a place. `false`, and nothing has changed, if every bucket is full.

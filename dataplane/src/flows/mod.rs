@@ -18,7 +18,7 @@ use blixt_mem::RegionError;
 pub(crate) use entry::{Direction, Flow, Stage};
 pub(crate) use hash::HashKey;
 pub use listing::{FLOWS_AT_ONCE, FlowFilter, FlowRecord, FlowState, Network, PeerFilter, Scanned};
-pub(crate) use table::FlowTable;
+pub(crate) use table::{FlowTable, Likely};
 
 use crate::counters::{Counters, SlotCounters, SlotStats};
 use crate::packet::{FlowId, Side, Tuple, WorkerId};

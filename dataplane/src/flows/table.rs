@@ -88,25 +88,34 @@ impl FlowTable {
     }
 
     /// Second step, when the first has had its time: the entry, which lies on
-    /// two lines.
+    /// two lines. Says where the flow is likely to be.
     #[inline(always)]
-    pub(crate) fn prefetch_entry(&self, hash: u64) {
+    pub(crate) fn prefetch_entry(&self, hash: u64) -> Likely {
         let (buckets, entries) = self.region.sections();
-        let likely = index::find(buckets, hash, |_| true);
-        if let Some(flow) = likely.and_then(|place| entries.get(entry_of(place).0.0 as usize)) {
+        let Some(place) = index::likely(buckets, hash) else { return Likely::NOWHERE };
+        if let Some(flow) = entries.get(entry_of(place).0.0 as usize) {
             blixt_mem::prefetch(flow);
             blixt_mem::prefetch(&flow.endpoint_ack);
         }
+        Likely(place)
+    }
+
+    /// Third step: the flow that a packet with this tuple belongs to, if it is
+    /// where it was likely to be; that may have changed since.
+    #[inline(always)]
+    pub(crate) fn find_at(&self, likely: Likely, tuple: &Tuple) -> Option<(FlowId, Direction)> {
+        let (id, direction) = entry_of(likely.0);
+        self.flow(id)?.is_found_by(tuple, direction).then_some((id, direction))
     }
 
     /// The flow that a packet with this tuple belongs to. `hash` is the
     /// tuple's.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn find(&self, hash: u64, tuple: &Tuple) -> Option<(FlowId, Direction)> {
         let (buckets, entries) = self.region.sections();
         let is_it = |place| {
             let (id, direction) = entry_of(place);
-            entries.get(id.0 as usize).is_some_and(|flow| flow.tuple(direction) == *tuple)
+            entries.get(id.0 as usize).is_some_and(|flow| flow.is_found_by(tuple, direction))
         };
         index::find(buckets, hash, is_it).map(entry_of)
     }
@@ -198,6 +207,21 @@ impl FlowTable {
     }
 }
 
+/// A place of the index that a look-up saw on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Likely(u32);
+
+impl Likely {
+    /// No entry has this number.
+    pub(crate) const NOWHERE: Self = Self(u32::MAX);
+}
+
+impl Default for Likely {
+    fn default() -> Self {
+        Self::NOWHERE
+    }
+}
+
 /// The index tells the directions apart by the lowest bit.
 #[inline(always)]
 fn place_of(id: FlowId, direction: Direction) -> u32 {
@@ -251,8 +275,14 @@ mod tests {
     fn find(table: &FlowTable, tuple: &Tuple) -> Option<(FlowId, Direction)> {
         let hash = table.hash(tuple);
         table.prefetch_index(hash);
-        table.prefetch_entry(hash);
-        table.find(hash, tuple)
+        let likely = table.prefetch_entry(hash);
+        let found = table.find(hash, tuple);
+        // Whatever has happened in between.
+        for likely in (0..40).map(Likely).chain([likely]) {
+            let at = table.find_at(likely, tuple);
+            assert!(at.is_none() || at == found, "{at:?} for {found:?}");
+        }
+        found
     }
 
     #[test]
