@@ -14,7 +14,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Which crates of ours a crate may be built with. An arrow against this
 /// order would let I/O into what is pure.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("blixt-model", &[]),
     ("blixt-mem", &[]),
     ("blixt-xdp-abi", &[]),
@@ -47,6 +47,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "blixt-testkit",
         ],
     ),
+    ("blixt-counted", &["blixt-dataplane", "blixt-mem", "blixt-model", "blixt-testkit"]),
     (
         "blixt-fuzz",
         &["blixt-api", "blixt-dataplane", "blixt-gateway", "blixt-model", "blixt-testkit"],
@@ -78,7 +79,7 @@ const HEAVY: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that exist for tests: nothing that ships may be built with them.
-const FOR_TESTS: [&str; 4] = ["blixt-testkit", "blixt-e2e", "blixt-benches", "blixt-fuzz"];
+const FOR_TESTS: [&str; 5] = ["blixt-testkit", "blixt-e2e", "blixt-benches", "blixt-counted", "blixt-fuzz"];
 
 /// Where `unsafe` may be written.
 const UNSAFE: [&str; 3] = ["mem", "afxdp", "xdp-redirect"];
