@@ -79,7 +79,8 @@ const HEAVY: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that exist for tests: nothing that ships may be built with them.
-const FOR_TESTS: [&str; 5] = ["blixt-testkit", "blixt-e2e", "blixt-benches", "blixt-counted", "blixt-fuzz"];
+const FOR_TESTS: [&str; 5] =
+    ["blixt-testkit", "blixt-e2e", "blixt-benches", "blixt-counted", "blixt-fuzz"];
 
 /// Where `unsafe` may be written.
 const UNSAFE: [&str; 3] = ["mem", "afxdp", "xdp-redirect"];

@@ -84,10 +84,11 @@ impl Profile {
             .sum()
     }
 
-    /// What a function calls directly, and the instructions of each.
-    pub fn called_by(&self, function: &str) -> BTreeMap<String, u64> {
-        let calls = self.calls.iter().filter(|((caller, _), _)| is(caller, function));
-        calls.map(|((_, callee), cost)| (callee.clone(), *cost)).collect()
+    /// Instructions of a function where `caller` called it.
+    pub fn of_call(&self, caller: &str, function: &str) -> u64 {
+        let calls = self.calls.iter();
+        let calls = calls.filter(|((from, to), _)| is(from, caller) && is(to, function));
+        calls.map(|(_, cost)| cost).sum()
     }
 }
 
@@ -107,6 +108,7 @@ mod tests {
         );
         assert_eq!(profile.inclusive("inner"), 300);
         assert_eq!(profile.inclusive("b::other"), 40);
-        assert_eq!(profile.called_by("a::outer").len(), 2);
+        assert_eq!(profile.of_call("a::outer", "inner"), 300);
+        assert_eq!(profile.of_call("b::inner", "inner"), 0);
     }
 }

@@ -5,6 +5,7 @@
 //! destination port, protocol number, all big-endian; or, with ClientIP
 //! affinity, the source address alone.
 
+use std::cell::LazyCell;
 use std::hash::Hasher;
 
 use blixt_model::{Affinity, HashSeed};
@@ -57,14 +58,19 @@ impl Tables {
             return Choice::refused(DropReason::NoListener);
         };
         let shares: &Shares = &listener.shares;
-        let by_flow = hash(self.seed, tuple, Affinity::None);
-        let by_client = hash(self.seed, tuple, Affinity::ClientIp);
+        // Mostly one of them is asked for.
+        let by_flow = LazyCell::new(|| hash(self.seed, tuple, Affinity::None));
+        let by_client = LazyCell::new(|| hash(self.seed, tuple, Affinity::ClientIp));
+        let hash_for = |affinity| match affinity {
+            Affinity::None => *by_flow,
+            Affinity::ClientIp => *by_client,
+        };
 
-        let share_hash = if shares.by_client { by_client.h1 } else { by_flow.h1 };
+        let share_affinity = if shares.by_client { Affinity::ClientIp } else { Affinity::None };
         let (backend_maglev, place) = match &shares.by_slot {
             ByShare::Nobody(reason) => return Choice::refused(*reason),
             ByShare::One(place) => (0, *place),
-            ByShare::Table(table) => match pick(table, share_hash) {
+            ByShare::Table(table) => match pick(table, hash_for(share_affinity).h1) {
                 Some(picked) => picked,
                 None => return Choice::refused(DropReason::NoWeight),
             },
@@ -76,7 +82,7 @@ impl Tables {
         let mut trail = Trail { backend: usize::from(place), backend_maglev, ..Trail::default() };
         let endpoint = match service {
             None => Err(DropReason::BadBackend),
-            Some(service) => match service.choose(tuple, by_flow.h2, by_client.h2) {
+            Some(service) => match service.choose(tuple, hash_for(service.source.affinity).h2) {
                 None => Err(DropReason::NoEndpoint),
                 Some((maglev, endpoint)) => {
                     trail.endpoint_maglev = maglev;
@@ -89,12 +95,8 @@ impl Tables {
 }
 
 impl ServiceTable {
-    /// The endpoint, and its slot of the table.
-    fn choose(&self, tuple: &Tuple, by_flow: u64, by_client: u64) -> Option<(u32, EndpointChoice)> {
-        let hash = match self.source.affinity {
-            Affinity::None => by_flow,
-            Affinity::ClientIp => by_client,
-        };
+    /// The endpoint, and its slot of the table. `hash` is by its affinity.
+    fn choose(&self, tuple: &Tuple, hash: u64) -> Option<(u32, EndpointChoice)> {
         let members: &Members = if address::is_v4(tuple.dst) { &self.v4 } else { &self.v6 };
         let (maglev, place) = pick(&members.by_slot, hash)?;
         Some((maglev, members.endpoints.get(usize::from(place)).copied()?))
