@@ -107,24 +107,26 @@ impl World {
         }
     }
 
-    /// Opens a flow for each of the first `clients`.
+    /// Opens a flow for each of the first `clients`, and lets either end speak
+    /// and the client go on: no packet is among the first ones then.
     #[must_use]
     pub fn with_flows(mut self, clients: u32) -> Self {
         let clients: Vec<_> = (0..clients).collect();
         for clients in clients.chunks(BURST) {
             let opening: Vec<_> = clients.iter().map(|&client| self.opening(client)).collect();
             self.pass(&opening);
-            if self.protocol == Protocol::Tcp {
-                let answers: Vec<_> = (0..clients.len())
-                    .map(|place| {
-                        let (from, to) = self.reversed(place);
-                        framed(&tcp_syn_ack(from, to))
-                    })
-                    .collect();
-                self.pass(&answers);
-                let acks: Vec<_> = clients.iter().map(|&client| self.request(client)).collect();
-                self.pass(&acks);
-            }
+            let answers: Vec<_> = (0..clients.len())
+                .map(|place| {
+                    let (from, to) = self.reversed(place);
+                    match self.protocol {
+                        Protocol::Tcp => framed(&tcp_syn_ack(from, to)),
+                        Protocol::Udp => self.frame(from, to, [0; 2]),
+                    }
+                })
+                .collect();
+            self.pass(&answers);
+            let more: Vec<_> = clients.iter().map(|&client| self.request(client)).collect();
+            self.pass(&more);
         }
         self
     }
