@@ -228,6 +228,11 @@ impl SlotStats {
         Self { chunks }
     }
 
+    /// For how many slots there is room.
+    pub fn room(&self) -> usize {
+        self.chunks.len() * CHUNK
+    }
+
     /// Puts a slot's counters back to the start, for its next owner. Only for
     /// slots that [`crate::Slots::reclaim`] gave back.
     pub fn clear(&self, slot: u32) {

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
-use prefix_trie::PrefixMap;
 
-use crate::address;
 use crate::drops::DropReason;
 use crate::packet::{InterfaceSlot, Neighbour};
+use crate::routes::{Route, RouteAction, Routes};
 use crate::rss::Rss;
 use crate::wire;
 
@@ -49,40 +48,6 @@ pub struct Link {
     pub mtu: u32,
     /// The tags its frames carry.
     pub tags: Tags,
-}
-
-/// One route of the kernel's main table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// The network; see [`crate::address`].
-    pub prefix: u128,
-    /// Its length within the 128 bits: an IPv4 route's is 96 longer than its
-    /// own.
-    pub prefix_bits: u8,
-    /// Of routes to the same network the one with the lowest is used.
-    pub metric: u32,
-    /// Where it leads.
-    pub action: RouteAction,
-}
-
-/// Where a route leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RouteAction {
-    /// Over one of these paths.
-    Forward(Vec<Path>),
-    /// To the node itself.
-    Local,
-    /// Nowhere: blackhole, unreachable, prohibit.
-    Refuse,
-}
-
-/// One path of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Path {
-    /// The link.
-    pub ifindex: u32,
-    /// The router there; `None` when the destination itself is on the link.
-    pub via: Option<u128>,
 }
 
 /// Names a [`NextHop`] of one [`Fib`].
@@ -154,11 +119,9 @@ static STAMPS: AtomicU64 = AtomicU64::new(1);
 pub struct Fib {
     /// Tells it from every other; 0 for one that was made empty.
     stamp: u64,
-    /// Whether any route has several paths.
-    spreads: bool,
     interfaces: Vec<Interface>,
     links: HashMap<u32, Link>,
-    routes: PrefixMap<(u128, u8), Route>,
+    routes: Arc<Routes>,
     hops: Vec<NextHop>,
     neighbours: HashMap<Neighbour, HopId>,
     /// How interfaces spread what they receive, by slot.
@@ -174,15 +137,24 @@ impl Fib {
         routes: impl IntoIterator<Item = Route>,
         neighbours: impl IntoIterator<Item = (Neighbour, Mac)>,
     ) -> Self {
+        Self::with_routes(interfaces, links, Arc::new(Routes::new(routes)), neighbours)
+    }
+
+    /// The same, with routes that may be those of another one: they are many,
+    /// and change less often than neighbours do.
+    pub fn with_routes(
+        interfaces: Vec<Interface>,
+        links: impl IntoIterator<Item = Link>,
+        routes: Arc<Routes>,
+        neighbours: impl IntoIterator<Item = (Neighbour, Mac)>,
+    ) -> Self {
         let mut fib = Self {
             stamp: STAMPS.fetch_add(1, Ordering::Relaxed),
             interfaces,
             links: links.into_iter().map(|link| (link.ifindex, link)).collect(),
+            routes,
             ..Self::default()
         };
-        for route in routes {
-            fib.add_route(route);
-        }
         for (neighbour, mac) in neighbours {
             fib.add_neighbour(neighbour, mac);
         }
@@ -203,8 +175,7 @@ impl Fib {
         if self.rss.is_empty() {
             return None;
         }
-        let (_, route) = self.routes.get_lpm(&(destination, 128))?;
-        let RouteAction::Forward(paths) = &route.action else { return None };
+        let RouteAction::Forward(paths) = self.routes.towards(destination)? else { return None };
         let slot = self.links.get(&paths.first()?.ifindex)?.attached?;
         self.rss.iter().find(|(known, _)| *known == slot).map(|(_, rss)| &**rss)
     }
@@ -236,10 +207,21 @@ impl Fib {
         self.stamp
     }
 
+    /// Its routes.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// A neighbour's MAC address, if it is known.
+    pub fn mac(&self, neighbour: Neighbour) -> Option<Mac> {
+        let hop = self.hop(*self.neighbours.get(&neighbour)?)?;
+        Some(wire::array_at(&hop.macs, 0))
+    }
+
     /// Whether [`Fib::resolve`] minds what it is told to spread by.
     #[inline(always)]
     pub(crate) fn spreads(&self) -> bool {
-        self.spreads
+        self.routes.spreads()
     }
 
     /// How to reach `destination`. `spread` chooses among equal paths.
@@ -280,10 +262,10 @@ impl Fib {
     /// Who is next on the way to `destination`.
     #[inline(always)]
     fn neighbour(&self, destination: u128, spread: u32) -> Result<Neighbour, DropReason> {
-        let Some((_, route)) = self.routes.get_lpm(&(destination, 128)) else {
+        let Some(action) = self.routes.towards(destination) else {
             return Err(DropReason::Unroutable);
         };
-        let path = match &route.action {
+        let path = match action {
             RouteAction::Local => return Err(DropReason::LocalEndpoint),
             RouteAction::Refuse => return Err(DropReason::Unroutable),
             RouteAction::Forward(paths) => match paths.as_slice() {
@@ -298,14 +280,6 @@ impl Fib {
         Ok(Neighbour { ifindex: path.ifindex, address: path.via.unwrap_or(destination) })
     }
 
-    fn add_route(&mut self, route: Route) {
-        self.spreads |= matches!(&route.action, RouteAction::Forward(paths) if paths.len() > 1);
-        let key = (route.prefix, route.prefix_bits.min(128));
-        if self.routes.get(&key).is_none_or(|known| route.metric < known.metric) {
-            self.routes.insert(key, route);
-        }
-    }
-
     fn add_neighbour(&mut self, neighbour: Neighbour, mac: Mac) {
         let Some(link) = self.links.get(&neighbour.ifindex) else { return };
         let (Some(egress), Ok(id)) = (link.attached, u32::try_from(self.hops.len())) else {
@@ -316,22 +290,11 @@ impl Fib {
     }
 }
 
-impl Route {
-    /// A route to `prefix`/`bits`, the length as written for its family.
-    pub fn new(prefix: std::net::IpAddr, bits: u8, metric: u32, action: RouteAction) -> Self {
-        let mapped = if prefix.is_ipv4() { 96 } else { 0 };
-        Self {
-            prefix: address::from_ip(prefix),
-            prefix_bits: bits.saturating_add(mapped).min(128),
-            metric,
-            action,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address;
+    use crate::routes::Path;
     use std::net::IpAddr;
 
     const NEAR: Mac = [2, 0, 0, 0, 0, 1];

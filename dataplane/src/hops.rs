@@ -84,8 +84,9 @@ fn home(destination: u128, spread: u32) -> usize {
 mod tests {
     use super::*;
     use crate::drops::DropReason;
-    use crate::fib::{Link, Path, Route, RouteAction, Tags};
+    use crate::fib::{Link, Tags};
     use crate::packet::{InterfaceSlot, Neighbour};
+    use crate::routes::{Path, Route, RouteAction};
 
     /// A network of 2^16 hosts over one path or two; hosts below 1,000 are
     /// known as neighbours.

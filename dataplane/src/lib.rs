@@ -28,6 +28,7 @@ mod packet;
 mod parse;
 mod pipeline;
 mod rewrite;
+mod routes;
 mod rss;
 mod select;
 mod snat;
@@ -43,13 +44,14 @@ mod wire;
 pub use counters::{Counter, Counters, SlotCounters, SlotStats};
 pub use drops::DropReason;
 pub use explain::{Explanation, Fate};
-pub use fib::{Fib, Hop, Interface, Link, Mac, Path, Route, RouteAction, Tags};
+pub use fib::{Fib, Hop, Interface, Link, Mac, Tags};
 pub use flows::{
     BYTES_PER_FLOW, FLOWS_AT_ONCE, FlowFilter, FlowRecord, FlowState, Network, PeerFilter, Scanned,
     flow_bytes,
 };
 pub use packet::{BURST, Burst, InterfaceSlot, Neighbour, Packet, Tick, Verdict, WorkerId};
 pub use pipeline::{Limits, Pipeline, PipelineConfig, Sink, View};
+pub use routes::{Path, Route, RouteAction, Routes};
 pub use rss::{HashedPorts, Rss};
 pub use tables::{
     AddressRole, CompileError, CompileOptions, Decision, MaglevSize, MaglevSizeError, MaglevSlot,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use blixt_dataplane::{Fib, Interface, Link, RouteAction, Tags};
+use blixt_dataplane::{Fib, Interface, Link, Route, RouteAction, Routes, Tags};
 
 use super::{Attachments, Device, State, View};
 
@@ -14,19 +14,20 @@ const MOST_TAGS: usize = 2;
 pub(super) fn build(state: &State, attachments: &Attachments) -> Fib {
     let links: Vec<_> =
         state.view.devices.values().map(|device| link(device, &state.view, attachments)).collect();
-    // Where a local and another route say the same network with the same
-    // metric, the local table comes first (`ip rule`), as it does here.
-    let (local, other): (Vec<_>, Vec<_>) =
-        state.routes.iter().cloned().partition(|route| matches!(route.action, RouteAction::Local));
     let neighbours = state.neighbours.iter().map(|(neighbour, entry)| (*neighbour, entry.mac));
-    let fib = Fib::new(
-        interfaces(&state.view, attachments),
-        links,
-        local.into_iter().chain(other),
-        neighbours,
-    );
+    let interfaces = interfaces(&state.view, attachments);
+    let fib = Fib::with_routes(interfaces, links, Arc::clone(&state.routes), neighbours);
     let rss = attachments.rss.iter();
     rss.fold(fib, |fib, (slot, rss)| fib.with_rss(*slot, Arc::clone(rss)))
+}
+
+/// The routes, as the kernel would choose among them: where a local and another
+/// route say the same network with the same metric, the local table comes
+/// first (`ip rule`).
+pub(super) fn routes(routes: Vec<Route>) -> Routes {
+    let (local, other): (Vec<_>, Vec<_>) =
+        routes.into_iter().partition(|route| matches!(route.action, RouteAction::Local));
+    Routes::new(local.into_iter().chain(other))
 }
 
 /// The devices whose packets leave through an attached interface.

@@ -4,6 +4,10 @@
 //! one of them changed: what it says of the change itself would need every
 //! special case of its tables here. Neighbours change often and have simple
 //! keys, so their changes are taken as told.
+//!
+//! A million routes take seconds to read, in which neighbours change and
+//! packets wait for them. So that is done by a task of its own, and a [`Fib`]
+//! with other neighbours has the routes of the one before.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_dataplane::address::to_ip;
-use blixt_dataplane::{Fib, Neighbour};
+use blixt_dataplane::{Fib, Neighbour, Routes};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -21,6 +25,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::AsyncSocket;
 use rtnetlink::{Error, Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -39,10 +44,13 @@ const GROUPS: [MulticastGroup; 6] = [
 /// How long changes are gathered: one `ip` command makes several.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// Reading the kernel's tables and making a [`Fib`] of them may take one sixth
-/// of the time each: after one that took so long, five times as long is
+/// Reading the kernel's tables and making a [`Fib`] may take one sixth of the
+/// time each: after one that took so long, five times as long is
 /// waited. That matters only with some 100,000 routes and more.
 const REST: u32 = 5;
+
+/// Packets wait for neighbours, and how long it took may be due to others.
+const LONGEST_REST: Duration = Duration::from_millis(50);
 
 /// How often stale neighbours are looked for, and how many are confirmed each
 /// time.
@@ -101,7 +109,9 @@ impl Mirror {
             followed: false,
         };
         let connection = Connection::open()?;
-        task.refresh(&connection.handle).await?;
+        task.read_neighbours(&connection.handle).await?;
+        let read = task.reading(&connection.handle).await?;
+        task.take(read);
         tokio::spawn(task.run(Some(connection)));
         Ok(Self { view, resolver: Resolver(sender) })
     }
@@ -136,6 +146,13 @@ impl Connection {
         tokio::spawn(connection);
         Ok(Self { handle, events: events.map(|(message, _)| message).boxed() })
     }
+}
+
+/// What was read anew; `None` is as it was.
+struct Read {
+    view: Option<View>,
+    routes: Option<Arc<Routes>>,
+    took: Duration,
 }
 
 /// What has to be read anew.
@@ -189,6 +206,10 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
 
     /// Follows one connection until it fails; `Ok` when nobody listens.
     async fn follow(&mut self, mut connection: Connection) -> Result<(), String> {
+        // At most one; it ends with this connection. The kernel gives out one
+        // table at a time on each (`netlink_dump_start` in
+        // net/netlink/af_netlink.c).
+        let mut reading = JoinSet::new();
         let mut ticks = interval(REFRESH);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -203,9 +224,14 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
                     }
                 }
                 () = sleep_until(fib_at), if self.followed => self.publish(),
-                () = sleep_until(dump_at), if self.stale.any() => {
-                    let refreshed = self.refresh(&connection.handle).await;
-                    refreshed.map_err(|error| error.to_string())?;
+                () = sleep_until(dump_at), if self.stale.any() && reading.is_empty() => {
+                    let read = self.read_neighbours(&connection.handle).await;
+                    read.map_err(|error| error.to_string())?;
+                    reading.spawn(self.reading(&connection.handle));
+                }
+                Some(read) = reading.join_next() => {
+                    let read = read.map_err(|error| error.to_string())?;
+                    self.take(read.map_err(|error| error.to_string())?);
                 }
                 changed = self.attachments.changed() => {
                     if changed.is_err() {
@@ -262,33 +288,60 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
         self.followed |= before != entry.map(|entry| entry.mac);
     }
 
-    /// Reads anew what is stale, and publishes it if it changed.
-    async fn refresh(&mut self, handle: &Handle) -> Result<(), Error> {
-        let begin = Instant::now();
-        let stale = std::mem::take(&mut self.stale);
-        let mut state = self.state.clone();
-        if stale.view {
-            state.view = view(handle).await?;
-        }
-        if stale.routes {
-            state.routes = routes(handle).await?;
-        }
-        if stale.neighbours {
-            state.neighbours = neighbours(handle).await?;
-        }
-        self.next_dump = Instant::now() + begin.elapsed() * REST;
-        if state != self.state || self.followed {
-            self.state = state;
-            self.publish();
+    /// Reads neighbours anew, if they are stale: they are few.
+    async fn read_neighbours(&mut self, handle: &Handle) -> Result<(), Error> {
+        if std::mem::take(&mut self.stale.neighbours) {
+            let read = neighbours(handle).await?;
+            self.followed |= read != self.state.neighbours;
+            self.state.neighbours = read;
         }
         Ok(())
+    }
+
+    /// Reads anew what else is stale.
+    fn reading(
+        &mut self,
+        handle: &Handle,
+    ) -> impl Future<Output = Result<Read, Error>> + Send + use<P> {
+        let begin = Instant::now();
+        let handle = handle.clone();
+        let stale = std::mem::take(&mut self.stale);
+        let known = Arc::clone(&self.state.routes);
+        async move {
+            let view = if stale.view { Some(view(&handle).await?) } else { None };
+            let routes = if stale.routes {
+                let list = routes(&handle).await?;
+                // Others want the runtime's threads.
+                let make = move || Some(fib::routes(list)).filter(|routes| *routes != *known);
+                spawn_blocking(make).await.ok().flatten().map(Arc::new)
+            } else {
+                None
+            };
+            Ok(Read { view, routes, took: begin.elapsed() })
+        }
+    }
+
+    /// Takes in what was read, and publishes it if it changed.
+    fn take(&mut self, read: Read) {
+        self.next_dump = Instant::now() + read.took * REST;
+        let view = read.view.filter(|view| *view != self.state.view);
+        let changed = view.is_some() || read.routes.is_some() || self.followed;
+        if let Some(view) = view {
+            self.state.view = view;
+        }
+        if let Some(routes) = read.routes {
+            self.state.routes = routes;
+        }
+        if changed {
+            self.publish();
+        }
     }
 
     fn publish(&mut self) {
         let begin = Instant::now();
         self.followed = false;
         (self.publish)(fib::build(&self.state, &self.attachments.borrow_and_update()));
-        self.next_fib = Instant::now() + begin.elapsed() * REST;
+        self.next_fib = Instant::now() + (begin.elapsed() * REST).min(LONGEST_REST);
         self.views.send_if_modified(|view| {
             let changed = **view != self.state.view;
             if changed {

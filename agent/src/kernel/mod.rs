@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use blixt_dataplane::{InterfaceSlot, Mac, Neighbour, Route, Rss};
+use blixt_dataplane::{InterfaceSlot, Mac, Neighbour, Routes, Rss};
 
 pub use mirror::{Mirror, MirrorError, Resolver};
 
@@ -91,10 +91,10 @@ pub struct Attachments {
 }
 
 /// All that a [`blixt_dataplane::Fib`] is made of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct State {
     view: View,
-    routes: Vec<Route>,
+    routes: Arc<Routes>,
     neighbours: BTreeMap<Neighbour, NeighbourEntry>,
 }
 
