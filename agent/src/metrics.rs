@@ -363,6 +363,34 @@ fn workers(page: &mut impl Write, state: &State) -> fmt::Result {
         "worker_sleeps",
         "How often a worker had nothing to do and went to sleep.",
         rows(|status| &status.sleeps),
+    )?;
+    page.gauge(
+        "worker_longest_turn_nanoseconds",
+        "The longest turn of a worker in the last one to two minutes: packets that come during a \
+         turn wait for its end.",
+        rows(|status| &status.longest_turn_ns),
+    )?;
+    page.gauge(
+        "worker_longest_turn_own_nanoseconds",
+        "The most CPU time that a worker itself took in a turn, in the same time. Far less than \
+         blixt_worker_longest_turn_nanoseconds: sending or other programs hold it up, see \
+         blixt_worker_slow_turns_total.",
+        rows(|status| &status.longest_turn_own_ns),
+    )?;
+    let slow: [(&str, Read); 3] = [
+        ("itself", |status| &status.slow_turns_by_itself),
+        ("sending", |status| &status.slow_turns_by_sending),
+        ("others", |status| &status.slow_turns_by_others),
+    ];
+    page.counter(
+        "worker_slow_turns",
+        "Turns beyond 1 ms because of the worker itself (attaching an interface takes some), \
+         because of the kernel's sending (a veth delivers in its sender's time), or because others \
+         had its core: keep other programs off it.",
+        slow.into_iter().flat_map(|(by, counter)| {
+            let rows = rows(counter).into_iter();
+            rows.map(move |([worker], turns)| ([worker, ("by", by.to_owned())], turns))
+        }),
     )
 }
 

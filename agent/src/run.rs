@@ -251,7 +251,7 @@ async fn start_mirror(
     // Not to keep them alive: they end before the mirror may.
     let workers = Arc::downgrade(workers);
     let publish = move |fib| {
-        published.fib.store(Arc::new(fib));
+        published.fib.publish(fib);
         for worker in workers.upgrade().iter().flat_map(|workers| workers.iter()) {
             worker.wake();
         }

@@ -17,7 +17,7 @@ use blixt_model::Generation;
 use crate::memory::Memory;
 use crate::tables::Applied;
 use crate::traffic::Counted;
-use crate::worker::{Published, WorkerStatus};
+use crate::worker::{Published, Shared, WorkerStatus};
 use crate::xdp::{AttachedMode, Counts};
 
 /// The agent, as others see it.
@@ -135,7 +135,7 @@ impl State {
     /// `read`, since what it borrows may be replaced at any time.
     pub fn counted<T>(&self, read: impl FnOnce(Counted<'_>) -> T) -> T {
         let applied = self.applied.load_full();
-        let stats = self.published.stats.iter().map(ArcSwap::load_full).collect();
+        let stats = self.published.stats.iter().map(Shared::load_full).collect();
         read(Counted { applied: &applied, stats })
     }
 

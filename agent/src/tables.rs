@@ -10,7 +10,7 @@ use blixt_dataplane::{CompileOptions, SlotCounters, SlotOwner, Slots, Tables};
 use blixt_gateway::Programming;
 use blixt_model::{Generation, ObjectName, Snapshot};
 
-use crate::worker::Published;
+use crate::worker::{Published, Shared};
 
 /// Writes [`Published::tables`], and [`Published::stats`] before them.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl TablesWriter {
             Ok(tables) => {
                 self.refused = None;
                 self.grow_stats();
-                self.published.tables.store(Arc::new(tables));
+                self.published.tables.publish(tables);
                 self.applied = Arc::new(Applied {
                     snapshot: snapshot.clone(),
                     at: Some(SystemTime::now()),
@@ -93,8 +93,10 @@ impl TablesWriter {
     /// Room for every slot, before there are tables that name it.
     fn grow_stats(&self) {
         for stats in &self.published.stats {
-            let grown = stats.load().grown_to(self.slots.capacity());
-            stats.store(Arc::new(grown));
+            let room = stats.load().room();
+            if room < self.slots.capacity() {
+                stats.publish(stats.load().grown_to(self.slots.capacity()));
+            }
         }
     }
 
@@ -136,9 +138,11 @@ impl TablesWriter {
         Programming::Refused { node: self.node.clone(), reason }
     }
 
-    /// Frees slots that nothing uses any more. Call it now and then.
+    /// Frees slots that nothing uses any more, and what has been replaced. Call
+    /// it now and then.
     pub fn reclaim(&mut self) {
-        let stats: Vec<_> = self.published.stats.iter().map(ArcSwap::load_full).collect();
+        self.published.reclaim();
+        let stats: Vec<_> = self.published.stats.iter().map(Shared::load_full).collect();
         let is_idle =
             |slot| stats.iter().filter_map(|stats| stats.slot(slot)).all(SlotCounters::is_idle);
         for slot in self.slots.reclaim(self.adopted, is_idle) {

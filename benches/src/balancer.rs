@@ -30,9 +30,9 @@ const ENDPOINTS: u8 = 10;
 pub fn measure(rig: &Rig, warm_up: Duration, interval: Duration) -> Result<Measured, Error> {
     let (tables, stats) = tables()?;
     let published = Arc::new(Published::new(1));
-    published.stats.first().ok_or("there is one worker")?.store(Arc::new(stats));
-    published.tables.store(Arc::new(tables));
-    published.fib.store(Arc::new(fib()?));
+    published.stats.first().ok_or("there is one worker")?.publish(stats);
+    published.tables.publish(tables);
+    published.fib.publish(fib()?);
     let (events, _heard) = event_channel();
     let worker = spawn(config(), Arc::clone(&published), events)?;
     for (slot, interface) in [NEAR_IN, NEAR_OUT].into_iter().enumerate() {

@@ -257,9 +257,9 @@ impl World {
 
     fn publish(&self, generation: u64, endpoint_answered: bool) {
         let (tables, stats) = tables(generation);
-        self.published.stats[usize::from(self.id.0)].store(Arc::new(stats));
-        self.published.tables.store(Arc::new(tables));
-        self.published.fib.store(Arc::new(fib(endpoint_answered)));
+        self.published.stats[usize::from(self.id.0)].publish(stats);
+        self.published.tables.publish(tables);
+        self.published.fib.publish(fib(endpoint_answered));
         self.worker.wake();
     }
 

@@ -143,6 +143,11 @@ fn worker(
         cpu_time_ns: cpu_times.get(&thread_name(id)).copied(),
         flows_evicted: status.pipeline.flows_evicted.value(),
         tx_ring_full: interfaces.iter().map(|found| found.tx_ring_full.value()).sum(),
+        longest_turn_ns: status.longest_turn_ns.value(),
+        longest_turn_own_ns: status.longest_turn_own_ns.value(),
+        slow_turns_by_itself: status.slow_turns_by_itself.value(),
+        slow_turns_by_sending: status.slow_turns_by_sending.value(),
+        slow_turns_by_others: status.slow_turns_by_others.value(),
     }
 }
 

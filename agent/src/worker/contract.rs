@@ -8,7 +8,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use blixt_afxdp::{BindError, Sizes};
 use blixt_dataplane::{
     Fib, InterfaceSlot, Neighbour, PipelineConfig, SlotStats, Tables, Team, WorkerId,
@@ -19,6 +18,7 @@ use tokio::sync::oneshot;
 use super::directory::FlowDirectory;
 use super::handoff::Mailboxes;
 use super::question::Question;
+use super::shared::Shared;
 
 /// What one worker is made with.
 #[derive(Debug, Clone)]
@@ -74,13 +74,13 @@ impl Default for HoldLimits {
 #[derive(Debug)]
 pub struct Published {
     /// The compiled snapshot.
-    pub tables: ArcSwap<Tables>,
+    pub tables: Shared<Tables>,
     /// The kernel's routes and neighbours. Its interfaces are in the order of
     /// their slots.
-    pub fib: ArcSwap<Fib>,
+    pub fib: Shared<Fib>,
     /// Each worker's counters of slots, by worker. Grown before the tables
     /// that use the new slots are published.
-    pub stats: Vec<ArcSwap<SlotStats>>,
+    pub stats: Vec<Shared<SlotStats>>,
     /// Where workers give each other packets.
     pub(super) mailboxes: Mailboxes,
     /// Which of them has which flow.
@@ -100,10 +100,18 @@ impl Published {
         Self {
             mailboxes: Mailboxes::new(workers),
             directory: Arc::new(FlowDirectory::new(if alone { 0 } else { flows })),
-            tables: ArcSwap::default(),
-            fib: ArcSwap::default(),
-            stats: (0..workers).map(|_| ArcSwap::default()).collect(),
+            tables: Shared::default(),
+            fib: Shared::default(),
+            stats: (0..workers).map(|_| Shared::default()).collect(),
         }
+    }
+
+    /// Frees what has been replaced and no worker looks at any more. Call it now
+    /// and then; see [`Shared`].
+    pub fn reclaim(&self) {
+        self.tables.reclaim();
+        self.fib.reclaim();
+        self.stats.iter().for_each(Shared::reclaim);
     }
 
     /// What a pipeline must know of the others; `None` if there are none.

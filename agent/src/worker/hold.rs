@@ -72,15 +72,22 @@ impl Hold {
         Ok(is_new)
     }
 
-    /// Takes everything out, to be tried again.
-    pub(super) fn take_all(&mut self) -> Vec<(Neighbour, Held)> {
+    /// The neighbours that packets wait for.
+    pub(super) fn neighbours(&self) -> impl Iterator<Item = Neighbour> {
+        self.queues.keys().copied()
+    }
+
+    /// Takes out what waits for a neighbour, in its order.
+    pub(super) fn take(&mut self, neighbour: Neighbour) -> VecDeque<Held> {
+        let held = self.queues.remove(&neighbour).map(|queue| queue.held).unwrap_or_default();
+        self.packets -= held.len();
+        held
+    }
+
+    /// Takes everything out.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Held> {
         self.packets = 0;
-        let queues = self.queues.drain();
-        queues
-            .flat_map(|(neighbour, queue)| {
-                queue.held.into_iter().map(move |held| (neighbour, held))
-            })
-            .collect()
+        self.queues.drain().flat_map(|(_, queue)| queue.held)
     }
 
     /// Gives up on what has waited too long; and names the neighbours to be

@@ -11,8 +11,10 @@ mod directory;
 mod handle;
 mod handoff;
 mod hold;
+mod pace;
 mod question;
 mod run;
+mod shared;
 mod status;
 
 pub use contract::{
@@ -23,4 +25,5 @@ pub(crate) use directory::FlowDirectory;
 pub use handle::{WorkerHandle, event_channel, spawn, thread_name};
 pub(crate) use handoff::mailbox_bytes;
 pub use question::{FlowPage, Question};
+pub use shared::{Reader, Shared};
 pub use status::{InterfaceCounters, MAX_INTERFACES, WorkerStatus};

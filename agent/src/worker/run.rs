@@ -5,10 +5,10 @@
 //! After some empty turns it sleeps until there is something to do. Nothing
 //! on the way of a packet allocates, locks, logs or waits.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::cache::Cache;
 use arrayvec::ArrayVec;
 use blixt_afxdp::{BUSY_PATIENCE, BUSY_PAUSE, BindError, Exchange, Frame, Slot, Unsent};
 use blixt_dataplane::{
@@ -22,6 +22,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::handoff::Mailboxes;
 use super::hold::{Held, Hold};
+use super::pace::{Pace, thread_cpu_ns};
 use super::{
     Attach, BoundQueue, Command, Event, FrameAccount, Published, SpawnError, WorkerConfig,
     WorkerStatus,
@@ -34,6 +35,10 @@ const EMPTY_TURNS: u32 = 200;
 /// How many packets of others are taken in a turn, so that one's own do not
 /// wait for them too long.
 const HANDED_OVER_PER_TURN: usize = 4 * BURST;
+
+/// What the kernel takes to send fewer frames is taken for the worker's own:
+/// even to a veth at most some 100 µs.
+const MANY_TO_SEND: usize = 16;
 
 /// How often sockets, held packets and counters are looked after, also the
 /// longest sleep.
@@ -50,6 +55,9 @@ pub(super) struct Worker {
     events: UnboundedSender<Event>,
     wake: Arc<EventFd>,
     clock: Clock,
+    pace: Pace,
+    /// Frames that were given to transmit rings in this turn.
+    to_send: usize,
     /// Attachments whose queues are still busy.
     attaching: Vec<Attach>,
     attached: Vec<InterfaceSlot>,
@@ -57,6 +65,8 @@ pub(super) struct Worker {
     stopping: bool,
     /// Workers that were given packets in this turn.
     to_wake: Vec<WorkerId>,
+    /// Neighbours whose packets are to be tried again, the last one first.
+    to_retry: Vec<Neighbour>,
 }
 
 /// Where packets come from.
@@ -90,11 +100,14 @@ impl Worker {
             events,
             wake,
             clock: Clock::new(),
+            pace: Pace::new(),
+            to_send: 0,
             attaching: Vec::new(),
             attached: Vec::new(),
             tended: Tick::default(),
             stopping: false,
             to_wake: Vec::with_capacity(workers),
+            to_retry: Vec::new(),
         })
     }
 
@@ -108,9 +121,9 @@ impl Worker {
             // `spawn` has checked it.
             return FrameAccount::default();
         };
-        let mut tables = Cache::new(&published.tables);
-        let mut fib = Cache::new(&published.fib);
-        let mut stats = Cache::new(stats);
+        let mut tables = published.tables.reader();
+        let mut fib = published.fib.reader();
+        let mut stats = stats.reader();
         if published.mailboxes.are_needed()
             && let Some(mailbox) = published.mailboxes.of(self.config.id)
         {
@@ -118,9 +131,11 @@ impl Worker {
             mailbox.open(frame_bytes, Arc::clone(&self.wake));
         }
         let mut newest_fib: *const Fib = std::ptr::null();
+        let mut routes_stamp = 0;
         let mut empty_turns = 0;
         while !self.stopping {
             let now = self.clock.now();
+            self.pace.turn(now);
             // Counters are grown before the tables that need them appear.
             let tables = tables.load();
             let fib = fib.load();
@@ -130,12 +145,16 @@ impl Worker {
             if !std::ptr::eq(newest_fib, Arc::as_ptr(fib)) {
                 newest_fib = Arc::as_ptr(fib);
                 self.status.fibs_adopted.add(1);
-                self.retry(view, now);
+                let others_too = std::mem::replace(&mut routes_stamp, fib.routes().stamp());
+                self.look_for_neighbours(fib, others_too != routes_stamp);
+            }
+            if let Some(neighbour) = self.to_retry.pop() {
+                self.retry(neighbour, view, now);
             }
             let asked = self.obey(view, now);
             let received = self.turn(view, now, &published.mailboxes);
             let mut sink = FreeFrames { exchange: &mut self.exchange };
-            let more = self.pipeline.sweep(view, now, &mut sink);
+            let more = self.pipeline.sweep(view, now, &mut sink) || !self.to_retry.is_empty();
             self.send();
             self.tend(now);
             if received || more || asked {
@@ -263,23 +282,33 @@ impl Worker {
         taken > 0
     }
 
-    /// Tries the packets again that wait for neighbours: new ones are known.
-    fn retry(&mut self, view: View<'_>, now: Tick) {
-        if self.hold.len() == 0 {
-            return;
+    /// Finds the neighbours that are known now and whose packets can go on; and
+    /// where routes may lead elsewhere, all others after them.
+    #[cold]
+    fn look_for_neighbours(&mut self, fib: &Fib, others_too: bool) {
+        self.to_retry.clear();
+        if others_too {
+            self.to_retry.extend(self.hold.neighbours().filter(|it| fib.mac(*it).is_none()));
         }
-        let mut waiting = self.hold.take_all();
+        self.to_retry.extend(self.hold.neighbours().filter(|it| fib.mac(*it).is_some()));
+    }
+
+    /// Tries the packets again that wait for one neighbour: others', which can
+    /// be many, wait for the next turns.
+    #[cold]
+    fn retry(&mut self, neighbour: Neighbour, view: View<'_>, now: Tick) {
+        let mut waiting: VecDeque<_> = self.hold.take(neighbour);
         while !waiting.is_empty() {
             let count = waiting.len().min(BURST);
-            let mut tried: ArrayVec<(Neighbour, Held), BURST> = waiting.drain(..count).collect();
+            let mut tried: ArrayVec<Held, BURST> = waiting.drain(..count).collect();
             let mut burst = Burst::new();
-            for (_, held) in &mut tried {
+            for held in &mut tried {
                 let bytes = held.frame.len();
                 burst.push(Packet::new(held.frame.room_mut(), bytes, held.ingress));
             }
             self.pipeline.retry(&mut burst, view, now);
             let ends = ends(burst);
-            for ((_, mut held), (verdict, bytes)) in tried.into_iter().zip(ends) {
+            for (mut held, (verdict, bytes)) in tried.into_iter().zip(ends) {
                 held.frame.set_len(bytes);
                 match verdict {
                     Some(Verdict::Transmit(egress)) => self.transmit(egress, 0, held.frame),
@@ -292,6 +321,7 @@ impl Worker {
 
     #[inline]
     fn transmit(&mut self, egress: InterfaceSlot, queue: u32, frame: Frame) {
+        self.to_send += 1;
         if let Err(unsent) = self.exchange.transmit(Slot(egress.0), queue, frame) {
             let reason = match unsent {
                 Unsent::NoInterface => DropReason::InterfaceGone,
@@ -317,7 +347,12 @@ impl Worker {
     /// Sends what has been decided to be sent.
     #[inline]
     fn send(&mut self) {
+        let many = std::mem::take(&mut self.to_send) >= MANY_TO_SEND;
+        let began = many.then(thread_cpu_ns);
         let dropped = self.exchange.flush();
+        if let Some(began) = began {
+            self.pace.sent(began);
+        }
         if dropped > 0 {
             self.pipeline.counters().dropped(DropReason::TxRingFull).add(dropped);
         }
@@ -440,6 +475,7 @@ impl Worker {
     fn sleep(&mut self) {
         self.status.sleeps.add(1);
         self.publish();
+        self.pace.rest(self.clock.now());
         let timeout = if self.attaching.is_empty() { TEND } else { BUSY_PAUSE };
         if self.exchange.wait(self.wake.as_fd(), timeout).is_err() {
             // The kernel has no memory for it: not so fast, then.
@@ -456,6 +492,7 @@ impl Worker {
         self.status.frames_born.set(account.born);
         self.status.frames_home.set(account.home);
         self.status.holding.set(self.hold.len() as u64);
+        self.pace.publish(&self.status);
         for &slot in &self.attached {
             let counters = self.exchange.counters(Slot(slot.0));
             let (queues, zero_copy) = self.exchange.bound(Slot(slot.0));
@@ -478,7 +515,8 @@ impl Worker {
         {
             self.pipeline.counters().dropped(DropReason::InterfaceGone).add(1);
         }
-        for (_, held) in self.hold.take_all() {
+        let waiting: Vec<_> = self.hold.take_all().collect();
+        for held in waiting {
             self.drop(held.frame, DropReason::Unresolved);
         }
         self.send();

@@ -29,6 +29,16 @@ pub struct WorkerStatus {
     pub holding: Counter,
     /// How often it went to sleep.
     pub sleeps: Counter,
+    /// The longest turn of the last minute or two.
+    pub longest_turn_ns: Counter,
+    /// The most CPU time that the worker itself took in a turn, in the same time.
+    pub longest_turn_own_ns: Counter,
+    /// How many turns took more than 1 ms because of what the worker did.
+    pub slow_turns_by_itself: Counter,
+    /// How many turns took more than 1 ms because of what the kernel did to send.
+    pub slow_turns_by_sending: Counter,
+    /// How many turns took more than 1 ms because something else had the core.
+    pub slow_turns_by_others: Counter,
     /// How often these numbers were brought up to date: stands still only if
     /// the worker does.
     pub heartbeats: Counter,
@@ -103,6 +113,11 @@ impl WorkerStatus {
             frames_home: Counter::default(),
             holding: Counter::default(),
             sleeps: Counter::default(),
+            longest_turn_ns: Counter::default(),
+            longest_turn_own_ns: Counter::default(),
+            slow_turns_by_itself: Counter::default(),
+            slow_turns_by_sending: Counter::default(),
+            slow_turns_by_others: Counter::default(),
             heartbeats: Counter::default(),
             interfaces: (0..MAX_INTERFACES).map(|_| InterfaceCounters::default()).collect(),
         }
