@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use blixt_dataplane::address::to_ip;
 use blixt_dataplane::{AddressRole, InterfaceSlot};
-use blixt_gateway::{Kind, ObjectKey, Programming, Warning};
+use blixt_gateway::{Kind, ObjectKey, Programming, Update, Warning};
 use blixt_model::{Generation, ObjectName, Snapshot};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -17,7 +17,6 @@ use tracing::{error, info, warn};
 use crate::flags::Settings;
 use crate::interfaces::Interfaces;
 use crate::kernel::Mirror;
-use crate::manifests::Contents;
 use crate::run::RunError;
 use crate::state::{ControlState, State};
 use crate::tables::TablesWriter;
@@ -98,7 +97,7 @@ impl Control {
     }
 
     /// Attaches everything, then takes the first manifests.
-    pub async fn start(&mut self, first: &Contents) -> Result<(), RunError> {
+    pub async fn start(&mut self, first: Update) -> Result<(), RunError> {
         let view = self.mirror.view.borrow_and_update().clone();
         self.interfaces.attach_all(&view, &self.workers).await?;
         self.wanted.read(first);
@@ -112,7 +111,7 @@ impl Control {
     /// May be cut short anywhere: [`Control::stop`] then undoes what was begun.
     pub async fn run(
         &mut self,
-        mut manifests: mpsc::Receiver<Result<Contents, String>>,
+        mut manifests: mpsc::Receiver<Result<Update, String>>,
         mut events: mpsc::UnboundedReceiver<Event>,
     ) -> Result<(), RunError> {
         let mut ticks = interval(TICK);
@@ -122,7 +121,7 @@ impl Control {
             tokio::select! {
                 biased;
                 Some(event) = events.recv() => self.note(event).await?,
-                Some(contents) = manifests.recv() => self.read(contents),
+                Some(update) = manifests.recv() => self.read(update),
                 Ok(()) = self.mirror.view.changed() => self.follow_kernel().await,
                 () = sleep(ADOPTION), if pending => self.look_for_adoption(),
                 _ = ticks.tick() => self.tick().await?,
@@ -141,13 +140,13 @@ impl Control {
         self.interfaces.detach_all(&self.workers).await;
     }
 
-    fn read(&mut self, contents: Result<Contents, String>) {
-        match contents {
-            Ok(contents) => {
+    fn read(&mut self, update: Result<Update, String>) {
+        match update {
+            Ok(update) => {
                 if self.unreadable.take().is_some() {
                     info!("the manifests can be read again");
                 }
-                self.wanted.read(&contents);
+                self.wanted.read(update);
                 self.compile();
             }
             Err(why) => {

@@ -137,12 +137,12 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     };
     let interfaces =
         Interfaces::new(&settings.interfaces, mode, xdp, offloads, attachments, published);
-    let watch = manifests::watch(&settings.manifests)?;
+    let objects = manifests::objects(manifests::watch(&settings.manifests)?)?;
     let mut control =
         Control::new(settings, interfaces, tables, Arc::clone(&workers), mirror, state);
     let serve = async {
-        control.start(&watch.first).await?;
-        control.run(watch.changes, asked).await
+        control.start(objects.first).await?;
+        control.run(objects.changes, asked).await
     };
     let ended = tokio::select! {
         biased;

@@ -7,18 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use blixt_gateway::{
-    CONTROLLER_NAME, Compiled, CrdVersion, Environment, Index, Manifests, Programming, Refusal,
-    SEED, Statuses, Warning, compile, warnings,
+    CONTROLLER_NAME, Compiled, CrdVersion, Environment, Index, Programming, Refusal, SEED,
+    Statuses, Update, Warning, compile, warnings,
 };
 use blixt_model::{Generation, ObjectName, Snapshot};
 use tracing::{error, info, warn};
 
-use crate::manifests::Contents;
-
 /// The wanted state, as it follows from the manifests.
 #[derive(Debug)]
 pub struct Wanted {
-    manifests: Manifests,
     index: Index,
     snapshot: Snapshot,
     statuses: Statuses,
@@ -30,7 +27,6 @@ pub struct Wanted {
 impl Default for Wanted {
     fn default() -> Self {
         Self {
-            manifests: Manifests::default(),
             index: Index::default(),
             snapshot: Snapshot::empty(Generation::default()),
             statuses: Statuses::default(),
@@ -42,9 +38,8 @@ impl Default for Wanted {
 }
 
 impl Wanted {
-    /// Takes in the files as they are now; [`Wanted::compile`] comes next.
-    pub fn read(&mut self, contents: &Contents) {
-        let update = self.manifests.update(contents);
+    /// Takes in what changed in the manifests; [`Wanted::compile`] comes next.
+    pub fn read(&mut self, update: Update) {
         for event in update.events {
             self.index.apply(event);
         }
@@ -128,6 +123,7 @@ impl Wanted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blixt_gateway::Manifests;
 
     const CLASS: &str = "\
 apiVersion: gateway.networking.k8s.io/v1
@@ -149,9 +145,17 @@ spec:
         )
     }
 
-    fn take(wanted: &mut Wanted, text: &str) -> bool {
+    /// The files, and what is wanted of them.
+    #[derive(Default)]
+    struct Agent {
+        manifests: Manifests,
+        wanted: Wanted,
+    }
+
+    fn take(agent: &mut Agent, text: &str) -> bool {
         let bytes = [CLASS, "---\n", text].concat().into_bytes();
-        wanted.read(&[("a.yaml".to_owned(), Ok(bytes))].into());
+        let Agent { manifests, wanted } = agent;
+        wanted.read(manifests.update(&[("a.yaml".to_owned(), Ok(bytes))].into()));
         compile(wanted, &BTreeMap::new())
     }
 
@@ -166,42 +170,42 @@ spec:
 
     #[test]
     fn snapshots_are_numbered_when_they_change() {
-        let mut wanted = Wanted::default();
-        assert!(compile(&mut wanted, &BTreeMap::new()), "the first is new");
-        assert_eq!(wanted.snapshot().generation(), Generation(1));
-        assert!(take(&mut wanted, &gateway(80)));
-        assert_eq!(wanted.snapshot().generation(), Generation(2));
+        let mut agent = Agent::default();
+        assert!(compile(&mut agent.wanted, &BTreeMap::new()), "the first is new");
+        assert_eq!(agent.wanted.snapshot().generation(), Generation(1));
+        assert!(take(&mut agent, &gateway(80)));
+        assert_eq!(agent.wanted.snapshot().generation(), Generation(2));
         // A comment changes nothing, and no number is used up.
-        assert!(!take(&mut wanted, &format!("# new\n{}", gateway(80))));
-        assert!(take(&mut wanted, &gateway(81)));
-        assert_eq!(wanted.snapshot().generation(), Generation(3));
+        assert!(!take(&mut agent, &format!("# new\n{}", gateway(80))));
+        assert!(take(&mut agent, &gateway(81)));
+        assert_eq!(agent.wanted.snapshot().generation(), Generation(3));
     }
 
     #[test]
     fn what_is_refused_is_told_once_and_what_was_good_stays() {
-        let mut wanted = Wanted::default();
-        take(&mut wanted, &gateway(80));
-        assert!(!take(&mut wanted, &gateway(65_536)));
-        assert_eq!(port(&wanted), 80);
-        assert_eq!(wanted.refusals().len(), 1);
+        let mut agent = Agent::default();
+        take(&mut agent, &gateway(80));
+        assert!(!take(&mut agent, &gateway(65_536)));
+        assert_eq!(port(&agent.wanted), 80);
+        assert_eq!(agent.wanted.refusals().len(), 1);
         let told = |wanted: &Wanted| {
             wanted.told.iter().filter(|fault| fault.starts_with("refused")).count()
         };
-        assert_eq!(told(&wanted), 1);
-        take(&mut wanted, "a: [");
-        assert_eq!((port(&wanted), told(&wanted)), (80, 1));
-        take(&mut wanted, &gateway(81));
-        assert_eq!((port(&wanted), told(&wanted)), (81, 0));
+        assert_eq!(told(&agent.wanted), 1);
+        take(&mut agent, "a: [");
+        assert_eq!((port(&agent.wanted), told(&agent.wanted)), (80, 1));
+        take(&mut agent, &gateway(81));
+        assert_eq!((port(&agent.wanted), told(&agent.wanted)), (81, 0));
     }
 
     #[test]
     fn addresses_that_cannot_be_used_are_conditions() {
-        let mut wanted = Wanted::default();
-        take(&mut wanted, &gateway(80));
+        let mut agent = Agent::default();
+        take(&mut agent, &gateway(80));
         let unusable = [([192, 0, 2, 1].into(), "is the node's own".to_owned())].into();
-        assert!(compile(&mut wanted, &unusable));
-        assert_eq!(wanted.snapshot().gateways(), []);
-        let statuses = format!("{:?}", wanted.statuses());
+        assert!(compile(&mut agent.wanted, &unusable));
+        assert_eq!(agent.wanted.snapshot().gateways(), []);
+        let statuses = format!("{:?}", agent.wanted.statuses());
         assert!(statuses.contains("192.0.2.1 is the node's own"), "{statuses}");
     }
 }
