@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod changes;
 mod endings;
 mod laws;
 mod memory;

@@ -222,6 +222,16 @@ impl World {
         self.stats = self.stats.grown_to(self.slots.capacity());
     }
 
+    /// Gives back the slots that nothing uses, as the writer of tables does once
+    /// the newest are in use.
+    pub(crate) fn reclaim(&mut self) {
+        let Self { slots, stats, tables, .. } = self;
+        let is_idle = |slot| stats.slot(slot).is_none_or(SlotCounters::is_idle);
+        for slot in slots.reclaim(tables.generation(), is_idle) {
+            stats.clear(slot);
+        }
+    }
+
     /// The pipeline, and what it judges by.
     pub(crate) fn parts(&mut self) -> (&mut Pipeline, View<'_>) {
         let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
