@@ -14,6 +14,7 @@
 mod agent;
 mod binaries;
 mod clients;
+mod digest;
 mod manifests;
 mod servers;
 mod stage;
@@ -21,6 +22,7 @@ pub mod stream;
 
 pub use agent::{Agent, Metrics, Stopped};
 pub use clients::{Answer, Prober, ask, ask_from, ask_over, ask_udp, ask_udp_from, connect};
+pub use digest::{get, put};
 pub use manifests::{Gateway, Listener, Manifests, Protocol, Service};
-pub use servers::{Server, serve_names, serve_streams, serve_udp_names};
+pub use servers::{Server, serve_digests, serve_names, serve_streams, serve_udp_names};
 pub use stage::{Stage, StagePlan};

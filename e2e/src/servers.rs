@@ -9,7 +9,7 @@ use std::time::Duration;
 use blixt_testkit::netns::Namespace;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::stream;
+use crate::{digest, stream};
 
 /// How long a server waits for a peer that says nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,6 +66,12 @@ pub fn serve_streams(namespace: &Namespace, port: u16) -> Server {
             },
         }
     })
+}
+
+/// Serves streams of any length with their digest on `port`, both ways; see
+/// [`crate::get`] and [`crate::put`].
+pub fn serve_digests(namespace: &Namespace, port: u16) -> Server {
+    serve_tcp(namespace, port, digest::serve)
 }
 
 fn serve_tcp(

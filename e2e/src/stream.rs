@@ -9,7 +9,7 @@ pub const BLOCK: usize = 100_003;
 
 /// Noise: a xorshift generator (Marsaglia, 2003), so that no two places of a
 /// block look alike.
-fn noise() -> Vec<u8> {
+pub(crate) fn noise() -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(BLOCK + 8);
     while bytes.len() < BLOCK {

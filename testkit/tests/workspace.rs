@@ -42,6 +42,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "blixt-afxdp",
             "blixt-agent",
             "blixt-dataplane",
+            "blixt-gateway",
             "blixt-mem",
             "blixt-model",
             "blixt-testkit",

@@ -26,7 +26,7 @@ fn all_to(stage: &mut Stage, wanted: usize) {
 
 /// A question on one flow that stays open: its answers must keep their order
 /// and their server.
-fn udp_flow(to: std::net::SocketAddr) -> impl FnMut() -> io::Result<String> + Send {
+pub(super) fn udp_flow(to: std::net::SocketAddr) -> impl FnMut() -> io::Result<String> + Send {
     let mut socket = None;
     let mut number = 0_u64;
     move || {
@@ -66,7 +66,7 @@ fn tcp_flow(to: std::net::SocketAddr) -> impl FnMut() -> io::Result<String> + Se
 }
 
 /// Every question was answered, by this server.
-fn all_by(what: &str, answers: &[Answer], server: &str) {
+pub(super) fn all_by(what: &str, answers: &[Answer], server: &str) {
     assert!(answers.len() > 50, "{what} had {} answers only", answers.len());
     for (n, answer) in answers.iter().enumerate() {
         match &answer.name {

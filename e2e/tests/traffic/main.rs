@@ -11,6 +11,7 @@
 
 mod balance;
 mod bulk;
+mod churn;
 mod life;
 mod live;
 mod path;
