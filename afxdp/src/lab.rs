@@ -40,6 +40,14 @@ pub enum Hook {
 /// What `XDP_DROP` and `XDP_PASS` of `linux/bpf.h` are.
 const XDP_DROP: i32 = 1;
 const XDP_PASS: i32 = 2;
+const XDP_TX: i32 = 3;
+
+/// Ethernet, IPv4 and UDP; and where in them is what the generator changes.
+const HEADERS: usize = 14 + 20 + 8;
+const IP_CHECKSUM: usize = 14 + 10;
+const SOURCE_END: usize = 14 + 14;
+const SOURCE_PORT: usize = 14 + 20;
+const UDP_CHECKSUM: usize = 14 + 20 + 6;
 
 impl Program {
     /// Drops every frame.
@@ -80,47 +88,92 @@ impl Program {
         Ok(Self { fd, sockets: Some(sockets) })
     }
 
-    /// Gives the frame, which is UDP over IPv4 without options or VLAN tag, a
-    /// random source port out of `flows` (a power of two up to 32,768), and
-    /// sends it out of an interface; see [`Program::run`].
-    pub fn generate(ifindex: u32, flows: u32) -> io::Result<Self> {
-        const SRC_PORT: i16 = 14 + 20;
-        const CHECKSUM: i16 = SRC_PORT + 6;
-        let fd = load(&[
+    /// Makes packets of so many flows (up to 2^20) out of `frame`, each time
+    /// of a flow chosen by chance, and sends them out of an interface; see
+    /// [`Program::run`]. The frame is UDP over IPv4 without options or VLAN
+    /// tag.
+    ///
+    /// A flow's number is in its source port and, if there are more than
+    /// 32,768, in the end of its source address. All headers are written anew
+    /// each time: whoever got the last packet may have changed them where
+    /// they are, and the kernel uses that memory again.
+    pub fn generate(ifindex: u32, frame: &[u8], flows: u32) -> io::Result<Self> {
+        let Some(headers) = frame.first_chunk::<HEADERS>() else {
+            return Err(io::Error::other("the frame is too short for UDP over IPv4"));
+        };
+        let source = word(frame, SOURCE_END);
+        let port = word(frame, SOURCE_PORT);
+        let address_sum = sum_without(word(frame, IP_CHECKSUM), &[source]);
+        let udp_sum = sum_without(word(frame, UDP_CHECKSUM), &[source, port]);
+        let mut program = vec![
             move_from(R6, R1),
             call(HELPER_RANDOM),
+            modulo(R0, flows.clamp(1, 1 << 20) as i32),
+            // The end of the source address, and the port.
             move_from(R7, R0),
-            and(R7, flows.saturating_sub(1).min(0x7fff) as i32),
-            or(R7, 0x8000),
-            to_be16(R7),
+            shift_right(R7, 15),
+            add(R7, i32::from(source)),
+            and(R7, 0xffff),
+            move_from(R8, R0),
+            and(R8, 0x7fff),
+            or(R8, 0x8000),
             // data and data_end of struct xdp_md.
             load_u32(R2, R6, 0),
             load_u32(R3, R6, 4),
             move_from(R4, R2),
-            add(R4, 14 + 20 + 8),
-            jump_if_greater(R4, R3, 17),
-            load_u16(R5, R2, SRC_PORT),
-            store_u16(R2, R7, SRC_PORT),
-            // RFC 1624 §3: HC' = ~(~HC + ~m + m').
-            load_u16(R4, R2, CHECKSUM),
-            xor(R4, 0xffff),
-            xor(R5, 0xffff),
-            add_from(R4, R5),
-            add_from(R4, R7),
-            move_from(R5, R4),
-            shift_right(R5, 16),
-            and(R4, 0xffff),
-            add_from(R4, R5),
-            xor(R4, 0xffff),
-            store_u16(R2, R4, CHECKSUM),
+            add(R4, HEADERS as i32),
+            jump_unless_greater(R4, R3, 2),
+            mov(R0, XDP_DROP),
+            exit(),
+        ];
+        for (number, bytes) in headers.as_chunks::<2>().0.iter().enumerate() {
+            let value = i32::from(i16::from_le_bytes(*bytes));
+            program.push(store_value_u16(R2, 2 * number as i16, value));
+        }
+        program.extend([move_from(R4, R7), add(R4, address_sum)]);
+        program.extend(store_checksum(R4, IP_CHECKSUM));
+        program.extend([move_from(R4, R7), add_from(R4, R8), add(R4, udp_sum)]);
+        // It may come out as 0, "none" (RFC 768), instead of 0xffff: as good.
+        program.extend(store_checksum(R4, UDP_CHECKSUM));
+        program.extend([
+            to_be16(R7),
+            store_u16(R2, R7, SOURCE_END as i16),
+            to_be16(R8),
+            store_u16(R2, R8, SOURCE_PORT as i16),
             mov(R1, ifindex as i32),
             mov(R2, 0),
             call(HELPER_REDIRECT),
             exit(),
-            mov(R0, XDP_DROP),
+        ]);
+        Ok(Self { fd: load(&program)?, sockets: None })
+    }
+
+    /// Answers every UDP packet over IPv4 with itself, addresses and ports
+    /// exchanged; passes on what is too short for that.
+    pub fn reflect() -> io::Result<Self> {
+        let mut program = vec![
+            load_u32(R2, R1, 0),
+            load_u32(R3, R1, 4),
+            move_from(R4, R2),
+            add(R4, HEADERS as i32),
+            jump_unless_greater(R4, R3, 2),
+            mov(R0, XDP_PASS),
             exit(),
-        ])?;
-        Ok(Self { fd, sockets: None })
+        ];
+        // MAC addresses, IP addresses, ports: 16 bits at a time. No sum minds.
+        for (first, second, words) in [(0, 6, 3), (14 + 12, 14 + 16, 2), (14 + 20, 14 + 22, 1)] {
+            for number in 0..words {
+                let (first, second) = (first + 2 * number, second + 2 * number);
+                program.extend([
+                    load_u16(R4, R2, first),
+                    load_u16(R5, R2, second),
+                    store_u16(R2, R5, first),
+                    store_u16(R2, R4, second),
+                ]);
+            }
+        }
+        program.extend([mov(R0, XDP_TX), exit()]);
+        Ok(Self { fd: load(&program)?, sockets: None })
     }
 
     /// Gives a queue its socket.
@@ -172,8 +225,8 @@ impl Program {
     }
 
     /// Runs it on `frame` so many times, and does with the frames what it
-    /// says (BPF_F_TEST_XDP_LIVE_FRAMES). A frame is only filled in the first
-    /// time, and used again as the program left it.
+    /// says (BPF_F_TEST_XDP_LIVE_FRAMES). Memory is only filled in the first
+    /// time, and used again as it came back.
     pub fn run(&self, frame: &[u8], times: u32) -> io::Result<()> {
         let mut options = bpf::bpf_test_run_opts {
             sz: size_of::<bpf::bpf_test_run_opts>(),
@@ -231,6 +284,38 @@ fn ok(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
 }
 
+/// 16 bits of a frame, as a number.
+fn word(frame: &[u8], at: usize) -> u16 {
+    frame.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u16::from_be_bytes(*bytes))
+}
+
+/// What a checksum is the sum of, without some of it (RFC 1624, 3).
+fn sum_without(checksum: u16, parts: &[u16]) -> i32 {
+    let sum = parts.iter().fold(u32::from(!checksum), |sum, part| sum + u32::from(!part));
+    fold(fold(sum)) as i32
+}
+
+fn fold(sum: u32) -> u32 {
+    (sum & 0xffff) + (sum >> 16)
+}
+
+/// Folds a sum of up to 18 bits and stores its complement. Uses R5.
+fn store_checksum(sum: Register, at: usize) -> [u64; 11] {
+    [
+        move_from(R5, sum),
+        shift_right(R5, 16),
+        and(sum, 0xffff),
+        add_from(sum, R5),
+        move_from(R5, sum),
+        shift_right(R5, 16),
+        and(sum, 0xffff),
+        add_from(sum, R5),
+        xor(sum, 0xffff),
+        to_be16(sum),
+        store_u16(R2, sum, at as i16),
+    ]
+}
+
 // Instructions, as RFC 9669 §3 encodes them, for little-endian hosts.
 
 const HELPER_RANDOM: i32 = 7;
@@ -248,6 +333,7 @@ const R4: Register = Register(4);
 const R5: Register = Register(5);
 const R6: Register = Register(6);
 const R7: Register = Register(7);
+const R8: Register = Register(8);
 
 fn encode(code: u8, to: Register, from: Register, offset: i16, value: i32) -> u64 {
     u64::from(code)
@@ -281,6 +367,10 @@ fn and(to: Register, value: i32) -> u64 {
     encode(0x57, to, R0, 0, value)
 }
 
+fn modulo(to: Register, by: i32) -> u64 {
+    encode(0x97, to, R0, 0, by)
+}
+
 fn shift_right(to: Register, bits: i32) -> u64 {
     encode(0x77, to, R0, 0, bits)
 }
@@ -305,8 +395,13 @@ fn store_u16(to: Register, from: Register, offset: i16) -> u64 {
     encode(0x6b, to, from, offset, 0)
 }
 
-fn jump_if_greater(this: Register, than: Register, over: i16) -> u64 {
-    encode(0x2d, this, than, over, 0)
+fn store_value_u16(to: Register, offset: i16, value: i32) -> u64 {
+    encode(0x6a, to, R0, offset, value)
+}
+
+/// Less or equal, that is (JLE).
+fn jump_unless_greater(this: Register, than: Register, over: i16) -> u64 {
+    encode(0xbd, this, than, over, 0)
 }
 
 fn call(helper: i32) -> u64 {

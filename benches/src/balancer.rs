@@ -1,14 +1,13 @@
-//! Blixt's own worker, with one UDP listener and some endpoints.
+//! Blixt's own workers, with a listener for UDP and one for TCP.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use blixt_afxdp::nic;
 use blixt_agent::worker::{
-    HoldLimits, Published, WorkerConfig, WorkerHandle, event_channel, spawn,
+    FrameAccount, HoldLimits, Published, WorkerConfig, WorkerHandle, event_channel, spawn,
 };
 use blixt_dataplane::{
     CompileOptions, Fib, Interface, InterfaceSlot, Limits, Link, Neighbour, Path, PipelineConfig,
@@ -21,56 +20,168 @@ use blixt_model::{
 };
 
 use crate::Error;
-use crate::rig::{CORE, Measured, NEAR_IN, NEAR_OUT, NEXT_MAC, OUR_MACS, Rig, SIZES, VIP};
+use crate::contest::{Contestant, Running};
+use crate::rig::{
+    CLIENT, CORE, ENDPOINT_PORTS, FAR_MACS, Far, NEAR_IN, NEAR_OUT, OUR_MACS, Rig, SIZES, SNAT,
+    Sockets, VIP, VIP_PORTS, endpoints,
+};
 
-/// How many endpoints the service has.
-const ENDPOINTS: u8 = 10;
+/// Blixt.
+#[derive(Debug, Clone)]
+pub struct Blixt {
+    workers: Vec<Seat>,
+    hand_offs: Option<bool>,
+}
 
-/// One round of it.
-pub fn measure(rig: &Rig, warm_up: Duration, interval: Duration) -> Result<Measured, Error> {
-    let (tables, stats) = tables()?;
-    let published = Arc::new(Published::new(1));
-    published.stats.first().ok_or("there is one worker")?.publish(stats);
-    published.tables.publish(tables);
-    published.fib.publish(fib()?);
-    let (events, _heard) = event_channel();
-    let worker = spawn(config(), Arc::clone(&published), events)?;
-    for (slot, interface) in [NEAR_IN, NEAR_OUT].into_iter().enumerate() {
-        let slot = InterfaceSlot(slot as u16);
-        let bound = worker.attach(slot, interface, vec![0], true).blocking_recv()??;
-        for queue in bound {
-            rig.set_socket(usize::from(queue.slot.0), queue.socket.as_fd())?;
+/// Where a worker works.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// Its core.
+    pub core: usize,
+    /// Its queues of `n0` and of `n1`.
+    pub queues: [Vec<u32>; 2],
+}
+
+/// Workers that run.
+pub struct Balancing {
+    names: Vec<String>,
+    hand_offs: Option<bool>,
+    workers: Vec<WorkerHandle>,
+    _sockets: Sockets,
+}
+
+impl Blixt {
+    /// With one worker, on the contestant's core, that has one queue of each
+    /// interface.
+    pub fn alone() -> Self {
+        Self::new(vec![Seat { core: CORE, queues: [vec![0], vec![0]] }])
+    }
+
+    /// With these workers.
+    pub fn new(workers: Vec<Seat>) -> Self {
+        Self { workers, hand_offs: None }
+    }
+
+    /// The same, where nearly all replies, or nearly none, have to be handed
+    /// from one worker to the other: or what is measured is not what is meant.
+    #[must_use]
+    pub fn with_hand_offs(self, all: bool) -> Self {
+        Self { hand_offs: Some(all), ..self }
+    }
+
+    /// Starts it.
+    pub fn balance(&self, rig: &Rig) -> Result<Balancing, Error> {
+        let sockets = rig.sockets()?;
+        let count = self.workers.len();
+        let (tables, slots) = tables()?;
+        let published = Arc::new(Published::with_room_for(count, count * FLOW_CAPACITY));
+        for stats in &published.stats {
+            stats.publish(SlotStats::default().grown_to(slots));
         }
+        published.tables.publish(tables);
+        published.fib.publish(fib(rig.far)?);
+        let mut workers = Vec::new();
+        for (id, seat) in (0..).map(WorkerId).zip(&self.workers) {
+            let (events, _heard) = event_channel();
+            let worker = spawn(config(id, seat.core), Arc::clone(&published), events)?;
+            for ((slot, interface), queues) in
+                [NEAR_IN, NEAR_OUT].into_iter().enumerate().zip(&seat.queues)
+            {
+                let slot = InterfaceSlot(slot as u16);
+                for queue in
+                    worker.attach(slot, interface, queues.clone(), true).blocking_recv()??
+                {
+                    sockets.set(usize::from(queue.slot.0), queue.queue, queue.socket.as_fd())?;
+                }
+            }
+            workers.push(worker);
+        }
+        let names = workers.iter().map(|worker| format!("blixt-worker-{}", worker.id().0));
+        Ok(Balancing {
+            names: names.collect(),
+            hand_offs: self.hand_offs,
+            workers,
+            _sockets: sockets,
+        })
     }
-    let measured = rig.measure("blixt-worker-0", warm_up, interval)?;
-    check(worker)?;
-    Ok(measured)
 }
 
-/// Nothing may have been dropped but what found no place in a ring.
-fn check(worker: WorkerHandle) -> Result<(), Error> {
-    let status = Arc::clone(worker.status());
-    let frames = worker.stop();
-    if frames.born != frames.home {
-        return Err(format!("the worker lost frames: {frames:?}").into());
+impl Contestant for Blixt {
+    fn start(&self, rig: &Rig) -> Result<Box<dyn Running>, Error> {
+        Ok(Box::new(self.balance(rig)?))
     }
-    let counters = status.pipeline.by_name();
-    let balanced = counters.get("to_endpoints").copied().unwrap_or(0);
-    let dropped: u64 =
-        counters.iter().filter(|(name, _)| name.starts_with("drop.")).map(|(_, count)| count).sum();
-    if balanced == 0 || dropped * 100 > balanced {
-        return Err(format!("the worker did not balance: {counters:?}").into());
-    }
-    Ok(())
 }
 
-fn config() -> WorkerConfig {
+impl Balancing {
+    /// Ends it where nothing was to be balanced.
+    pub fn end(self) -> Result<(), Error> {
+        for worker in self.workers {
+            all_home(worker.stop())?;
+        }
+        Ok(())
+    }
+
+    /// How often a worker has gone to sleep.
+    pub fn sleeps(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.status().sleeps.value()).sum()
+    }
+}
+
+impl Running for Balancing {
+    fn threads(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Nothing may have been dropped but for want of a place to be.
+    fn stop(self: Box<Self>) -> Result<(), Error> {
+        let Self { workers, hand_offs, .. } = *self;
+        let mut counters = BTreeMap::<String, u64>::new();
+        for worker in workers {
+            let status = Arc::clone(worker.status());
+            all_home(worker.stop())?;
+            for (name, count) in status.pipeline.by_name() {
+                *counters.entry(name).or_default() += count;
+            }
+        }
+        counters.retain(|_, count| *count > 0);
+        let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+        let (replies, handed_off) = (count("to_clients"), count("handed_off"));
+        let is_fault = |name: &str| name.starts_with("drop.") && !NO_FAULT.contains(&name);
+        let faults = counters.iter().filter(|(name, _)| is_fault(name));
+        let faults: u64 = faults.map(|(_, count)| count).sum();
+        if faults * 100 > count("to_endpoints") {
+            return Err(format!("the workers did not balance: {counters:?}").into());
+        }
+        match hand_offs {
+            Some(true) if handed_off * 10 < replies * 9 => {}
+            Some(false) if handed_off * 10 > replies => {}
+            _ => return Ok(()),
+        }
+        Err(format!("{handed_off} packets were handed over, with {replies} replies").into())
+    }
+}
+
+fn all_home(frames: FrameAccount) -> Result<(), Error> {
+    if frames.born == frames.home {
+        return Ok(());
+    }
+    Err(format!("a worker lost frames: {frames:?}").into())
+}
+
+/// Drops that are no fault of a worker's: overload, and packets that it had
+/// been handed when it was told to stop.
+const NO_FAULT: [&str; 3] = ["drop.tx_ring_full", "drop.hand_off_full", "drop.interface_gone"];
+
+/// Room for the largest number of flows that is measured, and some.
+const FLOW_CAPACITY: usize = 1 << 18;
+
+fn config(id: WorkerId, core: usize) -> WorkerConfig {
     WorkerConfig {
-        id: WorkerId(0),
-        core: Some(CORE),
+        id,
+        core: Some(core),
         pipeline: PipelineConfig {
-            worker: WorkerId(0),
-            flow_capacity: 1 << 17,
+            worker: id,
+            flow_capacity: FLOW_CAPACITY,
             snat_ports: 1_024..=65_535,
             hash_key: [1, 2],
             timeouts: Timeouts::default(),
@@ -82,57 +193,61 @@ fn config() -> WorkerConfig {
     }
 }
 
-fn endpoint(number: u8) -> IpAddr {
-    IpAddr::from([10, 1, 0, number + 1])
-}
-
-fn tables() -> Result<(Tables, SlotStats), Error> {
-    let vip: SocketAddr = VIP.parse()?;
-    let name = || "default/dns".parse();
-    let endpoints = (0..ENDPOINTS).map(|number| {
-        Ok(Endpoint {
-            address: endpoint(number),
-            port: Port::new(5_353)?,
-            state: EndpointState::Ready,
-        })
-    });
-    let service = ServicePort {
-        id: ServicePortId {
-            service: name()?,
-            protocol: Protocol::Udp,
-            port: Port::new(vip.port())?,
-        },
-        affinity: Affinity::None,
-        endpoints: endpoints.collect::<Result<_, Error>>()?,
-    };
-    let listener = Listener {
-        name: ListenerName::new("dns")?,
-        protocol: Protocol::Udp,
-        port: Port::new(vip.port())?,
-        route: Some(RouteId { kind: RouteKind::Udp, name: name()? }),
-        backends: vec![Backend {
-            weight: Weight::new(1)?,
-            target: Target::Service(ServiceIndex(0)),
-        }],
-    };
-    let gateway = Gateway { name: name()?, addresses: vec![vip.ip()], listeners: vec![listener] };
-    let snapshot = Snapshot::new(Generation(1), HashSeed(1), vec![gateway], vec![service])?;
+/// The tables, and how many slots they need.
+fn tables() -> Result<(Tables, usize), Error> {
+    let [udp, tcp] = [(Protocol::Udp, RouteKind::Udp), (Protocol::Tcp, RouteKind::Tcp)];
+    let mut listeners = Vec::new();
+    let mut services = Vec::new();
+    let ports = VIP_PORTS.into_iter().zip(ENDPOINT_PORTS);
+    for (index, ((protocol, kind), (port, target))) in [udp, tcp].into_iter().zip(ports).enumerate()
+    {
+        let name = format!("default/service-{index}");
+        let port = Port::new(port)?;
+        let endpoint = |address: Ipv4Addr| {
+            Ok(Endpoint {
+                address: address.into(),
+                port: Port::new(target)?,
+                state: EndpointState::Ready,
+            })
+        };
+        services.push(ServicePort {
+            id: ServicePortId { service: name.parse()?, protocol, port },
+            affinity: Affinity::None,
+            endpoints: endpoints().map(endpoint).collect::<Result<_, Error>>()?,
+        });
+        listeners.push(Listener {
+            name: ListenerName::new(format!("listener-{index}"))?,
+            protocol,
+            port,
+            route: Some(RouteId { kind, name: name.parse()? }),
+            backends: vec![Backend {
+                weight: Weight::new(1)?,
+                target: Target::Service(ServiceIndex(index as u32)),
+            }],
+        });
+    }
+    let gateway =
+        Gateway { name: "default/bench".parse()?, addresses: vec![VIP.parse()?], listeners };
+    let snapshot = Snapshot::new(Generation(1), HashSeed(1), vec![gateway], services)?;
     let options = CompileOptions {
-        snat_addresses: BTreeSet::from([IpAddr::from([10, 1, 0, 100])]),
+        snat_addresses: BTreeSet::from([SNAT.parse()?]),
         ..CompileOptions::default()
     };
     let mut slots = Slots::default();
     let tables = Tables::compile(&snapshot, &options, &mut slots, &Tables::default())?;
-    Ok((tables, SlotStats::default().grown_to(slots.capacity())))
+    Ok((tables, slots.capacity()))
 }
 
-fn fib() -> Result<Fib, Error> {
+fn fib(far: Far) -> Result<Fib, Error> {
     let mut interfaces = Vec::new();
     let mut links = Vec::new();
     let mut routes = Vec::new();
+    let mut indices = Vec::new();
     let networks = [IpAddr::from([192, 0, 2, 0]), IpAddr::from([10, 1, 0, 0])];
-    for (slot, (name, mac)) in [NEAR_IN, NEAR_OUT].into_iter().zip(OUR_MACS).enumerate() {
+    let near = [NEAR_IN, NEAR_OUT].into_iter().zip(OUR_MACS).zip(networks);
+    for (slot, ((name, mac), network)) in near.enumerate() {
         let ifindex = nic::ifindex(name).ok_or("an interface is missing")?;
+        indices.push(ifindex);
         interfaces.push(Interface { ifindex, mac, partial_checksums: true });
         links.push(Link {
             ifindex,
@@ -142,12 +257,16 @@ fn fib() -> Result<Fib, Error> {
             tags: Tags::new(),
         });
         let path = RouteAction::Forward(vec![Path { ifindex, via: None }]);
-        routes.extend(networks.get(slot).map(|&network| Route::new(network, 24, 0, path)));
+        routes.push(Route::new(network, 24, 0, path));
     }
-    let out = nic::ifindex(NEAR_OUT).ok_or("an interface is missing")?;
-    let neighbours = (0..ENDPOINTS).map(|number| {
-        let address = address::from_ip(endpoint(number));
-        (Neighbour { ifindex: out, address }, NEXT_MAC)
-    });
+    let [inside, outside] = *indices.as_slice() else { return Err("there are two sides".into()) };
+    let [client_mac, _] = FAR_MACS;
+    let neighbour =
+        |ifindex, address: IpAddr| Neighbour { ifindex, address: address::from_ip(address) };
+    let mut neighbours = vec![(neighbour(inside, CLIENT.parse()?), client_mac)];
+    let last = |number: u8| IpAddr::from([192, 0, 2, number]);
+    // More flows than one client has ports for come from the next addresses.
+    neighbours.extend((3..35).map(|number| (neighbour(inside, last(number)), client_mac)));
+    neighbours.extend(endpoints().map(|to| (neighbour(outside, to.into()), far.next_hop())));
     Ok(Fib::new(interfaces, links, routes, neighbours))
 }

@@ -15,7 +15,8 @@ use blixt_afxdp::{Account, BURST, Exchange, Frame, Slot};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::Error;
-use crate::rig::{CORE, Measured, NEAR_IN, NEAR_OUT, NEXT_MAC, OUR_MACS, Rig, SIZES};
+use crate::contest::{Contestant, Running};
+use crate::rig::{CORE, FAR_MACS, NEAR_IN, NEAR_OUT, OUR_MACS, Rig, SIZES, Sockets};
 
 /// The name of its thread.
 const THREAD: &str = "bare-forwarder";
@@ -23,38 +24,69 @@ const THREAD: &str = "bare-forwarder";
 /// How many turns without a packet until it sleeps; the worker's number.
 const EMPTY_TURNS: u32 = 200;
 
-/// One round of it.
-pub fn measure(rig: &Rig, warm_up: Duration, interval: Duration) -> Result<Measured, Error> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let (sockets, bound) = mpsc::channel();
-    let thread: JoinHandle<Result<Account, Error>> = {
-        let stop = Arc::clone(&stop);
-        std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
-            core_affinity::set_for_current(core_affinity::CoreId { id: CORE });
-            let mut exchange = Exchange::new(SIZES)?;
-            for (slot, interface) in [(Slot(0), NEAR_IN), (Slot(1), NEAR_OUT)] {
-                for queue in exchange.bind_patiently(slot, interface, &[0], true)? {
-                    sockets.send(queue)?;
-                }
-            }
-            drop(sockets);
-            forward(&mut exchange, &stop)?;
-            Ok(exchange.close())
-        })?
-    };
-    for queue in bound {
-        rig.set_socket(usize::from(queue.slot.0), queue.socket.as_fd())?;
-    }
-    let measured = rig.measure(THREAD, warm_up, interval);
-    stop.store(true, Ordering::Relaxed);
-    let account = thread.join().map_err(|_| "the bare forwarder panicked")??;
-    if account.born != account.home {
-        return Err(format!("the bare forwarder lost frames: {account:?}").into());
-    }
-    measured
+/// The bare forwarder.
+#[derive(Debug)]
+pub struct Bare;
+
+struct Forwarding {
+    threads: [String; 1],
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Account, Error>>,
+    _sockets: Sockets,
 }
 
-fn forward(exchange: &mut Exchange, stop: &AtomicBool) -> Result<(), Error> {
+impl Contestant for Bare {
+    fn start(&self, rig: &Rig) -> Result<Box<dyn Running>, Error> {
+        let sockets = rig.sockets()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (bind, bound) = mpsc::channel();
+        let thread = {
+            let stop = Arc::clone(&stop);
+            let queues: Vec<u32> = (0..rig.queues).collect();
+            let [client, _] = FAR_MACS;
+            let next_hops = [client, rig.far.next_hop()];
+            std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
+                core_affinity::set_for_current(core_affinity::CoreId { id: CORE });
+                let mut exchange = Exchange::new(SIZES)?;
+                for (slot, interface) in [(Slot(0), NEAR_IN), (Slot(1), NEAR_OUT)] {
+                    for queue in exchange.bind_patiently(slot, interface, &queues, true)? {
+                        bind.send(queue)?;
+                    }
+                }
+                drop(bind);
+                forward(&mut exchange, next_hops, &stop)?;
+                Ok(exchange.close())
+            })?
+        };
+        for queue in bound {
+            sockets.set(usize::from(queue.slot.0), queue.queue, queue.socket.as_fd())?;
+        }
+        let threads = [THREAD.to_owned()];
+        Ok(Box::new(Forwarding { threads, stop, thread, _sockets: sockets }))
+    }
+}
+
+impl Running for Forwarding {
+    fn threads(&self) -> &[String] {
+        &self.threads
+    }
+
+    fn stop(self: Box<Self>) -> Result<(), Error> {
+        self.stop.store(true, Ordering::Relaxed);
+        let account = self.thread.join().map_err(|_| "it panicked")??;
+        if account.born != account.home {
+            return Err(format!("it lost frames: {account:?}").into());
+        }
+        Ok(())
+    }
+}
+
+fn forward(
+    exchange: &mut Exchange,
+    [client, server]: [[u8; 6]; 2],
+    stop: &AtomicBool,
+) -> Result<(), Error> {
+    let [near_in, near_out] = OUR_MACS;
     let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK)?;
     let mut empty_turns = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -63,12 +95,15 @@ fn forward(exchange: &mut Exchange, stop: &AtomicBool) -> Result<(), Error> {
             let mut frames = ArrayVec::<Frame, BURST>::new();
             let Some((slot, queue)) = exchange.receive(number, &mut frames) else { continue };
             received |= !frames.is_empty();
-            let (egress, from) = if slot == Slot(0) { (Slot(1), 1) } else { (Slot(0), 0) };
+            let (egress, to, from) = match slot {
+                Slot(0) => (Slot(1), server, near_out),
+                _ => (Slot(0), client, near_in),
+            };
             for mut frame in frames {
                 if let Some(head) = frame.room_mut().first_chunk_mut::<12>() {
-                    let (to, source) = head.split_at_mut(6);
-                    to.copy_from_slice(&NEXT_MAC);
-                    source.copy_from_slice(OUR_MACS.get(from).unwrap_or(&[0; 6]));
+                    let (destination, source) = head.split_at_mut(6);
+                    destination.copy_from_slice(&to);
+                    source.copy_from_slice(&from);
                 }
                 let _ = exchange.transmit(egress, queue, frame);
             }

@@ -1,197 +1,276 @@
-//! What came of it: for people, and as JSON.
+//! What came of it: as JSON, and in the fewest words for people.
+
+use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use crate::Error;
-use crate::rig::Measured;
-
-/// A contestant's rounds.
-#[derive(Debug, Clone, Serialize)]
-pub struct Side {
-    /// Packets a second that arrived, by round.
-    pub packets_per_second: Vec<f64>,
-    /// Their median.
-    pub median_packets_per_second: f64,
-    /// Nanoseconds of CPU time for each packet, the median.
-    pub median_cpu_ns_per_packet: f64,
-    /// What the generator made, the median.
-    pub median_offered_per_second: f64,
-}
-
-/// A ratio, from pairs of neighbouring rounds.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Ratio {
-    /// The median of the pairs' ratios.
-    pub median: f64,
-    /// The lowest.
-    pub lowest: f64,
-    /// The highest.
-    pub highest: f64,
-}
+use crate::contest::Measured;
+use crate::cpu::CoreUse;
+use crate::machine::Machine;
+use crate::stats::Spread;
 
 /// The whole run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The machine it ran on.
+    /// Where, when and how.
     pub machine: Machine,
+    /// Seconds of each measurement.
+    pub seconds: f64,
+    /// What the generator makes where nobody forwards.
+    pub generator: Vec<Alone>,
+    /// What was compared.
+    pub cells: Vec<Cell>,
+    /// A worker without traffic.
+    pub idle: Option<Idle>,
+    /// What is to be reached, and what was.
+    pub goals: Vec<Goal>,
+}
+
+/// The generator alone.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Alone {
     /// Bytes of a frame.
     pub frame_bytes: usize,
-    /// How many flows there were.
-    pub flows: u32,
-    /// Seconds of each round.
-    pub seconds: f64,
-    /// The forwarder that decides nothing.
-    pub bare: Side,
-    /// Blixt's worker.
-    pub blixt: Side,
-    /// Blixt's packets a second to the bare forwarder's.
-    pub throughput_ratio: Ratio,
-    /// The bare forwarder's CPU time for a packet to Blixt's.
-    pub cpu_ratio: Ratio,
+    /// Packets a second.
+    pub packets_per_second: f64,
 }
 
-/// What a number means little without.
+/// One question, and what each entrant did.
 #[derive(Debug, Clone, Serialize)]
-pub struct Machine {
-    /// `uname -r`.
-    pub kernel: String,
-    /// From /proc/cpuinfo.
-    pub cpu: String,
-    /// How many.
-    pub cores: usize,
-    /// Of the last minute, before the run: other work makes the numbers noisy.
-    pub load: String,
+pub struct Cell {
+    /// What was measured.
+    pub name: String,
+    /// What is counted.
+    pub unit: Unit,
+    /// The entrants.
+    pub sides: Vec<Side>,
+    /// Some of them compared.
+    pub ratios: Vec<Ratio>,
 }
 
-impl Report {
-    /// Of pairs of rounds: the bare forwarder's, and Blixt's.
-    pub fn new(
-        machine: Machine,
-        (frame_bytes, flows, seconds): (usize, u32, f64),
-        rounds: &[(Measured, Measured)],
-    ) -> Result<Self, Error> {
-        let (bare, blixt): (Vec<_>, Vec<_>) = rounds.iter().copied().unzip();
-        let throughput =
-            rounds.iter().map(|(bare, blixt)| blixt.packets_per_second / bare.packets_per_second);
-        let cpu =
-            rounds.iter().map(|(bare, blixt)| bare.cpu_ns_per_packet / blixt.cpu_ns_per_packet);
-        Ok(Self {
-            machine,
-            frame_bytes,
-            flows,
-            seconds,
-            bare: Side::new(&bare)?,
-            blixt: Side::new(&blixt)?,
-            throughput_ratio: Ratio::new(throughput.collect())?,
-            cpu_ratio: Ratio::new(cpu.collect())?,
-        })
-    }
-
-    /// A few lines for people.
-    pub fn text(&self) -> String {
-        let side = |name: &str, side: &Side| {
-            format!(
-                "{name:<16} {:>10.0} packets/s  {:>6.0} ns CPU/packet  (offered {:.0}/s)\n",
-                side.median_packets_per_second,
-                side.median_cpu_ns_per_packet,
-                side.median_offered_per_second,
-            )
-        };
-        let ratio = |name: &str, ratio: Ratio| {
-            format!(
-                "{name:<16} {:.3}  ({:.3} to {:.3})\n",
-                ratio.median, ratio.lowest, ratio.highest
-            )
-        };
-        let Machine { kernel, cpu, cores, load } = &self.machine;
-        [
-            format!("{cpu}, {cores} cores, Linux {kernel}, load {load}\n"),
-            format!(
-                "{} flows, frames of {} bytes, {} rounds of {} s each, in turn; medians\n",
-                self.flows,
-                self.frame_bytes,
-                self.bare.packets_per_second.len(),
-                self.seconds
-            ),
-            side("bare forwarder", &self.bare),
-            side("blixt", &self.blixt),
-            ratio("packets/s ratio", self.throughput_ratio),
-            ratio("CPU time ratio", self.cpu_ratio),
-        ]
-        .concat()
-    }
+/// What comes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Packets.
+    Packets,
+    /// Bytes of payload.
+    Bytes,
+    /// New connections.
+    Connections,
 }
+
+/// One entrant's rounds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Side {
+    /// Who.
+    pub name: &'static str,
+    /// What came through in a second.
+    pub through_per_second: Spread,
+    /// What was offered in a second.
+    pub offered_per_second: Spread,
+    /// The share of it that did not come through.
+    pub lost: Spread,
+    /// Nanoseconds of its own CPU time for each that came through.
+    pub cpu_ns: Spread,
+    /// Its own CPU time, as a number of cores.
+    pub cores: Spread,
+    /// What the core did that makes packets; of the middle round.
+    pub generator_core: CoreUse,
+    /// What the contestant's core did; of the middle round.
+    pub core: CoreUse,
+}
+
+/// One entrant to another, of the same rounds. More is better for the first.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ratio {
+    /// The first.
+    pub of: &'static str,
+    /// The second.
+    pub to: &'static str,
+    /// Of what came through.
+    pub through: Spread,
+    /// Of what comes through for the same CPU time.
+    pub for_cpu_time: Spread,
+}
+
+/// A worker that has nothing to do.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Idle {
+    /// The share of a core that it takes.
+    pub share_of_a_core: f64,
+    /// How often it goes to sleep.
+    pub sleeps_per_second: f64,
+}
+
+/// What is to be reached.
+#[derive(Debug, Clone, Serialize)]
+pub struct Goal {
+    /// What.
+    pub name: String,
+    /// How much.
+    pub wanted: f64,
+    /// How much it was.
+    pub reached: f64,
+    /// Whether that is enough.
+    pub met: bool,
+}
+
+/// What forwarding shall reach, to each of the others.
+const FORWARDING: [(&str, f64); 2] = [(crate::plan::BARE, 0.9), (crate::plan::NFTABLES, 1.25)];
+
+/// What a worker without traffic may take of a core.
+const IDLE: f64 = 0.01;
 
 impl Side {
-    fn new(rounds: &[Measured]) -> Result<Self, Error> {
-        let each = |value: fn(&Measured) -> f64| rounds.iter().map(value).collect::<Vec<_>>();
+    /// Of some rounds.
+    pub fn new(name: &'static str, rounds: &[Measured]) -> Result<Self, Error> {
+        let each = |value: fn(&Measured) -> f64| Spread::new(rounds.iter().map(value).collect());
+        let middle = middle(rounds).ok_or("no rounds were measured")?;
         Ok(Self {
-            packets_per_second: each(|round| round.packets_per_second),
-            median_packets_per_second: median(each(|round| round.packets_per_second))?,
-            median_cpu_ns_per_packet: median(each(|round| round.cpu_ns_per_packet))?,
-            median_offered_per_second: median(each(|round| round.offered_per_second))?,
+            name,
+            through_per_second: each(|round| round.through)?,
+            offered_per_second: each(|round| round.offered)?,
+            lost: each(Measured::lost)?,
+            cpu_ns: each(|round| round.cpu_ns)?,
+            cores: each(|round| round.own)?,
+            generator_core: middle.generator_core,
+            core: middle.core,
         })
     }
+}
+
+/// The round that is in the middle by what came through.
+fn middle(rounds: &[Measured]) -> Option<Measured> {
+    let mut sorted = rounds.to_vec();
+    sorted.sort_by(|one, other| one.through.total_cmp(&other.through));
+    sorted.get(sorted.len() / 2).copied()
 }
 
 impl Ratio {
-    fn new(pairs: Vec<f64>) -> Result<Self, Error> {
-        let lowest = pairs.iter().copied().fold(f64::INFINITY, f64::min);
-        let highest = pairs.iter().copied().fold(0.0, f64::max);
-        Ok(Self { median: median(pairs)?, lowest, highest })
+    /// Of one to the other.
+    pub fn new(of: &Side, to: &Side) -> Result<Self, Error> {
+        let through = |side: &Side| side.through_per_second.rounds.clone();
+        Ok(Self {
+            of: of.name,
+            to: to.name,
+            through: Spread::of_ratios(&through(of), &through(to))?,
+            for_cpu_time: Spread::of_ratios(&to.cpu_ns.rounds, &of.cpu_ns.rounds)?,
+        })
     }
 }
 
-impl Machine {
-    /// This one.
-    pub fn here() -> Self {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let cpu = read("/proc/cpuinfo");
-        let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name"));
-        let cpu = cpu.map_or("unknown", |rest| rest.trim_start_matches([' ', '\t', ':']));
-        Self {
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            cpu: cpu.to_owned(),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
-            load: read("/proc/loadavg").split_whitespace().next().unwrap_or_default().to_owned(),
+impl Report {
+    /// Compares with the goals.
+    pub fn new(
+        machine: Machine,
+        seconds: f64,
+        generator: Vec<Alone>,
+        cells: Vec<Cell>,
+        idle: Option<Idle>,
+    ) -> Self {
+        let mut goals = Vec::new();
+        // Streams and connections are limited by their ends.
+        for cell in cells.iter().filter(|cell| cell.unit == Unit::Packets) {
+            for ratio in &cell.ratios {
+                let wanted = FORWARDING.iter().find(|(name, _)| *name == ratio.to);
+                let Some((_, wanted)) = wanted else { continue };
+                let name = format!("{}: {} to {}", cell.name, ratio.of, ratio.to);
+                let reached = ratio.through.median;
+                goals.push(Goal { name, wanted: *wanted, reached, met: reached >= *wanted });
+            }
+        }
+        goals.extend(idle.map(|Idle { share_of_a_core: reached, .. }| Goal {
+            name: "a worker without traffic, share of a core at most".to_owned(),
+            wanted: IDLE,
+            reached,
+            met: reached <= IDLE,
+        }));
+        Self { machine, seconds, generator, cells, idle, goals }
+    }
+
+    /// Whether all goals are met.
+    pub fn is_good(&self) -> bool {
+        self.goals.iter().all(|goal| goal.met)
+    }
+
+    /// A screen or two for people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let Machine { kernel, cpu, cores, load, commit, .. } = &self.machine;
+        let _ = writeln!(text, "{cpu}, {cores} cores, Linux {kernel}, load {load}, {commit}");
+        for Alone { frame_bytes, packets_per_second } in &self.generator {
+            let alone = per_second(*packets_per_second, Unit::Packets);
+            let _ = writeln!(text, "the generator alone, {frame_bytes} bytes: {alone}");
+        }
+        for cell in &self.cells {
+            cell.write(&mut text);
+        }
+        if let Some(Idle { share_of_a_core, sleeps_per_second }) = self.idle {
+            let _ = writeln!(
+                text,
+                "\nidle: {:.2} % of a core, asleep {sleeps_per_second:.0} times a second",
+                share_of_a_core * 100.0
+            );
+        }
+        let _ = writeln!(text, "\ngoals");
+        for Goal { name, wanted, reached, met } in &self.goals {
+            let verdict = if *met { "met   " } else { "MISSED" };
+            let _ = writeln!(text, "  {verdict} {reached:>7.3}  ({wanted})  {name}");
+        }
+        text
+    }
+}
+
+impl Cell {
+    fn write(&self, text: &mut String) {
+        let rounds = self.sides.first().map_or(0, |side| side.cpu_ns.rounds.len());
+        let _ = writeln!(text, "\n{}, medians of {rounds} rounds", self.name);
+        for side in &self.sides {
+            let _ = writeln!(
+                text,
+                "  {:<22} {:>16}  {:>10}  {:>4.2} cores  {:>4.1} % lost",
+                side.name,
+                per_second(side.through_per_second.median, self.unit),
+                cpu_time(side.cpu_ns.median, self.unit),
+                side.cores.median,
+                side.lost.median * 100.0,
+            );
+        }
+        for Ratio { of, to, through, for_cpu_time } in &self.ratios {
+            let spread = |Spread {
+                              median,
+                              lower_quartile,
+                              upper_quartile,
+                              lowest,
+                              highest,
+                              ..
+                          }: &Spread| {
+                format!(
+                    "{median:.2} (half {lower_quartile:.2} to {upper_quartile:.2}, all {lowest:.2} to {highest:.2})"
+                )
+            };
+            let _ = writeln!(text, "  {of} to {to}: {}", spread(through));
+            let _ = writeln!(text, "    for the same CPU time: {}", spread(for_cpu_time));
         }
     }
 }
 
-fn median(mut values: Vec<f64>) -> Result<f64, Error> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.get(values.len() / 2).ok_or("no rounds were measured")?;
-    Ok(*middle)
+/// A rate, in a unit that one reads.
+pub fn per_second(rate: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Packets => format!("{:.0} packets/s", rate),
+        Unit::Bytes => format!("{:.2} Gbit/s", rate * 8.0 / 1e9),
+        Unit::Connections => format!("{:.0} conn/s", rate),
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn measured(packets_per_second: f64) -> Measured {
-        Measured {
-            packets_per_second,
-            cpu_ns_per_packet: 1e9 / packets_per_second,
-            offered_per_second: 2e6,
-        }
-    }
-
-    #[test]
-    fn ratios_are_of_neighbouring_rounds() {
-        let rounds = [
-            (measured(1_000.0), measured(900.0)),
-            (measured(2_000.0), measured(1_600.0)),
-            (measured(1_000.0), measured(850.0)),
-        ];
-        let report = Report::new(Machine::here(), (60, 1, 1.0), &rounds).unwrap();
-        let Ratio { median, lowest, highest } = report.throughput_ratio;
-        assert_eq!([median, lowest, highest], [0.85, 0.8, 0.9]);
-        assert!((report.cpu_ratio.median - 0.85).abs() < 1e-9);
-        assert!(report.text().contains("0.850"), "{}", report.text());
-    }
-
-    #[test]
-    fn no_rounds_are_no_report() {
-        assert!(Report::new(Machine::here(), (60, 1, 1.0), &[]).is_err());
+/// CPU time for one of them; of bytes for 1,000.
+fn cpu_time(ns: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Packets => format!("{ns:.0} ns"),
+        Unit::Bytes => format!("{:.0} ns/kB", ns * 1e3),
+        Unit::Connections => format!("{:.1} µs", ns / 1e3),
     }
 }
