@@ -160,6 +160,9 @@ impl Queue {
                 counters.foreign += 1;
                 continue;
             };
+            // Another core has written it. By the time the last of a burst is
+            // here, the first is near.
+            blixt_mem::prefetch(frame.packet());
             self.receiving = self.receiving.saturating_sub(1);
             counters.rx_packets += 1;
             counters.rx_bytes += frame.len() as u64;
