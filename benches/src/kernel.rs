@@ -62,6 +62,13 @@ impl Running for Forwarding {
     }
 }
 
+/// How many flows the kernel remembers, in all namespaces together.
+pub fn conntrack_room() -> Result<u64, Error> {
+    let path = "/proc/sys/net/netfilter/nf_conntrack_max";
+    let room = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    Ok(room.trim().parse()?)
+}
+
 /// What it is told.
 fn ruleset() -> String {
     let mut rules = String::from("table ip bench {\n chain prerouting {\n");
