@@ -16,8 +16,11 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
+/// How packets that were received go through the pipeline.
+type Way = fn(&mut World, usize);
+
 /// How long `process` has 64 packets; that they come in is not counted.
-fn timed(world: &mut World, frames: &[Vec<u8>], process: fn(&mut World, usize)) -> Duration {
+fn timed(world: &mut World, frames: &[Vec<u8>], process: Way) -> Duration {
     world.receive(frames.iter().map(Vec::as_slice));
     let start = Instant::now();
     process(world, frames.len());
@@ -42,8 +45,7 @@ fn hits(criterion: &mut Criterion) {
                     })
                     .collect()
             };
-            let ways: [(&str, fn(&mut World, usize)); 2] =
-                [("burst", World::burst), ("single", World::one_by_one)];
+            let ways: [(&str, Way); 2] = [("burst", World::burst), ("single", World::one_by_one)];
             for (name, process) in ways {
                 let id = BenchmarkId::new(format!("{family:?}/{name}"), flows);
                 group.bench_function(id, |bencher| {
