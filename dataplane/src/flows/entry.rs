@@ -103,7 +103,7 @@ impl Stage {
     /// nearly always is.
     #[inline(always)]
     pub(crate) fn is_steady(self) -> bool {
-        matches!(self, Self::Udp | Self::Tcp(TcpState::Established))
+        matches!(self, Self::Udp(UdpState::Talking) | Self::Tcp(TcpState::Established))
     }
 
     const fn number(self) -> u8 {
