@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::exchange::{Account, DeadQueue, Exchange, Group, SlotState};
-use crate::nic::{self, Nic};
+use crate::nic::{self, Nic, NicError};
 use crate::queue::{LAST_WAIT, Mode, Place, Queue};
 use crate::umem::{SocketKey, Umem};
 use crate::{BindError, Slot};
@@ -38,6 +38,8 @@ pub(crate) struct Want {
     place: Place,
     zero_copy: bool,
     since: Instant,
+    /// It was bound before, and only has to move.
+    moves: bool,
 }
 
 /// A queue with its new socket.
@@ -54,12 +56,21 @@ pub struct Bound {
     pub zero_copy: bool,
 }
 
+/// A socket that nobody has been given yet.
+#[derive(Debug)]
+pub(crate) struct NewSocket {
+    key: SocketKey,
+    moved: bool,
+    bound: Bound,
+}
+
 impl Exchange {
     /// Binds queues of an interface, which is `slot` from now on. Zero-copy
-    /// is tried if `zero_copy` allows it.
+    /// is tried if `zero_copy` allows it. Gives those that have a socket now
+    /// and had none before.
     ///
-    /// Gives every queue that has a new socket: besides those asked for,
-    /// queues of other interfaces where a group had to be made anew.
+    /// Queues of other interfaces may have to move for it, where a group has
+    /// to be made anew: [`Exchange::settle`] sees to these.
     ///
     /// [`BindError::Busy`] means that somebody still has a queue, often this
     /// very process a moment ago: what has been bound stays so, and the same
@@ -73,42 +84,43 @@ impl Exchange {
         zero_copy: bool,
     ) -> Result<Vec<Bound>, BindError> {
         self.want(slot, interface, queues, zero_copy)?;
-        // Those that are busy stay in front; what is behind them goes on, so
-        // that all wait at the same time.
-        let mut busy = Vec::new();
-        while let Some(want) = self.wanted.get(busy.len()).cloned() {
-            match self.bind_one(&want) {
-                Ok(()) => {}
-                Err(error) if matches!(error, BindError::Busy { .. }) && want.may_wait() => {
-                    busy.push(error);
-                    continue;
-                }
-                Err(error) if want.place.slot != slot => {
-                    // Another interface's, that only had to move: it is lost
-                    // to that one, and this one can go on.
-                    let (slot, queue) = (want.place.slot, want.place.queue);
-                    self.lost.push(DeadQueue { slot, queue, error: io::Error::other(error) });
-                }
-                Err(error) => {
-                    if !matches!(error, BindError::Busy { .. }) {
-                        self.give_up(slot);
-                    }
-                    return Err(error);
-                }
+        let mut busy = None;
+        for (_, error) in self.bind_those(|want| want.place.slot == slot && !want.moves) {
+            if !matches!(error, BindError::Busy { .. }) {
+                self.give_up(slot);
+                return Err(error);
             }
-            self.wanted.retain(|other| !other.is_for(&want.place));
+            busy.get_or_insert(error);
         }
-        if let Some(error) = busy.into_iter().next() {
-            return Err(error);
+        match busy {
+            Some(error) => Err(error),
+            None => Ok(self.hand_out(|new| new.bound.slot == slot && !new.moved)),
         }
-        self.report().map_err(|source| {
-            self.give_up(slot);
-            BindError::Queue { interface: interface.to_owned(), queue: 0, source }
-        })
     }
 
-    /// [`Exchange::bind`], tried again for [`BUSY_PATIENCE`] while a queue is
-    /// busy. For callers that have nothing else to do meanwhile.
+    /// Binds queues that had to move for another interface, and gives those
+    /// that have their new sockets. One that can't be bound is called dead by
+    /// the next [`Exchange::tend`].
+    pub fn settle(&mut self) -> Vec<Bound> {
+        for (want, error) in self.bind_those(|want| want.moves) {
+            if matches!(error, BindError::Busy { .. }) && want.since.elapsed() < BUSY_PATIENCE {
+                continue;
+            }
+            self.wanted.retain(|other| !other.is_for(&want.place));
+            let (slot, queue) = (want.place.slot, want.place.queue);
+            self.lost.push(DeadQueue { slot, queue, error: io::Error::other(error) });
+        }
+        self.hand_out(|new| new.moved)
+    }
+
+    /// Whether no queue waits for [`Exchange::settle`].
+    pub fn is_settled(&self) -> bool {
+        !self.wanted.iter().any(|want| want.moves) && !self.new.iter().any(|new| new.moved)
+    }
+
+    /// [`Exchange::bind`] and [`Exchange::settle`], tried again for
+    /// [`BUSY_PATIENCE`] while a queue is busy. For callers that have nothing
+    /// else to do meanwhile.
     pub fn bind_patiently(
         &mut self,
         slot: Slot,
@@ -117,7 +129,7 @@ impl Exchange {
         zero_copy: bool,
     ) -> Result<Vec<Bound>, BindError> {
         let until = Instant::now() + BUSY_PATIENCE;
-        loop {
+        let mut bound = loop {
             match self.bind(slot, interface, queues, zero_copy) {
                 Err(BindError::Busy { .. }) if Instant::now() < until => {
                     std::thread::sleep(BUSY_PAUSE);
@@ -126,30 +138,61 @@ impl Exchange {
                     self.give_up(slot);
                     return Err(error);
                 }
-                done => return done,
+                done => break done?,
             }
+        };
+        bound.extend(self.settle());
+        while !self.is_settled() {
+            std::thread::sleep(BUSY_PAUSE);
+            bound.extend(self.settle());
         }
+        Ok(bound)
     }
 
     /// Gives up on binding an interface that is still busy. Queues of others
-    /// that had to move for it have no socket that anybody was given, so the
-    /// next [`Exchange::tend`] calls them dead, for them to be bound anew.
+    /// that had to move for it settle nevertheless.
     pub fn give_up(&mut self, slot: Slot) {
         self.unbind(slot);
-        let bound = self.queues.iter().filter(|queue| self.unreported.contains(&queue.key));
-        let moved = self.wanted.iter().map(|want| &want.place).chain(bound.map(|q| &q.place));
-        for place in moved {
-            let error = io::Error::other("it had to be bound anew with another interface's");
-            self.lost.push(DeadQueue { slot: place.slot, queue: place.queue, error });
+    }
+
+    /// Tries to bind each of those that are wanted; gives what failed, which
+    /// stays wanted. One that is busy holds up no other.
+    fn bind_those(&mut self, those: impl Fn(&Want) -> bool) -> Vec<(Want, BindError)> {
+        let mut failed = Vec::new();
+        let mut passed = 0;
+        while let Some(want) = self.wanted.get(passed).cloned() {
+            if !those(&want) {
+                passed += 1;
+                continue;
+            }
+            match self.bind_one(&want) {
+                Ok(()) => self.wanted.retain(|other| !other.is_for(&want.place)),
+                Err(error) => {
+                    failed.push((want, error));
+                    passed += 1;
+                }
+            }
         }
-        self.wanted.clear();
-        self.unreported.clear();
+        // Frames to receive into, before anything can be received.
+        for queue in &mut self.queues {
+            if let Some(group) = self.groups.get_mut(queue.group)
+                && !queue.idle
+            {
+                queue.refill(&mut group.umem);
+            }
+        }
+        failed
+    }
+
+    fn hand_out(&mut self, those: impl Fn(&NewSocket) -> bool) -> Vec<Bound> {
+        self.new.extract_if(.., |new| those(new)).map(|new| new.bound).collect()
     }
 
     /// Lets go of all queues of an interface; how many there were. Its frames
     /// come home, those in the kernel's rings too.
     pub fn unbind(&mut self, slot: Slot) -> usize {
         self.wanted.retain(|want| want.place.slot != slot);
+        self.new.retain(|new| new.bound.slot != slot);
         let mut count = 0;
         let until = Instant::now() + LAST_WAIT;
         for queue in &mut self.queues {
@@ -183,6 +226,7 @@ impl Exchange {
             if !out {
                 ended.born += umem.born() as u64;
                 ended.home += umem.home() as u64;
+                ended.ended += umem.born() as u64;
             }
             out
         });
@@ -196,15 +240,13 @@ impl Exchange {
         queues: &[u32],
         zero_copy: bool,
     ) -> Result<(), BindError> {
-        let absent = || BindError::NoInterface { interface: interface.to_owned() };
         if usize::from(slot.0) >= MAX_SLOTS {
             return Err(BindError::TooManyInterfaces {
                 interface: interface.to_owned(),
                 most: MAX_SLOTS,
             });
         }
-        let ifindex = nic::ifindex(interface).ok_or_else(absent)?;
-        self.check_mtu(interface)?;
+        let ifindex = nic::ifindex(interface)?;
         while self.slots.len() <= usize::from(slot.0) {
             self.slots.push(SlotState::default());
         }
@@ -213,24 +255,14 @@ impl Exchange {
             let known = self.wanted.iter().any(|want| want.is_for(&place))
                 || self.queues.iter().any(|queue| !queue.idle && queue.is_at(&place));
             if !known {
-                self.wanted.push(Want { place, zero_copy, since: Instant::now() });
+                self.wanted.push(Want { place, zero_copy, since: Instant::now(), moves: false });
             }
         }
         Ok(())
     }
 
-    fn check_mtu(&self, interface: &str) -> Result<(), BindError> {
-        let Ok(mtu) = Nic::new(interface).and_then(|nic| nic.mtu()) else { return Ok(()) };
-        let largest = self.sizes.frame_bytes.largest_mtu();
-        if mtu <= largest {
-            return Ok(());
-        }
-        let frame_bytes = self.sizes.frame_bytes.bytes();
-        Err(BindError::Mtu { interface: interface.to_owned(), mtu, frame_bytes, largest })
-    }
-
     fn bind_one(&mut self, want: &Want) -> Result<(), BindError> {
-        if self.take_up_idle(want) {
+        if self.take_up_idle(want).map_err(|error| want.explain(error))? {
             return Ok(());
         }
         let driver = Nic::new(&want.place.interface).and_then(|nic| nic.driver());
@@ -268,9 +300,30 @@ impl Exchange {
         group.mode = mode;
         group.anchor.get_or_insert(key);
         self.queues.push(queue);
-        self.unreported.push(key);
         self.index();
+        self.announce(key, want.moves).inspect_err(|_| self.let_go(key))
+    }
+
+    /// Has a new socket handed out.
+    fn announce(&mut self, key: SocketKey, moved: bool) -> io::Result<()> {
+        if let Some(queue) = self.queues.iter().find(|queue| queue.key == key) {
+            let bound = Bound {
+                slot: queue.place.slot,
+                queue: queue.place.queue,
+                socket: queue.share_socket()?,
+                zero_copy: queue.zero_copy,
+            };
+            self.new.push(NewSocket { key, moved, bound });
+        }
         Ok(())
+    }
+
+    /// Lets go of a single socket.
+    fn let_go(&mut self, key: SocketKey) {
+        for queue in self.queues.iter_mut().filter(|queue| queue.key == key) {
+            queue.idle = true;
+        }
+        self.close_idle();
     }
 
     /// The group of this mode. One that has no socket yet can become either.
@@ -302,10 +355,14 @@ impl Exchange {
     fn rebuild(&mut self, group: usize) {
         let zero_copy = self.groups.get(group).is_some_and(|group| group.mode == Mode::ZeroCopy);
         for queue in self.queues.iter_mut().filter(|queue| queue.group == group) {
-            let gone = nic::ifindex(&queue.place.interface) != Some(queue.place.ifindex);
+            let gone = match nic::ifindex(&queue.place.interface) {
+                Ok(ifindex) => ifindex != queue.place.ifindex,
+                // Whatever else the kernel says: trying will show.
+                Err(error) => matches!(error, NicError::NoInterface { .. }),
+            };
             if !queue.idle && !gone {
                 let place = queue.place.clone();
-                self.wanted.push(Want { place, zero_copy, since: Instant::now() });
+                self.wanted.push(Want { place, zero_copy, since: Instant::now(), moves: true });
             }
             queue.idle = true;
         }
@@ -313,16 +370,16 @@ impl Exchange {
     }
 
     /// Uses a socket again that was only kept as an anchor.
-    fn take_up_idle(&mut self, want: &Want) -> bool {
+    fn take_up_idle(&mut self, want: &Want) -> io::Result<bool> {
         let place = &want.place;
         let fits = |queue: &&mut Queue| queue.idle && queue.dead.is_none() && queue.is_at(place);
-        let Some(queue) = self.queues.iter_mut().find(fits) else { return false };
+        let Some(queue) = self.queues.iter_mut().find(fits) else { return Ok(false) };
         queue.idle = false;
         queue.place = place.clone();
         let key = queue.key;
-        self.unreported.push(key);
         self.index();
-        true
+        self.announce(key, want.moves).inspect_err(|_| self.let_go(key))?;
+        Ok(true)
     }
 
     /// Closes what nobody wants, and ends the groups that nobody uses.
@@ -335,7 +392,7 @@ impl Exchange {
             };
             let closed: Vec<SocketKey> =
                 self.queues.extract_if(.., closing).map(|queue| queue.key).collect();
-            self.unreported.retain(|key| !closed.contains(key));
+            self.new.retain(|new| !closed.contains(&new.key));
             if let Some(group) = self.groups.get_mut(number) {
                 for key in closed {
                     group.umem.reclaim(key);
@@ -378,30 +435,6 @@ impl Exchange {
         }
     }
 
-    /// The queues with new sockets.
-    fn report(&mut self) -> io::Result<Vec<Bound>> {
-        let mut bound = Vec::new();
-        for key in &self.unreported {
-            let Some(queue) = self.queues.iter().find(|queue| queue.key == *key) else { continue };
-            bound.push(Bound {
-                slot: queue.place.slot,
-                queue: queue.place.queue,
-                socket: queue.share_socket()?,
-                zero_copy: queue.zero_copy,
-            });
-        }
-        self.unreported.clear();
-        // Frames to receive into, before anything can be received.
-        for queue in &mut self.queues {
-            if let Some(group) = self.groups.get_mut(queue.group)
-                && !queue.idle
-            {
-                queue.refill(&mut group.umem);
-            }
-        }
-        Ok(bound)
-    }
-
     fn free_key(&self) -> io::Result<SocketKey> {
         (1..u16::MAX)
             .map(SocketKey)
@@ -427,11 +460,6 @@ impl Want {
         self.place.ifindex == place.ifindex && self.place.queue == place.queue
     }
 
-    /// Whether it is worth trying again while it is busy.
-    fn may_wait(&self) -> bool {
-        self.since.elapsed() < BUSY_PATIENCE
-    }
-
     fn explain(&self, source: io::Error) -> BindError {
         let interface = self.place.interface.clone();
         let queue = self.place.queue;
@@ -442,6 +470,7 @@ impl Want {
             }
             Some(libc::EPERM | libc::EACCES) => BindError::NotPermitted { source },
             Some(libc::ENODEV | libc::ENXIO) => BindError::NoInterface { interface },
+            Some(libc::EMFILE | libc::ENFILE) => BindError::Descriptors { source },
             _ => BindError::Queue { interface, queue, source },
         }
     }

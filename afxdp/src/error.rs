@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::nic::NicError;
+
 /// Why the queues of an interface could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -67,19 +69,16 @@ pub enum BindError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// Frames would not fit.
+    /// The device can't be asked.
+    #[error(transparent)]
+    Nic(NicError),
+    /// The limit of open files is reached.
     #[error(
-        "{interface} has an MTU of {mtu}, and frames of {frame_bytes} bytes take at most {largest}: use larger frames, or `ip link set {interface} mtu {largest}`"
+        "no file descriptor is left for AF_XDP sockets ({source}): raise `ulimit -n` (RLIMIT_NOFILE; systemd: LimitNOFILE), each queue of each interface takes one"
     )]
-    Mtu {
-        /// The interface.
-        interface: String,
-        /// Its MTU.
-        mtu: u32,
-        /// Bytes of a frame.
-        frame_bytes: u32,
-        /// The largest MTU that fits.
-        largest: u32,
+    Descriptors {
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// There is no number for one more interface.
     #[error("{interface} would be one interface more than the {most} a worker can have")]
@@ -99,4 +98,13 @@ pub enum BindError {
         /// Frames in all.
         frames: u32,
     },
+}
+
+impl From<NicError> for BindError {
+    fn from(error: NicError) -> Self {
+        match error {
+            NicError::NoInterface { interface } => Self::NoInterface { interface },
+            other => Self::Nic(other),
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
-use crate::binding::Want;
+use crate::binding::{NewSocket, Want};
 use crate::counters::SlotCounters;
 use crate::options;
 use crate::queue::{Mode, Queue};
@@ -28,7 +28,7 @@ pub struct Exchange {
     /// Queues that are still to be bound.
     pub(crate) wanted: Vec<Want>,
     /// Sockets whose descriptors have not been handed out yet.
-    pub(crate) unreported: Vec<SocketKey>,
+    pub(crate) new: Vec<NewSocket>,
     /// Queues that could not be bound again.
     pub(crate) lost: Vec<DeadQueue>,
     /// Drivers that have refused zero-copy.
@@ -65,6 +65,8 @@ pub struct Account {
     pub born: u64,
     /// Frames that are free, or were when their memory was given back.
     pub home: u64,
+    /// Frames whose memory was given back: all of them were home.
+    pub ended: u64,
 }
 
 /// Why a frame was not sent. It has gone home.
@@ -97,7 +99,7 @@ impl Exchange {
             queues: Vec::new(),
             slots: Vec::new(),
             wanted: Vec::new(),
-            unreported: Vec::new(),
+            new: Vec::new(),
             lost: Vec::new(),
             copying_drivers: Vec::new(),
             ending: Vec::new(),
@@ -274,6 +276,7 @@ impl Exchange {
         umems.fold(self.ended, |sum, umem| Account {
             born: sum.born + umem.born() as u64,
             home: sum.home + umem.home() as u64,
+            ..sum
         })
     }
 

@@ -196,8 +196,7 @@ impl Program {
 
     /// Puts it on an interface of the thread's network namespace.
     pub fn attach(&self, interface: &str, hook: Hook) -> io::Result<Attached> {
-        let ifindex = nic::ifindex(interface)
-            .ok_or_else(|| io::Error::other(format!("there is no {interface}")))?;
+        let ifindex = nic::ifindex(interface).map_err(io::Error::other)?;
         let options = bpf::bpf_link_create_opts {
             // Just the flags: libbpf wants all behind them to be zero, and
             // there is padding that Rust leaves undefined.

@@ -3,7 +3,6 @@
 //! Asked by ioctl, so that it needs nothing but a name: `linux/ethtool.h`,
 //! `linux/sockios.h`.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -15,6 +14,16 @@ pub enum NicError {
     NoInterface {
         /// Its name.
         interface: String,
+    },
+    /// The limit of open files is reached.
+    #[error(
+        "no file descriptor is left to ask about {interface} ({source}): raise `ulimit -n` (RLIMIT_NOFILE; systemd: LimitNOFILE)"
+    )]
+    Descriptors {
+        /// Its name.
+        interface: String,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The kernel or the driver refused.
     #[error("{interface}: cannot {what}: {source}")]
@@ -178,10 +187,19 @@ impl Nic {
         }
         let nic =
             Self { interface: interface.to_owned(), name, socket: control_socket(interface)? };
-        if ifindex(interface).is_none() {
-            return Err(absent());
-        }
+        nic.ifindex()?;
         Ok(nic)
+    }
+
+    /// The kernel's number of it.
+    pub fn ifindex(&self) -> Result<u32, NicError> {
+        let mut request = self.request();
+        self.ioctl(libc::SIOCGIFINDEX, &mut request)
+            .map_err(|source| self.refused("tell its number", source))?;
+        // SAFETY: the kernel has just written this member of the union, and
+        // any bytes are an integer.
+        let number = unsafe { request.ifr_ifru.ifru_ifindex };
+        Ok(number.unsigned_abs())
     }
 
     /// Its driver's name, such as `veth`.
@@ -315,11 +333,23 @@ impl Nic {
 
 /// The kernel's number of an interface, in the network namespace of the
 /// thread.
-pub fn ifindex(interface: &str) -> Option<u32> {
-    let name = CString::new(interface).ok()?;
-    // SAFETY: `name` is a live string that ends with a zero byte.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    (index != 0).then_some(index)
+pub fn ifindex(interface: &str) -> Result<u32, NicError> {
+    Nic::new(interface)?.ifindex()
+}
+
+/// The name that the interface with this number has now; `None` if there is
+/// none in the network namespace of the thread.
+pub fn name_of(ifindex: u32) -> Option<String> {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: the kernel's name is written to `name`, which has the length
+    // that if_indextoname(3) asks for.
+    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr()) };
+    if found.is_null() {
+        return None;
+    }
+    let bytes: Vec<u8> =
+        name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
+    String::from_utf8(bytes).ok()
 }
 
 /// The table and the key in a filled `struct ethtool_rxfh`, if the device uses
@@ -342,10 +372,10 @@ fn control_socket(interface: &str) -> Result<OwnedFd, NicError> {
     // SAFETY: makes a new descriptor and touches no memory.
     let raw = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if raw < 0 {
-        return Err(NicError::Refused {
-            interface: interface.to_owned(),
-            what: "be asked",
-            source: io::Error::last_os_error(),
+        let (interface, source) = (interface.to_owned(), io::Error::last_os_error());
+        return Err(match source.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => NicError::Descriptors { interface, source },
+            _ => NicError::Refused { interface, what: "be asked", source },
         });
     }
     // SAFETY: `raw` was just made, and nobody else has it.
@@ -361,7 +391,9 @@ mod tests {
         let lo = Nic::new("lo").unwrap();
         assert!(lo.mtu().unwrap() >= 1_280);
         assert!(lo.rx_queues().unwrap() >= 1);
-        assert_eq!(ifindex("lo"), Some(1));
+        assert_eq!(ifindex("lo").unwrap(), 1);
+        assert_eq!(name_of(1).as_deref(), Some("lo"));
+        assert_eq!(name_of(u32::MAX), None);
     }
 
     #[test]
@@ -370,7 +402,7 @@ mod tests {
             let error = Nic::new(name).unwrap_err();
             assert!(matches!(error, NicError::NoInterface { .. }), "{name}: {error}");
         }
-        assert_eq!(ifindex("no-such-device"), None);
+        assert!(matches!(ifindex("no-such-device"), Err(NicError::NoInterface { .. })));
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub(crate) struct Queue {
     pub(crate) zero_copy: bool,
     /// Why it no longer works.
     pub(crate) dead: Option<io::Error>,
+    /// Its interface was down when the kernel was last told to send. What is
+    /// in the tx ring waits, without anybody being kept busy by it.
+    down: bool,
     /// Whether the owner has been told that it is dead.
     pub(crate) reported_dead: bool,
     /// Nobody wants it any more, but the group needs it: its socket is the
@@ -99,6 +102,7 @@ impl Queue {
             key,
             zero_copy: false,
             dead: None,
+            down: false,
             reported_dead: false,
             idle: false,
             rx,
@@ -296,11 +300,15 @@ impl Queue {
                 break;
             }
             counters.kicks += 1;
-            if let Err(error) = options::kick(self.socket()) {
-                match error.raw_os_error() {
-                    // More is left; the device's queue or the completion ring
-                    // is full; no memory for a packet just now; the interface
-                    // is down for the moment; a signal came first.
+            let kicked = options::kick(self.socket());
+            let answer = kicked.as_ref().err().and_then(io::Error::raw_os_error);
+            self.down = answer == Some(libc::ENETDOWN);
+            match (kicked, answer) {
+                // More is left; the device's queue or the completion ring is
+                // full; no memory for a packet just now; the interface is down
+                // for the moment; a signal came first.
+                (
+                    Err(_),
                     Some(
                         libc::EAGAIN
                         | libc::EBUSY
@@ -308,9 +316,10 @@ impl Queue {
                         | libc::ENOMEM
                         | libc::ENETDOWN
                         | libc::EINTR,
-                    ) => {}
-                    _ => self.dead = Some(error),
-                }
+                    ),
+                )
+                | (Ok(()), _) => {}
+                (Err(error), _) => self.dead = Some(error),
             }
             let completed = self.complete(umem, counters);
             let before = waiting;
@@ -375,7 +384,7 @@ impl Queue {
     /// Waits a little for what is being sent, before the socket is closed.
     pub(crate) fn finish(&mut self, umem: &mut Umem, counters: &mut SlotCounters, until: Instant) {
         self.flush(umem, counters);
-        while self.sending > 0 && self.dead.is_none() && Instant::now() < until {
+        while self.is_sending() && Instant::now() < until {
             std::thread::sleep(Duration::from_micros(200));
             self.drain(umem, counters);
         }
@@ -384,7 +393,7 @@ impl Queue {
 
     /// Whether frames wait in the tx ring to be kicked again.
     pub(crate) fn is_sending(&self) -> bool {
-        self.sending > 0 && self.dead.is_none()
+        self.sending > 0 && self.dead.is_none() && !self.down
     }
 
     fn read_statistics(&mut self, counters: &mut SlotCounters) {

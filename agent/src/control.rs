@@ -2,27 +2,28 @@
 //! together here, one thing at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use blixt_dataplane::AddressRole;
 use blixt_dataplane::address::to_ip;
-use blixt_dataplane::{AddressRole, InterfaceSlot};
-use blixt_gateway::{Kind, ObjectKey, Programming, Update, Warning};
+use blixt_gateway::{Kind, ObjectKey, Programming, Refusal, Update, Warning};
 use blixt_model::{Generation, ObjectName, Snapshot};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::flags::Settings;
-use crate::interfaces::Interfaces;
+use crate::interfaces::{Links, Shown};
 use crate::kernel::Mirror;
 use crate::run::RunError;
 use crate::state::{ControlState, State};
 use crate::tables::TablesWriter;
 use crate::wanted::Wanted;
 use crate::worker::{Command, Event, WorkerHandle};
-use crate::xdp::Role;
+use crate::xdp::{Addresses, Role};
 
 /// How often slots are reclaimed, failed interfaces tried again and workers
 /// looked after.
@@ -46,7 +47,10 @@ const STUCK: Duration = Duration::from_secs(5);
 pub struct Control {
     settings: Settings,
     wanted: Wanted,
-    interfaces: Interfaces,
+    interfaces: Links,
+    /// How often the interfaces' neighbours had to be told of our addresses.
+    told: u64,
+    map: Addresses,
     tables: TablesWriter,
     workers: Arc<Vec<WorkerHandle>>,
     mirror: Mirror,
@@ -72,7 +76,8 @@ impl Control {
     /// Nothing is attached or applied yet.
     pub fn new(
         settings: Settings,
-        interfaces: Interfaces,
+        interfaces: Links,
+        map: Addresses,
         tables: TablesWriter,
         workers: Arc<Vec<WorkerHandle>>,
         mirror: Mirror,
@@ -83,6 +88,8 @@ impl Control {
             settings,
             wanted: Wanted::default(),
             interfaces,
+            told: 0,
+            map,
             tables,
             workers,
             mirror,
@@ -96,10 +103,9 @@ impl Control {
         }
     }
 
-    /// Attaches everything, then takes the first manifests.
+    /// Waits until everything is attached, then takes the first manifests.
     pub async fn start(&mut self, first: Update) -> Result<(), RunError> {
-        let view = self.mirror.view.borrow_and_update().clone();
-        self.interfaces.attach_all(&view, &self.workers).await?;
+        self.interfaces.attached().await?;
         self.wanted.read(first);
         self.compile();
         let gateways = self.wanted.snapshot().gateways().len();
@@ -118,13 +124,17 @@ impl Control {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let pending = self.tables.is_pending() || self.map_by.is_some();
+            let again = self.announce_at;
             tokio::select! {
                 biased;
-                Some(event) = events.recv() => self.note(event).await?,
+                Some(event) = events.recv() => self.note(event)?,
                 Some(update) = manifests.recv() => self.read(update),
-                Ok(()) = self.mirror.view.changed() => self.follow_kernel().await,
+                Some(shown) = self.interfaces.changed() => self.note_interfaces(&shown),
+                // Addresses of the node decide which VIPs can be used.
+                Ok(()) = self.mirror.view.changed() => self.compile(),
                 () = sleep(ADOPTION), if pending => self.look_for_adoption(),
-                _ = ticks.tick() => self.tick().await?,
+                () = until(again) => self.announce_again(),
+                _ = ticks.tick() => self.tick()?,
             }
         }
     }
@@ -137,7 +147,10 @@ impl Control {
             not_ready: vec!["the agent is stopping".into()],
             ..ControlState::clone(control)
         });
-        self.interfaces.detach_all(&self.workers).await;
+        if let Err(error) = self.map.set(&BTreeMap::new()) {
+            warn!("{error}; detaching nevertheless");
+        }
+        self.interfaces.detach().await;
     }
 
     fn read(&mut self, update: Result<Update, String>) {
@@ -151,9 +164,10 @@ impl Control {
             }
             Err(why) => {
                 let path = self.settings.manifests.display();
-                let text = format!("the manifests in {path} can't be read: {why}");
-                warn!("{text}; what they last said stays in force");
-                self.unreadable = Some(text);
+                warn!(
+                    "the manifests in {path} can't be read: {why}; what they last said stays in force"
+                );
+                self.unreadable = Some(why);
                 self.show();
             }
         }
@@ -225,9 +239,14 @@ impl Control {
             return;
         }
         let news = wanted.keys().any(|address| !self.addresses.contains_key(address));
-        match self.interfaces.set_addresses(&wanted) {
-            Ok(()) => {
+        match self.map.set(&wanted) {
+            Ok(_) => {
                 self.unmapped = None;
+                let v6 = wanted.keys().filter_map(|address| match address {
+                    IpAddr::V6(v6) => Some(*v6),
+                    IpAddr::V4(_) => None,
+                });
+                self.interfaces.join_groups(v6.collect());
                 self.addresses = wanted;
                 if news {
                     self.announce();
@@ -244,6 +263,11 @@ impl Control {
     fn announce(&mut self) {
         self.announce_once();
         self.announce_at = Some(Instant::now() + ANNOUNCE_AGAIN);
+    }
+
+    fn announce_again(&mut self) {
+        self.announce_at = None;
+        self.announce_once();
     }
 
     fn announce_once(&self) {
@@ -273,51 +297,31 @@ impl Control {
         }
     }
 
-    async fn follow_kernel(&mut self) {
-        self.follow_interfaces().await;
-        // Addresses of the node decide which VIPs can be used.
-        self.compile();
-    }
-
-    async fn follow_interfaces(&mut self) {
-        let view = self.mirror.view.borrow_and_update().clone();
-        if self.interfaces.follow(&view, &self.workers).await {
+    fn note_interfaces(&mut self, shown: &Shown) {
+        if self.told != shown.news {
+            self.told = shown.news;
             self.announce();
         }
+        self.show();
     }
 
-    async fn note(&mut self, event: Event) -> Result<(), RunError> {
+    fn note(&mut self, event: Event) -> Result<(), RunError> {
         match event {
             Event::Unresolved(neighbour) => self.mirror.resolver.resolve(neighbour),
-            Event::QueueDead { slot, queue, error } => {
-                self.queue_died(slot, queue, &error);
-                self.follow_interfaces().await;
-                self.show();
-            }
+            Event::Moved(queue) => self.interfaces.moved(queue),
+            event @ Event::QueueDead { .. } => self.interfaces.died(event),
             Event::Stopped { worker, .. } => return Err(RunError::WorkerEnded(worker.0)),
         }
         Ok(())
     }
 
-    fn queue_died(&mut self, slot: InterfaceSlot, queue: u32, error: &std::io::Error) {
-        let name = self.settings.interfaces.get(usize::from(slot.0));
-        let name = name.map_or("?", String::as_str);
-        info!("queue {queue} of interface {name} no longer works ({error})");
-        self.interfaces.broke(slot);
-    }
-
-    async fn tick(&mut self) -> Result<(), RunError> {
+    fn tick(&mut self) -> Result<(), RunError> {
         if let Some(ended) = self.workers.iter().find(|worker| worker.is_finished()) {
             return Err(RunError::WorkerEnded(ended.id().0));
-        }
-        if self.announce_at.is_some_and(|at| at <= Instant::now()) {
-            self.announce_at = None;
-            self.announce_once();
         }
         if self.unmapped.is_some() {
             self.map_addresses();
         }
-        self.follow_interfaces().await;
         self.tables.reclaim();
         self.show();
         Ok(())
@@ -342,7 +346,8 @@ impl Control {
         // First: what took long may have been this thread.
         self.feel_pulses();
         let stuck = self.stuck();
-        let mut not_ready = self.interfaces.faults();
+        let Shown { states, faults, .. } = self.interfaces.shown();
+        let mut not_ready = faults;
         not_ready.extend(stuck.clone());
         not_ready.extend(self.unmapped.clone());
         not_ready.extend(self.stolen_addresses());
@@ -350,17 +355,29 @@ impl Control {
             not_ready.push("some worker has yet to take up the newest tables".to_owned());
         }
         let control = ControlState {
-            interfaces: self.interfaces.states(),
+            interfaces: states,
             statuses: self.wanted.statuses().clone(),
-            refusals: self.wanted.refusals().to_vec(),
+            refusals: self.refusals(),
             warnings: self.warnings(),
             wanted: self.wanted.snapshot().generation(),
-            refused: self.tables.refused().map(str::to_owned).or_else(|| self.unreadable.clone()),
-            xdp: self.interfaces.xdp().counters().ok(),
+            refused: self.tables.refused().map(str::to_owned),
+            xdp: self.map.counters().ok(),
             not_ready,
             stuck,
         };
         self.state.control.store(Arc::new(control));
+    }
+
+    /// What is refused of the manifests: all of them, if they can't be read.
+    fn refusals(&self) -> Vec<Refusal> {
+        let unreadable = self.unreadable.as_ref().map(|why| Refusal {
+            file: self.settings.manifests.display().to_string(),
+            line: None,
+            object: None,
+            reason: format!("can't be read: {why}"),
+            last_good_stays: true,
+        });
+        self.wanted.refusals().iter().cloned().chain(unreadable).collect()
     }
 
     /// What was hardly meant so, with what only this node knows.
@@ -380,6 +397,14 @@ impl Control {
             ))
         })
         .collect()
+    }
+}
+
+/// Waits for a moment; for ever if there is none to wait for.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => pending().await,
     }
 }
 

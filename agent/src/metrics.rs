@@ -333,23 +333,27 @@ fn interfaces(page: &mut impl Write, state: &State) -> fmt::Result {
 }
 
 fn workers(page: &mut impl Write, state: &State) -> fmt::Result {
-    type Read = fn(&WorkerStatus) -> &Counter;
-    let rows = |counter: Read| {
+    type Read = fn(&WorkerStatus) -> u64;
+    let rows = |read: Read| {
         let workers = state.workers.iter().enumerate();
         workers
-            .map(|(id, worker)| ([("worker", id.to_string())], counter(&worker.status).value()))
+            .map(|(id, worker)| ([("worker", id.to_string())], read(&worker.status)))
             .collect::<Vec<_>>()
     };
-    page.gauge("worker_frames", "Frames that a worker has.", rows(|status| &status.frames_born))?;
+    page.gauge(
+        "worker_frames",
+        "Frames that a worker has.",
+        rows(|status| status.frames_now().born),
+    )?;
     page.gauge(
         "worker_frames_free",
         "Frames that hold no packet and lie in no ring. At 0 for long: packets are lost.",
-        rows(|status| &status.frames_home),
+        rows(|status| status.frames_now().home),
     )?;
     page.gauge(
         "worker_packets_held",
         "Packets that wait for a next hop's MAC address.",
-        rows(|status| &status.holding),
+        rows(|status| status.holding.value()),
     )?;
     let workers = state.workers.iter().enumerate();
     page.counter(
@@ -362,25 +366,25 @@ fn workers(page: &mut impl Write, state: &State) -> fmt::Result {
     page.counter(
         "worker_sleeps",
         "How often a worker had nothing to do and went to sleep.",
-        rows(|status| &status.sleeps),
+        rows(|status| status.sleeps.value()),
     )?;
     page.gauge(
         "worker_longest_turn_nanoseconds",
         "The longest turn of a worker in the last one to two minutes: packets that come during a \
          turn wait for its end.",
-        rows(|status| &status.longest_turn_ns),
+        rows(|status| status.longest_turn_ns.value()),
     )?;
     page.gauge(
         "worker_longest_turn_own_nanoseconds",
         "The most CPU time that a worker itself took in a turn, in the same time. Far less than \
          blixt_worker_longest_turn_nanoseconds: sending or other programs hold it up, see \
          blixt_worker_slow_turns_total.",
-        rows(|status| &status.longest_turn_own_ns),
+        rows(|status| status.longest_turn_own_ns.value()),
     )?;
     let slow: [(&str, Read); 3] = [
-        ("itself", |status| &status.slow_turns_by_itself),
-        ("sending", |status| &status.slow_turns_by_sending),
-        ("others", |status| &status.slow_turns_by_others),
+        ("itself", |status| status.slow_turns_by_itself.value()),
+        ("sending", |status| status.slow_turns_by_sending.value()),
+        ("others", |status| status.slow_turns_by_others.value()),
     ];
     page.counter(
         "worker_slow_turns",

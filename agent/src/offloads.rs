@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use blixt_afxdp::nic::{Nic, NicError, Offload};
+use blixt_afxdp::nic::{Nic, NicError, Offload, name_of};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -109,14 +109,14 @@ impl Offloads {
         Ok(were.map(|were| were.offloads().collect()).unwrap_or_default())
     }
 
-    /// Leaves an interface as it was. One that is gone, or another one of its
-    /// name, needs nothing.
+    /// Leaves an interface as it was, also if it has another name by now. One
+    /// that is gone needs nothing, nor does another one of its name.
     pub fn restore(&mut self, name: &str) {
         let Some(were) = self.before.interfaces.remove(name) else { return };
-        if blixt_afxdp::nic::ifindex(name) == Some(were.ifindex) {
+        if let Some(name) = name_of(were.ifindex) {
             let offloads: Vec<_> = were.offloads().collect();
             for offload in offloads.into_iter().rev() {
-                let put_on = Nic::new(name).and_then(|nic| nic.set_offload(offload, true));
+                let put_on = Nic::new(&name).and_then(|nic| nic.set_offload(offload, true));
                 if let Err(error) = put_on {
                     let feature = offload.name();
                     warn!("{error}; put it on yourself with `ethtool -K {name} {feature} on`");

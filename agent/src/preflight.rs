@@ -7,6 +7,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::utsname::uname;
 
 use crate::flags::Settings;
@@ -32,6 +33,32 @@ pub enum Lack {
         /// What is wrong with it.
         why: String,
     },
+    /// File descriptors.
+    #[error(
+        "the agent may have {limit} files open, and needs {needed}, one for each queue among them: raise `ulimit -n` (RLIMIT_NOFILE; systemd: LimitNOFILE)"
+    )]
+    Descriptors {
+        /// The limit.
+        limit: u64,
+        /// How many are needed.
+        needed: u64,
+    },
+}
+
+/// What the agent has open besides sockets of queues: some 30 for BPF, netlink,
+/// files that are watched and its own wake-ups; the rest is for those who ask
+/// it.
+const DESCRIPTORS: u64 = 64;
+
+/// Allows the agent as many file descriptors as it can be allowed, and looks
+/// whether these are enough for so many queues.
+pub fn check_descriptors(queues: usize) -> Result<(), Lack> {
+    let needed = DESCRIPTORS + queues as u64;
+    // Who has no limits asks nobody.
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
+    let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    let limit = if raised { hard } else { soft };
+    if limit < needed { Err(Lack::Descriptors { limit, needed }) } else { Ok(()) }
 }
 
 /// Looks at the directory of manifests.

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::control::Control;
 use crate::flags::{Settings, XdpMode};
 use crate::http::{self, HttpError};
-use crate::interfaces::{AttachError, Interfaces};
+use crate::interfaces::{AttachError, Links, Means};
 use crate::kernel::{Attachments, Mirror, MirrorError, Resolver};
 use crate::local::{self, SocketError};
 use crate::manifests::{self, WatchError};
@@ -101,7 +101,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let sizes = sizes(&settings)?;
     let memory = Memory::needed(&settings, &sizes);
     memory.check(&settings, &sizes, &Available::now())?;
-    let xdp = Xdp::load(Capacities::default())?;
+    let (xdp, addresses) = Xdp::load(Capacities::default())?;
     let http = http::bind(settings.http).await?;
     let (socket, socket_file) = local::bind(&settings.socket)?;
 
@@ -135,11 +135,20 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         XdpMode::Native => Mode::Native,
         XdpMode::Generic => Mode::Generic,
     };
-    let interfaces =
-        Interfaces::new(&settings.interfaces, mode, xdp, offloads, attachments, published);
+    let means = Means {
+        mode,
+        frames: sizes.frame_bytes,
+        xdp,
+        offloads,
+        attachments,
+        published,
+        workers: Arc::clone(&workers),
+    };
     let objects = manifests::objects(manifests::watch(&settings.manifests)?)?;
+    let links = Links::start(&settings.interfaces, means, mirror.view.clone())
+        .map_err(|source| RunError::System { what: "a thread for the interfaces", source })?;
     let mut control =
-        Control::new(settings, interfaces, tables, Arc::clone(&workers), mirror, state);
+        Control::new(settings, links, addresses, tables, Arc::clone(&workers), mirror, state);
     let serve = async {
         control.start(objects.first).await?;
         control.run(objects.changes, asked).await
@@ -181,15 +190,18 @@ fn stop_signal() -> Result<watch::Receiver<bool>, RunError> {
 
 /// Frames for all queues of all interfaces, large enough for each MTU.
 fn sizes(settings: &Settings) -> Result<Sizes, RunError> {
-    let (mut queues, mut mtu) = (0, 0);
+    let (mut queues, mut sockets, mut mtu) = (0, 0, 0);
     for name in &settings.interfaces {
         let nic = Nic::new(name)?;
+        let own = nic.rx_queues()? as usize;
+        sockets += own;
         // Those of the first worker, which nobody has more of.
-        queues += (nic.rx_queues()? as usize).div_ceil(usize::from(settings.workers.max(1)));
+        queues += own.div_ceil(usize::from(settings.workers.max(1)));
         mtu = mtu.max(nic.mtu()?);
     }
-    // An MTU that no frame fits is refused when its interface is bound, with
-    // its name.
+    preflight::check_descriptors(sockets)?;
+    // An MTU that no frame fits is refused when its interface is attached,
+    // with its name.
     let frame_bytes = FrameBytes::for_mtu(mtu).unwrap_or(FrameBytes::Page);
     Ok(Sizes::for_queues(queues, frame_bytes, settings.ring_entries))
 }

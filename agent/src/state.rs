@@ -113,6 +113,10 @@ pub struct AttachedState {
     pub driver: String,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// Whether it is up and has a carrier.
+    pub running: bool,
+    /// What is wrong with it though it serves.
+    pub trouble: Option<String>,
     /// What was put off on it.
     pub offloads_off: Vec<Offload>,
     /// Its queues, by number.
@@ -222,6 +226,8 @@ pub(crate) mod tests {
             mode: AttachedMode::Native,
             driver: "veth".to_owned(),
             mtu: 1_500,
+            running: true,
+            trouble: None,
             offloads_off: vec![Offload::Tso],
             queues: vec![QueueState { queue: 0, worker: 0, zero_copy: false }],
         };

@@ -246,7 +246,7 @@ fn fib(far: Far) -> Result<Fib, Error> {
     let networks = [IpAddr::from([192, 0, 2, 0]), IpAddr::from([10, 1, 0, 0])];
     let near = [NEAR_IN, NEAR_OUT].into_iter().zip(OUR_MACS).zip(networks);
     for (slot, ((name, mac), network)) in near.enumerate() {
-        let ifindex = nic::ifindex(name).ok_or("an interface is missing")?;
+        let ifindex = nic::ifindex(name)?;
         indices.push(ifindex);
         interfaces.push(Interface { ifindex, mac, partial_checksums: true });
         links.push(Link {

@@ -57,7 +57,7 @@ impl Load {
             let frame = Arc::new(self.frame(number)?);
             let (flows, copy) = (self.flows, Arc::clone(&frame));
             let program = rig.client.inside(move || {
-                let out = nic::ifindex(FAR_IN).ok_or(std::io::ErrorKind::NotFound)?;
+                let out = nic::ifindex(FAR_IN).map_err(std::io::Error::other)?;
                 Program::generate(out, &copy, flows)
             })?;
             let program = Arc::new(program);

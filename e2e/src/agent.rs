@@ -58,13 +58,14 @@ impl Agent {
             .command(binaries::agent())
             .arg("--manifests")
             .arg(manifests.path())
+            // Those given by flags come first.
+            .args(flags)
             .args(lab.interfaces().iter().flat_map(|name| ["--interface", name]))
             .args(lab.snat_addresses().map(|address| format!("--snat-address={address}")))
             .arg("--socket")
             .arg(files.path().join("agent.sock"))
             .arg("--state-dir")
             .arg(files.path().join("state"))
-            .args(flags)
             .spawn();
         Self { process: Some(process), files, namespace: lab.lb.name().to_owned() }
     }

@@ -12,6 +12,7 @@
 )]
 
 mod agent;
+mod announcements;
 mod binaries;
 mod clients;
 mod digest;
@@ -19,10 +20,13 @@ mod manifests;
 mod servers;
 mod stage;
 pub mod stream;
+mod transfers;
 
 pub use agent::{Agent, Metrics, Stopped};
+pub use announcements::Announcements;
 pub use clients::{Answer, Prober, ask, ask_from, ask_over, ask_udp, ask_udp_from, connect};
 pub use digest::{get, put};
 pub use manifests::{Gateway, Listener, Manifests, Protocol, Service};
 pub use servers::{Server, serve_digests, serve_names, serve_streams, serve_udp_names};
 pub use stage::{Stage, StagePlan};
+pub use transfers::Transfers;

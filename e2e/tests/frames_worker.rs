@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use blixt_afxdp::lab::{Attached, Hook, Program};
 use blixt_afxdp::{BindError, Exchange, FrameBytes, Sizes, Slot};
 use blixt_agent::worker::{
-    AttachAnswer, Command, Event, FrameAccount, HoldLimits, Published, WorkerConfig, WorkerHandle,
-    event_channel, spawn,
+    AttachAnswer, BoundQueue, Command, Event, FrameAccount, HoldLimits, Published, WorkerConfig,
+    WorkerHandle, event_channel, spawn,
 };
 use blixt_dataplane::{
     CompileOptions, DropReason, Fib, Interface, InterfaceSlot, Limits, Link, Mac, Neighbour, Path,
@@ -37,7 +37,7 @@ use blixt_model::{
     Snapshot, Target, Weight,
 };
 use blixt_testkit::frame;
-use blixt_testkit::netns::{Namespace, eventually, program};
+use blixt_testkit::netns::{Namespace, eventually, eventually_some, program};
 use blixt_testkit::require_root;
 use nix::net::if_::if_nametoindex;
 use tokio::sync::{mpsc, oneshot};
@@ -238,12 +238,26 @@ impl World {
         assert!(bound.iter().all(|queue| !queue.zero_copy));
         self.put(["n0", "n1"][usize::from(slot.0)]);
         let count = bound.len();
-        for queue in bound {
-            let name = ["n0", "n1"][usize::from(queue.slot.0)];
-            let (_, program, _) = self.programs.iter().find(|(at, ..)| *at == name).unwrap();
-            program.set_socket(queue.queue, queue.socket.as_fd()).unwrap();
-        }
+        bound.into_iter().for_each(|queue| self.take(queue));
         count
+    }
+
+    /// Puts a socket where the program finds it.
+    fn take(&self, queue: BoundQueue) {
+        let name = ["n0", "n1"][usize::from(queue.slot.0)];
+        let (_, program, _) = self.programs.iter().find(|(at, ..)| *at == name).unwrap();
+        program.set_socket(queue.queue, queue.socket.as_fd()).unwrap();
+    }
+
+    /// Waits for a queue that had to move.
+    fn wait_for_a_move(&mut self) -> BoundQueue {
+        eventually_some("a queue to move", LIMIT, || {
+            let moved = self.heard().into_iter().find_map(|event| match event {
+                Event::Moved(queue) => Some(queue),
+                _ => None,
+            });
+            moved.ok_or("not yet")
+        })
     }
 
     fn attach_both(&mut self) {
@@ -574,14 +588,20 @@ fn an_interface_that_vanishes_is_told_of_and_attached_again_when_it_returns() {
         world.attach_far(0);
         // The memory was registered with the socket that is gone, so the
         // other interface gets a new one too.
-        assert_eq!(world.attach(CLIENTS), 2);
+        assert_eq!(world.attach(CLIENTS), 1);
+        let moved = world.wait_for_a_move();
+        assert_eq!(moved.slot, ENDPOINTS);
+        world.take(moved);
         world.publish(2, true);
         world.client_sends(0..100);
         world.wait_at_endpoint(100);
         let status = Arc::clone(world.worker.status());
+        // The memory of before is no more.
+        eventually("frames to be counted anew", LIMIT, || status.frames_now().born == 2_048);
         world.stop();
         assert_eq!(status.interface(ENDPOINTS).unwrap().copied.value(), 0);
         assert_eq!(status.frames(), FrameAccount { born: 4_096, home: 4_096 });
+        assert_eq!(status.frames_now(), FrameAccount { born: 0, home: 0 });
     });
 }
 

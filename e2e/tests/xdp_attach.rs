@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use blixt_agent::multicast::Groups;
-use blixt_agent::xdp::{AttachedMode, Capacities, Counter, Mode, Role, Xdp, XdpError};
+use blixt_agent::xdp::{Addresses, AttachedMode, Capacities, Counter, Mode, Role, Xdp, XdpError};
 use blixt_testkit::netns::{Namespace, eventually, program, veth};
 use blixt_testkit::require_root;
 use nix::net::if_::if_nametoindex;
@@ -43,6 +43,10 @@ fn eth0() -> u32 {
 }
 
 fn load() -> Xdp {
+    load_both().0
+}
+
+fn load_both() -> (Xdp, Addresses) {
     Xdp::load(Capacities::default()).unwrap()
 }
 
@@ -66,28 +70,28 @@ fn the_kernels_traffic_goes_on_and_ours_is_taken() {
     let before = shown(&node);
     assert!(ping(&peer, "192.0.2.10") && ping(&peer, "2001:db8:1::10"));
 
-    let mut xdp = node.inside(|| {
-        let mut xdp = load();
+    let (mut xdp, addresses) = node.inside(|| {
+        let (mut xdp, mut addresses) = load_both();
         let attached = xdp.attach(eth0(), "eth0", Mode::Auto).unwrap();
         assert_eq!(attached.mode, AttachedMode::Native);
         assert_eq!(attached.native_refused, None);
-        xdp.set_addresses(&vips()).unwrap();
-        xdp
+        addresses.set(&vips()).unwrap();
+        (xdp, addresses)
     });
     assert!(shown(&node).contains("xdp"), "{}", shown(&node));
 
     // The node's own traffic passes, in both families, ARP and NDP included.
     peer.ip("neigh flush dev eth0");
     assert!(ping(&peer, "192.0.2.10") && ping(&peer, "2001:db8:1::10"));
-    assert_eq!(xdp.counters().unwrap().iter().map(|(_, count)| count).sum::<u64>(), 0);
+    assert_eq!(addresses.counters().unwrap().iter().map(|(_, count)| count).sum::<u64>(), 0);
 
     // Traffic for the VIPs (questions for them at first) has no socket to go
     // to: nobody answers, and every frame is counted.
     assert!(!ping(&peer, VIP4));
-    let after_v4 = xdp.counters().unwrap().of(Counter::DroppedNoSocket);
+    let after_v4 = addresses.counters().unwrap().of(Counter::DroppedNoSocket);
     assert!(after_v4 >= 1);
     assert!(!ping(&peer, VIP6));
-    assert!(xdp.counters().unwrap().of(Counter::DroppedNoSocket) > after_v4);
+    assert!(addresses.counters().unwrap().of(Counter::DroppedNoSocket) > after_v4);
 
     let ifindex = node.inside(eth0);
     xdp.detach(ifindex).unwrap();
@@ -111,16 +115,16 @@ fn the_program_goes_with_its_owner() {
 fn generic_mode_is_what_it_says() {
     require_root!();
     let (node, peer) = neighbours();
-    let xdp = node.inside(|| {
-        let mut xdp = load();
+    let (_xdp, addresses) = node.inside(|| {
+        let (mut xdp, mut addresses) = load_both();
         let attached = xdp.attach(eth0(), "eth0", Mode::Generic).unwrap();
         assert_eq!(attached.mode, AttachedMode::Generic);
-        xdp.set_addresses(&vips()).unwrap();
-        xdp
+        addresses.set(&vips()).unwrap();
+        (xdp, addresses)
     });
     assert!(shown(&node).contains("xdpgeneric"), "{}", shown(&node));
     assert!(ping(&peer, "192.0.2.10") && !ping(&peer, VIP4));
-    assert!(xdp.counters().unwrap().of(Counter::DroppedNoSocket) >= 1);
+    assert!(addresses.counters().unwrap().of(Counter::DroppedNoSocket) >= 1);
 }
 
 #[test]
@@ -224,7 +228,8 @@ fn an_interface_that_vanishes_can_come_back() {
     require_root!();
     let (node, peer) = neighbours();
     node.inside(|| {
-        let mut xdp = Xdp::load(Capacities { interfaces: 1, ..Capacities::default() }).unwrap();
+        let (mut xdp, _) =
+            Xdp::load(Capacities { interfaces: 1, ..Capacities::default() }).unwrap();
         for _ in 0..3 {
             let ifindex = eth0();
             xdp.attach(ifindex, "eth0", Mode::Auto).unwrap();
@@ -241,7 +246,8 @@ fn there_is_room_for_as_many_interfaces_as_agreed() {
     require_root!();
     let (node, _peer) = neighbours();
     node.inside(|| {
-        let mut xdp = Xdp::load(Capacities { interfaces: 1, ..Capacities::default() }).unwrap();
+        let (mut xdp, _) =
+            Xdp::load(Capacities { interfaces: 1, ..Capacities::default() }).unwrap();
         xdp.attach(eth0(), "eth0", Mode::Auto).unwrap();
         let error = refused(xdp.attach(1, "lo", Mode::Generic));
         assert!(error.to_string().contains("1 interfaces at most"), "{error}");

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use aya::programs::{TestRun, TestRunOptions};
-use blixt_agent::xdp::{Capacities, Mode, Role, Xdp};
+use blixt_agent::xdp::{Addresses, Capacities, Mode, Role, Xdp};
 use blixt_testkit::counters::{Reading, assert_moved};
 use blixt_testkit::frame::{self, Frame, Mac};
 use blixt_testkit::netns::Namespace;
@@ -49,18 +49,19 @@ enum Action {
 /// The loaded program, with a socket on queue 0 of the loopback.
 struct Judge {
     xdp: Xdp,
+    addresses: Addresses,
     _socket: Socket,
 }
 
 impl Judge {
     fn new() -> Self {
-        let mut xdp = Xdp::load(Capacities::default()).unwrap();
+        let (mut xdp, mut addresses) = Xdp::load(Capacities::default()).unwrap();
         // The kernel runs the test as if on the loopback's queue 0.
         xdp.attach(LOOPBACK, "lo", Mode::Generic).unwrap();
         let socket = Socket::new(Domain::from(AF_XDP), Type::RAW, None).unwrap();
         xdp.set_socket(LOOPBACK, 0, &socket).unwrap();
-        xdp.set_addresses(&ours()).unwrap();
-        Self { xdp, _socket: socket }
+        addresses.set(&ours()).unwrap();
+        Self { xdp, addresses, _socket: socket }
     }
 
     fn decides(&self, bytes: &[u8]) -> Action {
@@ -93,7 +94,7 @@ impl Judge {
     }
 
     fn reading(&self) -> Reading {
-        let counts = self.xdp.counters().unwrap();
+        let counts = self.addresses.counters().unwrap();
         counts.iter().map(|(counter, value)| (counter.name().to_owned(), value)).collect()
     }
 }
@@ -414,18 +415,18 @@ fn addresses_come_and_go() {
     given(|judge| {
         let to_vip = frame::tcp_syn(at(CLIENT4, 40_000), at(VIP4, 80));
         let to_new = frame::tcp_syn(at(CLIENT4, 40_000), at(NODE4, 80));
-        let changes = judge.xdp.set_addresses(&ours()).unwrap();
+        let changes = judge.addresses.set(&ours()).unwrap();
         assert_eq!((changes.added, changes.removed), (0, 0));
 
         let mut wanted = ours();
         wanted.remove(&ip(SNAT6));
         wanted.insert(ip(NODE4), Role::Vip);
-        let changes = judge.xdp.set_addresses(&wanted).unwrap();
+        let changes = judge.addresses.set(&wanted).unwrap();
         assert_eq!((changes.added, changes.removed), (1, 1));
         judge.expect(&to_vip, Action::Redirect, &["redirected_ip"]);
         judge.expect(&to_new, Action::Redirect, &["redirected_ip"]);
 
-        judge.xdp.set_addresses(&BTreeMap::new()).unwrap();
+        judge.addresses.set(&BTreeMap::new()).unwrap();
         judge.expect(&to_vip, Action::Pass, &[]);
         judge.expect(&to_new, Action::Pass, &[]);
     });
@@ -436,14 +437,14 @@ fn a_full_set_can_be_exchanged_and_one_more_is_refused() {
     require_root!();
     Namespace::new("full").inside(|| {
         let capacities = Capacities { addresses: 16, interfaces: 1 };
-        let mut xdp = Xdp::load(capacities).unwrap();
+        let (_xdp, mut addresses) = Xdp::load(capacities).unwrap();
         let range = |first: u8, count: u8| -> BTreeMap<IpAddr, Role> {
             (first..first + count).map(|n| (IpAddr::from([192, 0, 2, n]), Role::Vip)).collect()
         };
-        xdp.set_addresses(&range(0, 16)).unwrap();
-        let changes = xdp.set_addresses(&range(100, 16)).unwrap();
+        addresses.set(&range(0, 16)).unwrap();
+        let changes = addresses.set(&range(100, 16)).unwrap();
         assert_eq!((changes.added, changes.removed), (16, 16));
-        let error = xdp.set_addresses(&range(0, 17)).err().unwrap().to_string();
+        let error = addresses.set(&range(0, 17)).err().unwrap().to_string();
         assert!(error.contains("17") && error.contains("16"), "{error}");
     });
 }

@@ -98,7 +98,8 @@ mod tests {
             name: format!("dev{ifindex}"),
             mac: [2, 0, 0, 0, 0, ifindex as u8],
             mtu: 1_500,
-            up: true,
+            running: true,
+            carrier_ups: 1,
             vlan: on.map(|(below, id)| Vlan { below, tag: [0x8100, id] }),
         }
     }

@@ -42,7 +42,8 @@ pub(super) fn device(message: &LinkMessage) -> Option<Device> {
         name: String::new(),
         mac: Mac::default(),
         mtu: 0,
-        up: message.header.flags.contains(LinkFlags::Up),
+        running: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        carrier_ups: 0,
         vlan: None,
     };
     let (mut below, mut elsewhere, mut tag) = (None, false, None);
@@ -51,6 +52,7 @@ pub(super) fn device(message: &LinkMessage) -> Option<Device> {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
             LinkAttribute::Address(mac) => device.mac = mac_address(mac).unwrap_or_default(),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::CarrierUpCount(count) => device.carrier_ups = *count,
             LinkAttribute::Link(ifindex) => below = Some(*ifindex),
             // The number below is one of another network namespace.
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
@@ -232,7 +234,7 @@ mod tests {
     fn link(index: u32, name: &str, more: Vec<LinkAttribute>) -> LinkMessage {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        message.header.flags = LinkFlags::Up;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Address(OURS.to_vec()),
@@ -253,7 +255,7 @@ mod tests {
     fn a_vlan_says_what_it_is_on() {
         let found = device(&link(7, "eth0.5", vec![LinkAttribute::Link(3), vlan(5)])).unwrap();
         assert_eq!(found.vlan, Some(Vlan { below: 3, tag: [0x8100, 5] }));
-        assert_eq!((found.mac, found.mtu, found.up), (OURS, 1_500, true));
+        assert_eq!((found.mac, found.mtu, found.running), (OURS, 1_500, true));
 
         // A veth's IFLA_LINK is its peer; a VLAN may be on a device elsewhere.
         assert_eq!(device(&link(7, "a", vec![LinkAttribute::Link(3)])).unwrap().vlan, None);

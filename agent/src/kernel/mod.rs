@@ -28,8 +28,11 @@ pub struct Device {
     pub mac: Mac,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// Whether it is up.
-    pub up: bool,
+    /// Whether it is up and has a carrier: frames can come and go.
+    pub running: bool,
+    /// How often it got a carrier: a link that was down for less time than it
+    /// takes to look has been down all the same.
+    pub carrier_ups: u32,
     /// What it is on top of, if it is a VLAN.
     pub vlan: Option<Vlan>,
 }

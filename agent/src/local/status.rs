@@ -85,6 +85,10 @@ fn interface(found: &InterfaceState, slot: InterfaceSlot, state: &State) -> api:
         }
         LinkState::Attached(attached) => {
             shown.state = api::InterfaceState::Attached.into();
+            shown.reason = match attached.running {
+                true => attached.trouble.clone(),
+                false => Some("it is down, or its cable is out".to_owned()),
+            };
             shown.ifindex = Some(attached.ifindex);
             let mode = match attached.mode {
                 AttachedMode::Native => api::XdpMode::Native,
@@ -129,8 +133,8 @@ fn worker(
     api::Worker {
         id,
         core: found.core.and_then(|core| u32::try_from(core).ok()),
-        frames: status.frames_born.value(),
-        frames_free: status.frames_home.value(),
+        frames: status.frames_now().born,
+        frames_free: status.frames_now().home,
         flow_entries: entries,
         flow_capacity: state.flow_capacity as u64,
         flow_entries_resting: status.pipeline.flow_entries_resting.value(),

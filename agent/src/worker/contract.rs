@@ -141,11 +141,27 @@ pub enum Command {
     Stop,
 }
 
-/// Asks for queues of an interface to be bound.
+/// Tells one attaching of an interface from the next: what is said of one that
+/// is over can be told from what is said of the one that has taken its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Asks for queues of an interface to be bound. Those that are bound already
+/// stay as they are.
 #[derive(Debug)]
 pub struct Attach {
     /// Which interface it is in [`Published::fib`].
     pub slot: InterfaceSlot,
+    /// Which attaching of it this is.
+    pub epoch: Epoch,
     /// Its name.
     pub name: String,
     /// The queues that are this worker's.
@@ -153,11 +169,8 @@ pub struct Attach {
     /// Whether zero-copy may be tried: not where the XDP program runs in
     /// generic mode, which never fills a socket in zero-copy mode.
     pub zero_copy: bool,
-    /// All queues that now have a new socket, or why there is none.
-    ///
-    /// Besides the queues asked for these can be queues of other interfaces:
-    /// where the memory they share had to be made anew. All of them go into
-    /// the XSKMAP.
+    /// The queues that now have a socket, or why there is none. Queues of
+    /// other interfaces that had to move for it are told by [`Event::Moved`].
     pub reply: oneshot::Sender<AttachAnswer>,
 }
 
@@ -169,6 +182,8 @@ pub type AttachAnswer = Result<Vec<BoundQueue>, BindError>;
 pub struct BoundQueue {
     /// The interface.
     pub slot: InterfaceSlot,
+    /// Which attaching of it it belongs to.
+    pub epoch: Epoch,
     /// Its queue.
     pub queue: u32,
     /// The socket, to be put into the XSKMAP and dropped at once: a queue is
@@ -183,12 +198,18 @@ pub struct BoundQueue {
 pub enum Event {
     /// Packets wait for this neighbour: have the kernel resolve it.
     Unresolved(Neighbour),
+    /// A queue had to move to a new socket, since the memory that it shares
+    /// with others was made anew. Until the socket is in the XSKMAP what comes
+    /// in by that queue is lost.
+    Moved(BoundQueue),
     /// A queue's socket no longer works; most often its interface is gone.
     /// Told once for all queues of an interface that die at once.
     /// The worker leaves it alone until it is told to detach.
     QueueDead {
         /// The interface.
         slot: InterfaceSlot,
+        /// Which attaching of it the socket was from.
+        epoch: Epoch,
         /// Its queue.
         queue: u32,
         /// What the kernel says.

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::run::Worker;
 use super::{
-    Attach, AttachAnswer, Command, Event, FrameAccount, Published, Question, SpawnError,
+    Attach, AttachAnswer, Command, Epoch, Event, FrameAccount, Published, Question, SpawnError,
     WorkerConfig, WorkerStatus,
 };
 
@@ -113,7 +113,8 @@ impl WorkerHandle {
     ) -> oneshot::Receiver<AttachAnswer> {
         let (reply, answer) = oneshot::channel();
         let name = name.to_owned();
-        self.send(Command::Attach(Attach { slot, name, queues, zero_copy, reply }));
+        let epoch = Epoch::default();
+        self.send(Command::Attach(Attach { slot, epoch, name, queues, zero_copy, reply }));
         answer
     }
 

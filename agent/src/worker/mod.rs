@@ -18,7 +18,7 @@ mod shared;
 mod status;
 
 pub use contract::{
-    Attach, AttachAnswer, BoundQueue, Command, Event, FrameAccount, HoldLimits, Published,
+    Attach, AttachAnswer, BoundQueue, Command, Epoch, Event, FrameAccount, HoldLimits, Published,
     SpawnError, WorkerConfig,
 };
 pub(crate) use directory::FlowDirectory;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use blixt_afxdp::{BUSY_PATIENCE, BUSY_PAUSE, BindError, Exchange, Frame, Slot, Unsent};
 use blixt_dataplane::{
-    BURST, Burst, DropReason, Fib, InterfaceSlot, Neighbour, Packet, Pipeline, Sink, Tick, Verdict,
-    View, WorkerId,
+    BURST, Burst, Counters, DropReason, Fib, InterfaceSlot, Neighbour, Packet, Pipeline, Sink,
+    Tick, Verdict, View, WorkerId,
 };
 use crossbeam::channel::{Receiver, TryRecvError};
 use nix::sys::eventfd::EventFd;
@@ -24,7 +24,7 @@ use super::handoff::Mailboxes;
 use super::hold::{Held, Hold};
 use super::pace::{Pace, thread_cpu_ns};
 use super::{
-    Attach, BoundQueue, Command, Event, FrameAccount, Published, SpawnError, WorkerConfig,
+    Attach, BoundQueue, Command, Epoch, Event, FrameAccount, Published, SpawnError, WorkerConfig,
     WorkerStatus,
 };
 
@@ -60,7 +60,9 @@ pub(super) struct Worker {
     to_send: usize,
     /// Attachments whose queues are still busy.
     attaching: Vec<Attach>,
-    attached: Vec<InterfaceSlot>,
+    /// The interfaces that were ever attached, each with the newest attaching
+    /// of it.
+    attached: Vec<(InterfaceSlot, Epoch)>,
     tended: Tick,
     stopping: bool,
     /// Workers that were given packets in this turn.
@@ -153,7 +155,7 @@ impl Worker {
             }
             let asked = self.obey(view, now);
             let received = self.turn(view, now, &published.mailboxes);
-            let mut sink = FreeFrames { exchange: &mut self.exchange };
+            let mut sink = FreeFrames::of(&mut self.exchange, &self.status);
             let more = self.pipeline.sweep(view, now, &mut sink) || !self.to_retry.is_empty();
             self.send();
             self.tend(now);
@@ -208,7 +210,7 @@ impl Worker {
             let packet = Packet::new(frame.room_mut(), bytes, ingress);
             burst.push(if handed_over { packet.handed_over() } else { packet });
         }
-        let mut sink = FreeFrames { exchange: &mut self.exchange };
+        let mut sink = FreeFrames::of(&mut self.exchange, &self.status);
         self.pipeline.process(&mut burst, view, now, &mut sink);
         let ends = ends(burst);
         for (mut frame, (verdict, bytes)) in frames.drain(..).zip(ends) {
@@ -378,7 +380,7 @@ impl Worker {
                 }
             }
         }
-        if !self.attaching.is_empty() {
+        if self.is_attaching() {
             self.attach(now);
         }
         asked
@@ -389,6 +391,8 @@ impl Worker {
         match command {
             Command::Attach(attach) => {
                 self.attaching.retain(|other| other.slot != attach.slot);
+                self.attached.retain(|(slot, _)| *slot != attach.slot);
+                self.attached.push((attach.slot, attach.epoch));
                 self.attaching.push(attach);
             }
             Command::Detach { slot, reply } => {
@@ -398,7 +402,7 @@ impl Worker {
                 let _ = reply.send(queues);
             }
             Command::Announce => {
-                let mut sink = FreeFrames { exchange: &mut self.exchange };
+                let mut sink = FreeFrames::of(&mut self.exchange, &self.status);
                 self.pipeline.announce(view, &mut sink);
                 self.send();
             }
@@ -430,16 +434,31 @@ impl Worker {
                     self.exchange.give_up(slot);
                     Err(error)
                 }
-                Ok(bound) => {
-                    if !self.attached.contains(&attach.slot) {
-                        self.attached.push(attach.slot);
-                    }
-                    Ok(bound.into_iter().map(BoundQueue::from).collect())
-                }
+                Ok(bound) => Ok(bound.into_iter().map(|queue| self.named(queue)).collect()),
             };
-            self.publish();
             let _ = attach.reply.send(bound);
         }
+        // Whatever those wait for: these served before, and shall again.
+        for moved in self.exchange.settle() {
+            let moved = self.named(moved);
+            self.tell(Event::Moved(moved));
+        }
+        self.publish();
+    }
+
+    fn is_attaching(&self) -> bool {
+        !self.attaching.is_empty() || !self.exchange.is_settled()
+    }
+
+    fn named(&self, bound: blixt_afxdp::Bound) -> BoundQueue {
+        let blixt_afxdp::Bound { slot, queue, socket, zero_copy } = bound;
+        let slot = InterfaceSlot(slot.0);
+        BoundQueue { slot, epoch: self.epoch(slot), queue, socket, zero_copy }
+    }
+
+    fn epoch(&self, slot: InterfaceSlot) -> Epoch {
+        let attached = self.attached.iter().find(|(known, _)| *known == slot);
+        attached.map(|(_, epoch)| *epoch).unwrap_or_default()
     }
 
     /// Looks after sockets, held packets and counters, now and then.
@@ -458,7 +477,8 @@ impl Worker {
                 continue;
             }
             told.push(slot);
-            self.tell(Event::QueueDead { slot, queue: dead.queue, error: dead.error });
+            let (epoch, queue, error) = (self.epoch(slot), dead.queue, dead.error);
+            self.tell(Event::QueueDead { slot, epoch, queue, error });
         }
         let Self { hold, exchange, pipeline, events, .. } = self;
         let give_up = |frame| {
@@ -476,7 +496,7 @@ impl Worker {
         self.status.sleeps.add(1);
         self.publish();
         self.pace.rest(self.clock.now());
-        let timeout = if self.attaching.is_empty() { TEND } else { BUSY_PAUSE };
+        let timeout = if self.is_attaching() { BUSY_PAUSE } else { TEND };
         if self.exchange.wait(self.wake.as_fd(), timeout).is_err() {
             // The kernel has no memory for it: not so fast, then.
             std::thread::sleep(Duration::from_millis(1));
@@ -491,9 +511,10 @@ impl Worker {
         let account = self.exchange.account();
         self.status.frames_born.set(account.born);
         self.status.frames_home.set(account.home);
+        self.status.frames_ended.set(account.ended);
         self.status.holding.set(self.hold.len() as u64);
         self.pace.publish(&self.status);
-        for &slot in &self.attached {
+        for &(slot, _) in &self.attached {
             let counters = self.exchange.counters(Slot(slot.0));
             let (queues, zero_copy) = self.exchange.bound(Slot(slot.0));
             if let Some(interface) = self.status.interface(slot) {
@@ -537,18 +558,27 @@ fn ends(burst: Burst<'_>) -> ArrayVec<(Option<Verdict>, usize), BURST> {
 /// Puts packets that are made besides into free frames.
 struct FreeFrames<'a> {
     exchange: &'a mut Exchange,
+    counters: &'a Counters,
+}
+
+impl<'a> FreeFrames<'a> {
+    #[inline(always)]
+    fn of(exchange: &'a mut Exchange, status: &'a WorkerStatus) -> Self {
+        Self { exchange, counters: &status.pipeline }
+    }
 }
 
 impl Sink for FreeFrames<'_> {
     fn send(&mut self, egress: InterfaceSlot, frame: &[u8]) -> bool {
-        self.exchange.transmit_copy(Slot(egress.0), 0, frame).is_ok()
-    }
-}
-
-impl From<blixt_afxdp::Bound> for BoundQueue {
-    fn from(bound: blixt_afxdp::Bound) -> Self {
-        let slot = InterfaceSlot(bound.slot.0);
-        Self { slot, queue: bound.queue, socket: bound.socket, zero_copy: bound.zero_copy }
+        match self.exchange.transmit_copy(Slot(egress.0), 0, frame) {
+            Ok(()) => true,
+            Err(Unsent::NoFrame) => false,
+            Err(Unsent::NoInterface) => {
+                // No lack of frames: it has its own reason.
+                self.counters.dropped(DropReason::InterfaceGone).add(1);
+                true
+            }
+        }
     }
 }
 

@@ -135,7 +135,7 @@ mod tests {
                 timeouts: Timeouts::default(),
                 limits: Limits::default(),
             },
-            sizes: Sizes::for_queues(1, FrameBytes::Half),
+            sizes: Sizes::for_queues(1, FrameBytes::Half, 2_048),
             hold: HoldLimits::default(),
             spin: false,
         }

@@ -25,6 +25,8 @@ pub struct WorkerStatus {
     pub frames_born: Counter,
     /// Frames that are free.
     pub frames_home: Counter,
+    /// Frames whose memory was given back, when sockets were made anew.
+    pub frames_ended: Counter,
     /// Packets that wait for a neighbour.
     pub holding: Counter,
     /// How often it went to sleep.
@@ -111,6 +113,7 @@ impl WorkerStatus {
             fibs_adopted: Counter::default(),
             frames_born: Counter::default(),
             frames_home: Counter::default(),
+            frames_ended: Counter::default(),
             holding: Counter::default(),
             sleeps: Counter::default(),
             longest_turn_ns: Counter::default(),
@@ -132,5 +135,12 @@ impl WorkerStatus {
     /// Where the frames are now. While traffic flows some are on their way.
     pub fn frames(&self) -> FrameAccount {
         FrameAccount { born: self.frames_born.value(), home: self.frames_home.value() }
+    }
+
+    /// The same without those that are no more.
+    pub fn frames_now(&self) -> FrameAccount {
+        let FrameAccount { born, home } = self.frames();
+        let ended = self.frames_ended.value();
+        FrameAccount { born: born.saturating_sub(ended), home: home.saturating_sub(ended) }
     }
 }

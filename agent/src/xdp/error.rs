@@ -9,6 +9,7 @@ use aya::programs::{ProgramError, loaded_programs};
 use blixt_xdp_abi::{PROGRAM, QUEUES_PER_INTERFACE};
 
 use super::AttachedMode;
+use super::link::{Kind, Link};
 
 /// Numbers of linux/errno.h.
 const EPERM: i32 = 1;
@@ -16,8 +17,12 @@ const E2BIG: i32 = 7;
 const ENOMEM: i32 = 12;
 const EEXIST: i32 = 17;
 const EINVAL: i32 = 22;
+const ENOSPC: i32 = 28;
 const ERANGE: i32 = 34;
 const EOPNOTSUPP: i32 = 95;
+
+/// The largest MTU of a veth's peer with pages of 4 KiB.
+const VETH_MTU: u32 = 3_498;
 
 /// Why the XDP program could not be loaded, attached or changed.
 #[derive(Debug, thiserror::Error)]
@@ -298,7 +303,7 @@ pub(super) fn other_program(interface: &str, id: &u32) -> XdpError {
 pub(super) fn refused(
     interface: &str,
     mode: AttachedMode,
-    mtu: u32,
+    link: &Link,
     errno: Option<io::Error>,
     error: &ProgramError,
 ) -> XdpError {
@@ -311,10 +316,23 @@ pub(super) fn refused(
                              --xdp-mode generic always works"
                 .into()
         }
+        // `veth_xdp_set` in drivers/net/veth.c: what the other end sends has
+        // to fit into a page.
+        Some(ERANGE) if link.kind == Kind::Veth => format!(
+            "its peer has too large an MTU for XDP, which takes some {VETH_MTU} on a veth: use \
+             `ip link set dev PEER mtu 1500` at the other end (the MTU of {interface} itself, {}, \
+             does not matter for that)",
+            link.mtu
+        ),
+        Some(ENOSPC) if link.kind == Kind::Veth => format!(
+            "its peer has more transmit queues than {interface} has receive queues: use \
+             `ethtool -L {interface} rx N tx N` with as many as the other end has"
+        ),
         Some(EINVAL | ERANGE | E2BIG) => format!(
-            "the driver does not take it as it is set up ({}); its MTU of {mtu} may be too large for \
+            "the driver does not take it as it is set up ({}); its MTU of {} may be too large for \
              XDP: try `ip link set dev {interface} mtu 1500`",
-            chain(error)
+            chain(error),
+            link.mtu
         ),
         Some(ENOMEM) => "the kernel is out of memory".into(),
         _ => chain(error),

@@ -40,11 +40,17 @@ impl Counts {
     }
 }
 
+/// Which sockets there are, of which interfaces.
 pub(super) struct Maps {
     capacities: Capacities,
-    addresses: HashMap<MapData, AddressKey, u32>,
     interfaces: HashMap<MapData, u32, u32>,
     sockets: XskMap<MapData>,
+}
+
+/// Which addresses are ours, and what the program has counted.
+pub struct Addresses {
+    capacity: u32,
+    addresses: HashMap<MapData, AddressKey, u32>,
     counters: PerCpuArray<MapData, u64>,
     /// What `addresses` holds.
     present: BTreeMap<AddressKey, Role>,
@@ -73,11 +79,8 @@ impl Maps {
     ) -> Result<Self, XdpError> {
         Ok(Self {
             capacities,
-            addresses: typed(bpf, ADDRESSES, origin)?,
             interfaces: typed(bpf, INTERFACES, origin)?,
             sockets: typed(bpf, SOCKETS, origin)?,
-            counters: typed(bpf, COUNTERS, origin)?,
-            present: BTreeMap::new(),
         })
     }
 
@@ -104,12 +107,28 @@ impl Maps {
     pub(super) fn clear_socket(&mut self, index: u32) -> Result<(), XdpError> {
         absent_is_fine(self.sockets.unset(index)).map_err(in_map(SOCKETS))
     }
+}
 
-    pub(super) fn set_addresses(
-        &mut self,
-        wanted: &BTreeMap<IpAddr, Role>,
-    ) -> Result<Changes, XdpError> {
-        let capacity = self.capacities.addresses;
+impl Addresses {
+    /// Takes them out of a loaded object.
+    pub(super) fn take(
+        bpf: &mut Ebpf,
+        capacities: Capacities,
+        origin: &str,
+    ) -> Result<Self, XdpError> {
+        Ok(Self {
+            capacity: capacities.addresses,
+            addresses: typed(bpf, ADDRESSES, origin)?,
+            counters: typed(bpf, COUNTERS, origin)?,
+            present: BTreeMap::new(),
+        })
+    }
+
+    /// Makes these the addresses that are ours. New ones are added before old
+    /// ones go, and those that stay are not touched: there is no moment at
+    /// which one of them is missing.
+    pub fn set(&mut self, wanted: &BTreeMap<IpAddr, Role>) -> Result<Changes, XdpError> {
+        let capacity = self.capacity;
         if u32::try_from(wanted.len()).is_ok_and(|count| count <= capacity) {
             let wanted = wanted.iter().map(|(address, role)| (key(*address), *role)).collect();
             let (added, removed) = difference(&self.present, &wanted);
@@ -127,7 +146,8 @@ impl Maps {
         }
     }
 
-    pub(super) fn counters(&self) -> Result<Counts, XdpError> {
+    /// What the program has counted since it was loaded, over all CPUs.
+    pub fn counters(&self) -> Result<Counts, XdpError> {
         let mut counts = Counts::default();
         for (count, counter) in counts.0.iter_mut().zip(Counter::ALL) {
             let per_cpu = self.counters.get(&counter.index(), 0).map_err(in_map(COUNTERS))?;

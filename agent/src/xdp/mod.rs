@@ -1,8 +1,8 @@
 //! Owns the XDP program and every BPF map of the agent.
 //!
-//! The control thread loads the program once, attaches it to each interface,
-//! puts the workers' sockets into its map and tells it which addresses are
-//! ours. Nobody else writes to these maps. Links are held by file descriptor:
+//! The program is loaded once. [`Xdp`] attaches it to each interface and puts
+//! the workers' sockets into its map; [`Addresses`], which the control thread
+//! has, tells it which addresses are ours. Nobody else writes to these maps. Links are held by file descriptor:
 //! when the process ends, however it ends, the kernel takes the program off
 //! and everything on the node goes on.
 //!
@@ -18,7 +18,6 @@ mod privileges;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use aya::programs::ProgramError;
@@ -30,7 +29,7 @@ use blixt_xdp_abi::{PROGRAM, QUEUES_PER_INTERFACE};
 pub use self::error::XdpError;
 use self::link::{Kind, Link};
 use self::maps::Maps;
-pub use self::maps::{Changes, Counts};
+pub use self::maps::{Addresses, Changes, Counts};
 
 /// How many things the maps have room for. Sizes are fixed when the program
 /// is loaded.
@@ -100,7 +99,7 @@ pub struct Attached {
     pub native_refused: Option<String>,
 }
 
-/// The loaded program, its maps and its links.
+/// The loaded program, its links, and the map of its sockets.
 pub struct Xdp {
     // First: the links go before the maps when this is dropped.
     interfaces: BTreeMap<u32, Interface>,
@@ -110,14 +109,17 @@ pub struct Xdp {
 
 #[derive(Debug)]
 struct Interface {
-    link: XdpLink,
+    /// `None` if it could not be attached again.
+    link: Option<XdpLink>,
+    mode: AttachedMode,
     name: String,
     slot: u32,
 }
 
 impl Xdp {
-    /// Loads the program into the kernel. Nothing is attached yet.
-    pub fn load(capacities: Capacities) -> Result<Self, XdpError> {
+    /// Loads the program into the kernel. Nothing is attached yet, and no
+    /// address is ours.
+    pub fn load(capacities: Capacities) -> Result<(Self, Addresses), XdpError> {
         privileges::check()?;
         let object = object::find()?;
         let mut loader = EbpfLoader::new();
@@ -126,9 +128,10 @@ impl Xdp {
         maps::size(&mut loader, capacities);
         let mut bpf = loader.load(&object.bytes).map_err(|e| error::loading(&object.origin, e))?;
         let maps = Maps::take(&mut bpf, capacities, &object.origin)?;
+        let addresses = Addresses::take(&mut bpf, capacities, &object.origin)?;
         let mut xdp = Self { interfaces: BTreeMap::new(), maps, bpf };
         xdp.program_mut(&object.origin)?.load().map_err(error::verifying)?;
-        Ok(xdp)
+        Ok((xdp, addresses))
     }
 
     /// Attaches the program to an interface, in the best mode that is asked
@@ -148,7 +151,8 @@ impl Xdp {
         self.maps.add_interface(ifindex, slot)?;
         match self.attach_in_mode(ifindex, name, mode, &link) {
             Ok((xdp_link, attached)) => {
-                let interface = Interface { link: xdp_link, name: name.into(), slot };
+                let (link, mode) = (Some(xdp_link), attached.mode);
+                let interface = Interface { link, mode, name: name.into(), slot };
                 self.interfaces.insert(ifindex, interface);
                 Ok(attached)
             }
@@ -167,6 +171,24 @@ impl Xdp {
         };
         drop(link);
         self.maps.remove_interface(ifindex, slot)
+    }
+
+    /// Takes the program off an interface and attaches it again at once; its
+    /// sockets stay. A veth that is given more queues runs no program on the
+    /// new ones otherwise (`veth_set_channels` in drivers/net/veth.c, up to
+    /// Linux 6.18 at least): there our packets would pass.
+    pub fn attach_again(&mut self, ifindex: u32) -> Result<(), XdpError> {
+        let Some(interface) = self.interfaces.get_mut(&ifindex) else {
+            return Err(XdpError::NotAttached { ifindex });
+        };
+        let (name, mode) = (interface.name.clone(), interface.mode);
+        drop(interface.link.take());
+        let link = existing(ifindex, &name)?;
+        let (xdp_link, _) = self.try_attach(ifindex, &name, mode, &link, None)?;
+        if let Some(interface) = self.interfaces.get_mut(&ifindex) {
+            interface.link = Some(xdp_link);
+        }
+        Ok(())
     }
 
     /// Gives a queue of an attached interface its socket.
@@ -190,18 +212,6 @@ impl Xdp {
     pub fn clear_socket(&mut self, ifindex: u32, queue: u32) -> Result<(), XdpError> {
         let (_, index) = self.socket_index(ifindex, queue)?;
         self.maps.clear_socket(index)
-    }
-
-    /// Makes these the addresses that are ours. New ones are added before old
-    /// ones go, and those that stay are not touched: there is no moment at
-    /// which one of them is missing.
-    pub fn set_addresses(&mut self, wanted: &BTreeMap<IpAddr, Role>) -> Result<Changes, XdpError> {
-        self.maps.set_addresses(wanted)
-    }
-
-    /// What the program has counted since it was loaded, over all CPUs.
-    pub fn counters(&self) -> Result<Counts, XdpError> {
-        self.maps.counters()
     }
 
     /// The program itself, to run it on single frames (`BPF_PROG_TEST_RUN`).
@@ -311,5 +321,5 @@ fn why_not(
         ProgramError::XdpError(AyaXdpError::NetlinkError(netlink)) => netlink.raw_os_error(),
         _ => None,
     };
-    error::refused(name, mode, before.mtu, errno.map(io::Error::from_raw_os_error), &error)
+    error::refused(name, mode, before, errno.map(io::Error::from_raw_os_error), &error)
 }

@@ -46,6 +46,26 @@ fn the_first_interface_may_go_too() {
 }
 
 #[test]
+fn an_interface_that_gets_another_name_is_left_as_it_was() {
+    require_root!();
+    let node = Node::new();
+    let agent = node.start();
+    assert!(!node.has_tx_checksums("back"));
+    node.node.ip("link set back down");
+    node.node.ip("link set back name elsewhere");
+    eventually("the agent to let go of it", SOON, || {
+        node.has_tx_checksums("elsewhere") && !node.has_xdp("elsewhere")
+    });
+    node.node.ip("link set elsewhere name back");
+    node.node.ip("link set back up");
+    eventually_some("the agent to find it", SOON, || {
+        node.get("/readyz").map_err(|why| format!("{why}{}", agent.log()))
+    });
+    agent.end(Signal::SIGTERM);
+    assert!(node.has_tx_checksums("back"));
+}
+
+#[test]
 fn an_address_of_the_node_is_no_vip() {
     require_root!();
     let node = Node::new();
@@ -76,6 +96,12 @@ fn groups_of_ipv6_addresses_are_joined() {
     let joined = |group: &str| node.node.ip("maddress show dev front").contains(group);
     // RFC 4291 §2.7.1: the low 24 bits of 2001:db8:1::100.
     assert!(joined("ff02::1:ff00:100"));
+    // With too small an MTU the kernel gives up IPv6 there, and all groups.
+    node.node.ip("link set front mtu 1200");
+    eventually("the group to go", SOON, || !joined("ff02::1:ff00:100"));
+    eventually("the agent to see it", SOON, || agent.log().contains("no IPv6 on front"));
+    node.node.ip("link set front mtu 1500");
+    eventually("the group to be joined again", SOON, || joined("ff02::1:ff00:100"));
     agent.end(Signal::SIGTERM);
     assert!(!joined("ff02::1:ff00:100"));
 }

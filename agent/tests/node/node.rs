@@ -122,6 +122,13 @@ impl Node {
         Agent { node: self, process }
     }
 
+    /// Starts one that may have so many file descriptors open.
+    pub(crate) fn launch_with_descriptors(&self, most: usize) -> Agent<'_> {
+        let command = self.node.command("prlimit").arg(format!("--nofile={most}:{most}"));
+        let agent = command.arg(env!("CARGO_BIN_EXE_blixt-agent"));
+        Agent { node: self, process: agent.args(self.flags()).spawn() }
+    }
+
     /// Starts an agent on both links, and waits until it is ready.
     pub(crate) fn start(&self) -> Agent<'_> {
         let mut agent = self.launch(&self.flags());
@@ -176,6 +183,17 @@ impl Agent<'_> {
             }
             self.node.get("/readyz").map_err(|why| format!("{why}\n{}", self.process.stderr()))
         });
+    }
+
+    /// Waits until it is ready, or gives what it says if it ends instead.
+    pub(crate) fn ready_or_ended(&mut self) -> Result<(), String> {
+        eventually_some("the agent to be ready, or to end", SOON, || {
+            match (self.process.ended(), self.node.get("/readyz")) {
+                (Some(_), _) => Ok(Err(self.process.stderr())),
+                (None, Ok(_)) => Ok(Ok(())),
+                (None, Err(why)) => Err(why),
+            }
+        })
     }
 
     pub(crate) fn log(&self) -> String {

@@ -49,6 +49,18 @@ fn flags_that_do_not_fit_the_node_are_refused() {
 }
 
 #[test]
+fn too_few_file_descriptors_are_called_so() {
+    require_root!();
+    let node = Node::new();
+    for most in [12, 30, 65] {
+        let log = node.launch_with_descriptors(most).ready_or_ended().unwrap_err();
+        let sentence = format!("may have {most} files open, and needs 66, one for each queue");
+        assert!(log.contains(&sentence), "{log}");
+    }
+    assert_eq!(node.launch_with_descriptors(66).ready_or_ended(), Ok(()));
+}
+
+#[test]
 fn without_a_snat_address_it_says_what_to_give() {
     require_root!();
     let node = Node::new();

@@ -25,6 +25,8 @@ pub(crate) fn announce(view: View<'_>, sink: &mut dyn Sink, counters: &Counters)
         .interfaces()
         .iter()
         .zip(0_u16..)
+        // Not those that are not attached now.
+        .filter(|(interface, _)| interface.ifindex != 0)
         .map(|(interface, slot)| (InterfaceSlot(slot), interface.mac, Tags::new()));
     let tagged = view
         .fib

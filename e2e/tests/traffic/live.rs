@@ -16,7 +16,7 @@ use super::names_everywhere;
 const IN_FORCE: Duration = Duration::from_millis(100);
 
 /// All weight to one backend of TCP port 80 and UDP port 80.
-fn all_to(stage: &mut Stage, wanted: usize) {
+pub(super) fn all_to(stage: &mut Stage, wanted: usize) {
     for listener in &mut stage.gateway.listeners {
         for (n, (_, weight)) in listener.backends.iter_mut().enumerate() {
             *weight = u32::from(n == wanted);

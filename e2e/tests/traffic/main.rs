@@ -13,6 +13,7 @@ mod balance;
 mod bulk;
 mod churn;
 mod life;
+mod links;
 mod live;
 mod path;
 mod pressure;

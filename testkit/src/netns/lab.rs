@@ -191,6 +191,22 @@ impl Lab {
         FRONT.both(LB)
     }
 
+    /// The switch of the front network; its port `lb` leads to `lb0`.
+    pub fn front(&self) -> &Namespace {
+        &self.front
+    }
+
+    /// The switch that backends hang on; with two arms its port `lb` leads to
+    /// `lb1`.
+    pub fn back(&self) -> &Namespace {
+        self.back.as_ref().unwrap_or(&self.front)
+    }
+
+    /// Connects `device` of another namespace to a switch, as its `port`.
+    pub fn plug(switch: &Namespace, port: &str, namespace: &Namespace, device: &str) {
+        plug(switch, port, namespace, device, 1);
+    }
+
     /// Has all that clients send to the load balancer come in on one of its
     /// queues, instead of spreading flows over all.
     pub fn steer_clients(&self, queue: u32) {
@@ -199,7 +215,7 @@ impl Lab {
 
     /// The same for what backends send; with one arm also for clients.
     pub fn steer_backends(&self, queue: u32) {
-        steer(self.back.as_ref().unwrap_or(&self.front), "lb", queue);
+        steer(self.back(), "lb", queue);
     }
 
     /// Adds a client behind a router that sends it packets of `mtu` at most.
@@ -209,9 +225,8 @@ impl Lab {
 
     /// Adds a backend behind a router that sends it packets of `mtu` at most.
     pub fn far_backend(&self, mtu: u32) -> Far {
-        let behind = self.back.as_ref().unwrap_or(&self.front);
         let device = self.interfaces()[self.interfaces().len() - 1];
-        self.far("farbe", behind, backend_network(self.plan.arms), device, mtu)
+        self.far("farbe", self.back(), backend_network(self.plan.arms), device, mtu)
     }
 
     /// Only the router knows how narrow the way to the host is, so that

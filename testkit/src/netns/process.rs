@@ -195,6 +195,9 @@ impl Process {
         if self.status.is_none() {
             let _ = killpg(Pid::from_raw(self.pid().cast_signed()), Signal::SIGKILL);
             self.status = self.child.wait().ok();
+            // All that it said is there when its end is known.
+            self.stdout.finish();
+            self.stderr.finish();
         }
     }
 }
