@@ -53,6 +53,10 @@ impl Load {
     pub fn generate(&self, rig: &Rig) -> Result<Generator, Error> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut generator = Generator { stop: Arc::clone(&stop), threads: Vec::new() };
+        // The kernel takes 20 ms to begin a call; meanwhile the other one of two
+        // threads runs. On a core that is shared with a worker it is better
+        // not to take that much.
+        let threads = if self.cores.len() == 1 { 2 } else { 1 };
         for (number, &core) in self.cores.iter().enumerate() {
             let frame = Arc::new(self.frame(number)?);
             let (flows, copy) = (self.flows, Arc::clone(&frame));
@@ -61,9 +65,7 @@ impl Load {
                 Program::generate(out, &copy, flows)
             })?;
             let program = Arc::new(program);
-            // The kernel takes 20 ms to begin a call; meanwhile the other one
-            // of two threads runs.
-            for _ in 0..2 {
+            for _ in 0..threads {
                 let (program, frame, stop) =
                     (Arc::clone(&program), Arc::clone(&frame), Arc::clone(&stop));
                 generator.threads.push(rig.client.thread(move || {

@@ -121,21 +121,22 @@ impl Plan {
     /// and by the other one's.
     pub fn hand_off(&self, say: &dyn Fn(&str)) -> Result<Cell, Error> {
         let rig = Rig::new(2, Far::Mirror)?;
-        // Everything that the sender's core causes stays on that core: worker
-        // 0 is where packets are made, which come in by queue 0, and so do
-        // their replies. They are its own, or the business of worker 1, which
-        // has nothing else to do.
+        // Each core makes packets, which come in by the queue of its number;
+        // the worker on it forwards them, and all that follows stays on that
+        // core: so their replies come in by the queue of the same number. They
+        // are this worker's, or the other's. Both workers have more to do than
+        // they can, so that none is paid for waiting.
         let seat = |core, near_in, near_out| Seat { core, queues: [vec![near_in], vec![near_out]] };
         let (first, second) = (GENERATOR_CORE, CORE);
         let right = Blixt::new(vec![seat(first, 0, 0), seat(second, 1, 1)]);
         let wrong = Blixt::new(vec![seat(first, 0, 1), seat(second, 1, 0)]);
         let (right, wrong) = (right.with_hand_offs(false), wrong.with_hand_offs(true));
-        let work = Load::new(60, 1_000);
+        let work = Load { cores: vec![first, second], ..Load::new(60, 1_000) };
         let entrants = [
             Entrant { name: "right queue", contestant: &right, work: &work },
             Entrant { name: "wrong queue", contestant: &wrong, work: &work },
         ];
-        let name = "UDP, 60 bytes, 1,000 flows, there and back".into();
+        let name = "UDP, 60 bytes, 1,000 flows a queue, there and back".into();
         self.cell(&rig, name, Unit::Packets, &entrants, &[(1, 0)], say)
     }
 

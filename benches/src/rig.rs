@@ -173,15 +173,17 @@ impl Rig {
         Ok(Sockets { programs, _attached: attached })
     }
 
-    /// How many packets have passed so far: there, or with a mirror there and
-    /// back.
+    /// How many packets have passed so far; with a mirror, in both directions.
     pub fn passed(&self) -> Result<Done, Error> {
         let [client, lb, server] = &self.counts;
-        let through = match self.far {
-            Far::Mirror => received(client, FAR_IN)?,
-            Far::Sink | Far::Host => received(server, FAR_OUT)?,
-        };
-        Ok(Done { offered: received(lb, NEAR_IN)?, through })
+        let there = Done { offered: received(lb, NEAR_IN)?, through: received(server, FAR_OUT)? };
+        if self.far != Far::Mirror {
+            return Ok(there);
+        }
+        Ok(Done {
+            offered: there.offered + received(lb, NEAR_OUT)?,
+            through: there.through + received(client, FAR_IN)?,
+        })
     }
 }
 

@@ -60,7 +60,7 @@ fn everybody_forwards_and_the_report_can_be_read() {
             "TCP, 4 streams",
             "TCP, new connections",
             "UDP, 60 bytes, 1,000 flows a queue",
-            "UDP, 60 bytes, 1,000 flows, there and back",
+            "UDP, 60 bytes, 1,000 flows a queue, there and back",
             "UDP, 60 bytes, 2,000 flows",
         ])
     );
