@@ -233,7 +233,7 @@ fn neighbours_do_not_wait_for_ten_thousand_routes() {
 }
 
 #[test]
-#[ignore = "takes a minute: scripts/test long"]
+#[ignore = "takes minutes: scripts/test long"]
 fn neighbours_do_not_wait_for_a_million_routes() {
     require_root!();
     neighbours_do_not_wait_for_routes(1_000_000);
