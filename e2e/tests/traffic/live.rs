@@ -15,6 +15,9 @@ use super::names_everywhere;
 /// What a change may take, from the moment when the file has its new contents.
 const IN_FORCE: Duration = Duration::from_millis(100);
 
+/// How long a question waits for its answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// All weight to one backend of TCP port 80 and UDP port 80.
 pub(super) fn all_to(stage: &mut Stage, wanted: usize) {
     for listener in &mut stage.gateway.listeners {
@@ -26,7 +29,10 @@ pub(super) fn all_to(stage: &mut Stage, wanted: usize) {
 
 /// A question on one flow that stays open: its answers must keep their order
 /// and their server.
-pub(super) fn udp_flow(to: std::net::SocketAddr) -> impl FnMut() -> io::Result<String> + Send {
+pub(super) fn udp_flow(
+    to: std::net::SocketAddr,
+    patience: Duration,
+) -> impl FnMut() -> io::Result<String> + Send {
     let mut socket = None;
     let mut number = 0_u64;
     move || {
@@ -37,7 +43,7 @@ pub(super) fn udp_flow(to: std::net::SocketAddr) -> impl FnMut() -> io::Result<S
                 let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
                 let new = UdpSocket::bind(any)?;
                 new.connect(to)?;
-                new.set_read_timeout(Some(Duration::from_secs(1)))?;
+                new.set_read_timeout(Some(patience))?;
                 socket.insert(new)
             }
         };
@@ -91,8 +97,8 @@ fn a_change_is_in_force_in_100_ms_and_no_flow_that_exists_notices() {
     let old = [
         ("a TCP flow", Prober::start(client, pause, tcp_flow(v4))),
         ("a TCP flow over IPv6", Prober::start(client, pause, tcp_flow(v6))),
-        ("a UDP flow", Prober::start(client, pause, udp_flow(v4))),
-        ("a UDP flow over IPv6", Prober::start(client, pause, udp_flow(v6))),
+        ("a UDP flow", Prober::start(client, pause, udp_flow(v4, PATIENCE))),
+        ("a UDP flow over IPv6", Prober::start(client, pause, udp_flow(v6, PATIENCE))),
     ];
     // New connections, one after the other.
     let new = Prober::start(client, pause, move || ask(v4));
