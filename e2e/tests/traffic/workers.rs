@@ -148,7 +148,11 @@ fn an_interface_with_fewer_queues_than_workers_is_refused_with_advice() {
     require_root!();
     let mut stage = stage(4, Arms::Two);
     stage.agent.take().unwrap().stop();
-    stage.lab.lb.command("ethtool").args(["-L", "lb1", "rx", "2", "tx", "2"]).ok();
+    // The kernel lets go of the agent's sockets a moment after it has ended.
+    blixt_testkit::netns::eventually("fewer queues", Duration::from_secs(5), || {
+        let fewer = ["-L", "lb1", "rx", "2", "tx", "2"];
+        stage.lab.lb.command("ethtool").args(fewer).run().status.success()
+    });
     let agent = blixt_e2e::Agent::launch(&stage.lab, &stage.manifests, &stage.plan.flags);
     blixt_testkit::netns::eventually("the agent to refuse", Duration::from_secs(15), || {
         agent.log().contains("lb1 has 2 queues, fewer than --workers 4")
