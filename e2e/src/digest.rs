@@ -16,9 +16,9 @@ use crate::stream;
 /// How long either end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The pause before each block of 100 kB: 5 MB/s at most, which leaves a machine
+/// The pause before each block of 100 kB: 10 MB/s at most, which leaves a machine
 /// of two cores time for other things.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The digits of a digest.
 const DIGITS: usize = 64;

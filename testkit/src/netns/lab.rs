@@ -218,6 +218,18 @@ impl Lab {
         steer(self.back(), "lb", queue);
     }
 
+    /// How many frames never reached the load balancer because its end of a veth
+    /// had no CPU to take them: its ring has 256 places (VETH_RING_SIZE in
+    /// drivers/net/veth.c), and nobody but the sender counts what finds none.
+    pub fn lost_before_the_load_balancer(&self) -> u64 {
+        let switches = [Some(&self.front), self.back.as_ref()];
+        let dropped = |switch: &Namespace| -> u64 {
+            let counter = "/sys/class/net/lb/statistics/tx_dropped";
+            switch.command("cat").args([counter]).ok().trim().parse().unwrap()
+        };
+        switches.into_iter().flatten().map(dropped).sum()
+    }
+
     /// Adds a client behind a router that sends it packets of `mtu` at most.
     pub fn far_client(&self, mtu: u32) -> Far {
         self.far("farclient", &self.front, FRONT, "lb0", mtu)
