@@ -129,8 +129,9 @@ fn iperf3_finds_its_server_by_tcp_and_udp() {
         for direction in [&["-n", "64M"][..], &["-n", "64M", "-R"], &["-n", "64M", "-P", "4"]] {
             let end = &iperf3(direction)["end"];
             let received = end["sum_received"]["bytes"].as_f64().unwrap();
-            // What is under way when the sender is done is not counted.
-            assert!(received > 60e6, "{vip} {direction:?}: {end:#}");
+            // What is under way when the sender is done is not counted: some MB of
+            // each connection.
+            assert!(received > 40e6, "{vip} {direction:?}: {end:#}");
         }
         let end = &iperf3(&["-u", "-b", "20M", "-l", "1200", "-t", "2"])["end"];
         let lost = end["sum"]["lost_percent"].as_f64().unwrap();
