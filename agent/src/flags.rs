@@ -32,10 +32,10 @@ const RING_ENTRIES: RangeInclusive<u32> = 16..=(1 << 15);
 /// Balances TCP and UDP traffic to Gateway addresses through XDP and AF_XDP.
 ///
 /// The agent reads Gateway API objects (GatewayClass, Gateway, TCPRoute,
-/// UDPRoute, ReferenceGrant, Service, EndpointSlice, Namespace) from the YAML
-/// and JSON files of a directory, and follows changes of these files. Traffic
-/// to the addresses of Gateways is sent on to the endpoints of their routes;
-/// everything else stays with the kernel.
+/// UDPRoute, ReferenceGrant, Service, EndpointSlice, Namespace, AddressPool)
+/// from the YAML and JSON files of a directory, and follows changes of these
+/// files. Traffic to the addresses of Gateways is sent on to the endpoints of
+/// their routes; everything else stays with the kernel.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "blixt-agent",

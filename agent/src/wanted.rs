@@ -18,6 +18,8 @@ use tracing::{error, info, warn};
 pub struct Wanted {
     index: Index,
     snapshot: Snapshot,
+    /// Who has an address keeps it.
+    assigned: BTreeMap<ObjectName, Vec<IpAddr>>,
     statuses: Statuses,
     refusals: Vec<Refusal>,
     warnings: Vec<Warning>,
@@ -29,6 +31,7 @@ impl Default for Wanted {
         Self {
             index: Index::default(),
             snapshot: Snapshot::empty(Generation::default()),
+            assigned: BTreeMap::new(),
             statuses: Statuses::default(),
             refusals: Vec::new(),
             warnings: Vec::new(),
@@ -59,6 +62,7 @@ impl Wanted {
             generation: self.snapshot.generation().next(),
             crds: CrdVersion::Supported,
             unusable_addresses: unusable,
+            assigned: &self.assigned,
             programmed,
         };
         let compiled = compile(&self.index, &environment);
@@ -76,6 +80,9 @@ impl Wanted {
         self.warnings = warnings(&self.index, &compiled);
         self.tell();
         self.statuses = compiled.status;
+        let gateways = self.statuses.gateways.iter();
+        self.assigned =
+            gateways.map(|(name, status)| (name.clone(), status.addresses.clone())).collect();
         // The first one is new even if it wants nothing.
         let first = self.snapshot.generation() == Generation::default();
         let changed = first || !self.snapshot.same_wishes(&compiled.snapshot);

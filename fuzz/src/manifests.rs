@@ -88,6 +88,7 @@ impl World {
             generation: Generation(1),
             crds: CrdVersion::Supported,
             unusable_addresses: &BTreeMap::new(),
+            assigned: &BTreeMap::new(),
             programmed: &|_| Programming::Applied,
         };
         let compiled = compile(&self.index, &environment)

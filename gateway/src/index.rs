@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use blixt_model::{ObjectName, RouteId, RouteKind};
 
 use crate::apis::{
-    EndpointSlice, GatewayClassSpec, GatewaySpec, ObjectMeta, ReferenceGrantSpec, ServiceSpec, Time,
+    AddressPoolSpec, EndpointSlice, GatewayClassSpec, GatewaySpec, ObjectMeta, ReferenceGrantSpec,
+    ServiceSpec, Time,
 };
 use crate::object::{Kind, Object, ObjectKey};
 use crate::route::RouteSpec;
@@ -38,6 +39,7 @@ pub struct Index {
     slices: BTreeMap<ObjectName, Slice>,
     slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pools: BTreeMap<String, Stored<AddressPoolSpec>>,
 }
 
 /// A spec, with what of the metadata decides about order and status.
@@ -45,6 +47,8 @@ pub struct Index {
 pub(crate) struct Stored<S> {
     pub(crate) generation: i64,
     pub(crate) created: Option<Time>,
+    /// Of Gateways only.
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) spec: S,
 }
 
@@ -53,6 +57,7 @@ impl<S> Stored<S> {
         Self {
             generation: metadata.generation.unwrap_or_default(),
             created: metadata.creation_timestamp.clone(),
+            labels: BTreeMap::new(),
             spec,
         }
     }
@@ -95,6 +100,10 @@ impl Index {
                 let stored = Stored::new(&class.metadata, class.spec);
                 set(&mut self.classes, key.name, stored)
             }
+            Object::AddressPool(pool) => {
+                let stored = Stored::new(&pool.metadata, pool.spec);
+                set(&mut self.pools, key.name, stored)
+            }
             other => {
                 let Some(name) = object_name(&key) else { return false };
                 self.upsert_namespaced(name, other)
@@ -105,7 +114,8 @@ impl Index {
     fn upsert_namespaced(&mut self, name: ObjectName, object: Object) -> bool {
         match object {
             Object::Gateway(gateway) => {
-                let stored = Stored::new(&gateway.metadata, gateway.spec);
+                let labels = gateway.metadata.labels.clone().unwrap_or_default();
+                let stored = Stored { labels, ..Stored::new(&gateway.metadata, gateway.spec) };
                 set(&mut self.gateways, name, stored)
             }
             Object::TcpRoute(route) => {
@@ -121,8 +131,8 @@ impl Index {
                 set(&mut self.services, name, service.spec.unwrap_or_default())
             }
             Object::EndpointSlice(slice) => self.upsert_slice(name, *slice),
-            // These two are in no namespace.
-            Object::Namespace(_) | Object::GatewayClass(_) => false,
+            // These are in no namespace.
+            Object::Namespace(_) | Object::GatewayClass(_) | Object::AddressPool(_) => false,
         }
     }
 
@@ -147,6 +157,7 @@ impl Index {
         match key.kind {
             Kind::Namespace => return self.namespaces.remove(&key.name).is_some(),
             Kind::GatewayClass => return self.classes.remove(&key.name).is_some(),
+            Kind::AddressPool => return self.pools.remove(&key.name).is_some(),
             _ => {}
         }
         let Some(name) = object_name(key) else { return false };
@@ -157,7 +168,7 @@ impl Index {
             Kind::ReferenceGrant => self.grants.remove(&name).is_some(),
             Kind::Service => self.services.remove(&name).is_some(),
             Kind::EndpointSlice => self.delete_slice(&name),
-            Kind::Namespace | Kind::GatewayClass => false,
+            Kind::Namespace | Kind::GatewayClass | Kind::AddressPool => false,
         }
     }
 
@@ -176,6 +187,10 @@ impl Index {
 
     pub(crate) fn classes(&self) -> &BTreeMap<String, Stored<GatewayClassSpec>> {
         &self.classes
+    }
+
+    pub(crate) fn pools(&self) -> &BTreeMap<String, Stored<AddressPoolSpec>> {
+        &self.pools
     }
 
     pub(crate) fn gateways(&self) -> &BTreeMap<ObjectName, Stored<GatewaySpec>> {
@@ -297,6 +312,7 @@ mod tests {
         let stored = |created: Option<&str>| Stored {
             generation: 1,
             created: created.map(|text| Time(text.parse().unwrap())),
+            labels: BTreeMap::new(),
             spec: (),
         };
         let (old, young, none) = (

@@ -14,10 +14,12 @@
 
 pub mod apis;
 mod compile;
+mod crds;
 mod index;
 mod manifest;
 mod object;
 mod plain;
+mod pools;
 mod route;
 mod schema;
 mod standalone;
@@ -26,6 +28,7 @@ mod validate;
 mod warnings;
 
 pub use compile::{Compiled, CrdVersion, Environment, Programming, compile};
+pub use crds::crds;
 pub use index::{Event, Index};
 pub use manifest::ObjectRef;
 pub use object::{Kind, Object, ObjectKey};
@@ -39,3 +42,6 @@ pub const CONTROLLER_NAME: &str = "gateway.networking.k8s.io/blixt";
 
 /// The group of the Gateway API.
 pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+/// The group of our own kinds.
+pub(crate) const BLIXT_GROUP: &str = "blixt.dev";

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use crate::GATEWAY_GROUP;
 use crate::apis::{
-    EndpointSlice, Gateway, GatewayClass, Namespace, ObjectMeta, ReferenceGrant, Service, TcpRoute,
-    UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, Namespace, ObjectMeta, ReferenceGrant,
+    Service, TcpRoute, UdpRoute,
 };
+use crate::{BLIXT_GROUP, GATEWAY_GROUP};
 
 /// The kinds of object that say what we do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,11 +27,13 @@ pub enum Kind {
     Service,
     /// `EndpointSlice`.
     EndpointSlice,
+    /// `AddressPool`.
+    AddressPool,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Namespace,
         Self::GatewayClass,
         Self::Gateway,
@@ -40,6 +42,7 @@ impl Kind {
         Self::ReferenceGrant,
         Self::Service,
         Self::EndpointSlice,
+        Self::AddressPool,
     ];
 
     /// The kind as manifests spell it.
@@ -53,6 +56,7 @@ impl Kind {
             Self::ReferenceGrant => "ReferenceGrant",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::AddressPool => "AddressPool",
         }
     }
 
@@ -61,6 +65,7 @@ impl Kind {
         match self {
             Self::Namespace | Self::Service => "",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::AddressPool => BLIXT_GROUP,
             Self::GatewayClass
             | Self::Gateway
             | Self::TcpRoute
@@ -71,7 +76,7 @@ impl Kind {
 
     /// Whether its objects live in namespaces.
     pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::GatewayClass)
+        !matches!(self, Self::Namespace | Self::GatewayClass | Self::AddressPool)
     }
 }
 
@@ -120,6 +125,8 @@ pub enum Object {
     Service(Box<Service>),
     /// An EndpointSlice.
     EndpointSlice(Box<EndpointSlice>),
+    /// An AddressPool.
+    AddressPool(Box<AddressPool>),
 }
 
 impl Object {
@@ -134,6 +141,7 @@ impl Object {
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::AddressPool(_) => Kind::AddressPool,
         }
     }
 
@@ -148,6 +156,7 @@ impl Object {
             Self::ReferenceGrant(object) => &object.metadata,
             Self::Service(object) => &object.metadata,
             Self::EndpointSlice(object) => &object.metadata,
+            Self::AddressPool(object) => &object.metadata,
         }
     }
 
@@ -161,6 +170,7 @@ impl Object {
             Self::ReferenceGrant(object) => &mut object.metadata,
             Self::Service(object) => &mut object.metadata,
             Self::EndpointSlice(object) => &mut object.metadata,
+            Self::AddressPool(object) => &mut object.metadata,
         }
     }
 
@@ -187,6 +197,7 @@ impl Object {
             (Self::TcpRoute(a), Self::TcpRoute(b)) => a.spec == b.spec,
             (Self::UdpRoute(a), Self::UdpRoute(b)) => a.spec == b.spec,
             (Self::ReferenceGrant(a), Self::ReferenceGrant(b)) => a.spec == b.spec,
+            (Self::AddressPool(a), Self::AddressPool(b)) => a.spec == b.spec,
             (Self::Service(a), Self::Service(b)) => a.spec == b.spec,
             (Self::EndpointSlice(a), Self::EndpointSlice(b)) => {
                 a.address_type == b.address_type && a.endpoints == b.endpoints && a.ports == b.ports
@@ -214,5 +225,6 @@ from_boxed!(
     UdpRoute,
     ReferenceGrant,
     Service,
-    EndpointSlice
+    EndpointSlice,
+    AddressPool
 );

@@ -47,14 +47,16 @@ fn result_of(file: &str, text: &str) -> String {
     let mut index = Index::default();
     let mut result = String::new();
     let mut before = Vec::new();
+    let mut assigned = common::Assigned::new();
     let states = states(text);
     for (headline, state) in &states {
         let update = common::read(&mut manifests, file, state.as_bytes());
         for event in update.events {
             index.apply(event);
         }
-        let compiled = common::compiled(&index);
-        promises(&manifests, &index, &compiled);
+        let compiled = common::compiled_after(&index, &assigned);
+        promises(&manifests, &index, &assigned, &compiled);
+        assigned = common::assigned(&compiled);
         if states.len() > 1 {
             writeln!(result, "# {headline}\n").unwrap();
         }
@@ -79,7 +81,12 @@ fn result_of(file: &str, text: &str) -> String {
 }
 
 /// What holds for every case.
-fn promises(manifests: &Manifests, index: &Index, compiled: &blixt_gateway::Compiled) {
+fn promises(
+    manifests: &Manifests,
+    index: &Index,
+    assigned: &common::Assigned,
+    compiled: &blixt_gateway::Compiled,
+) {
     // The order of events plays no part.
     let mut backwards = Index::default();
     let objects: Vec<_> = manifests.objects().cloned().collect();
@@ -87,7 +94,9 @@ fn promises(manifests: &Manifests, index: &Index, compiled: &blixt_gateway::Comp
         backwards.apply(blixt_gateway::Event::Upsert(object));
     }
     assert_eq!(&backwards, index);
-    assert_eq!(&common::compiled(&backwards), compiled);
+    assert_eq!(&common::compiled_after(&backwards, assigned), compiled);
+    // What was given out stays so.
+    assert_eq!(&common::compiled_after(index, &common::assigned(compiled)), compiled);
 
     // Every condition tells of the object as it is.
     let generations: BTreeMap<_, _> = manifests
@@ -101,6 +110,9 @@ fn promises(manifests: &Manifests, index: &Index, compiled: &blixt_gateway::Comp
             assert!(!condition.message.is_empty(), "{object}: {condition:?}");
         }
     };
+    for (name, pool) in &compiled.status.pools {
+        observed(format!("AddressPool {name}"), &pool.conditions);
+    }
     for (name, class) in &compiled.status.classes {
         observed(format!("GatewayClass {name}"), &class.conditions);
     }

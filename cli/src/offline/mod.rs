@@ -78,6 +78,7 @@ fn compiled(
         generation: Generation(1),
         crds: CrdVersion::Supported,
         unusable_addresses: unusable,
+        assigned: &BTreeMap::new(),
         programmed: &programmed,
     };
     compile(index, &environment).map_err(|fault| Failure::Fault(fault.to_string()))

@@ -1,6 +1,6 @@
 //! The types of the objects we read, one family of one version: what the
 //! `gateway-api` crate has, TCPRoute and UDPRoute generated beside it by the
-//! same generator, and the core kinds of `k8s-openapi`.
+//! same generator, the core kinds of `k8s-openapi`, and our own.
 //!
 //! That they know every field of the CRDs is tested in `schema`.
 
@@ -16,7 +16,13 @@ pub use gateway_api::gateways::{
 pub use gateway_api::referencegrants::{ReferenceGrant, ReferenceGrantSpec};
 pub use k8s_openapi::api::core::v1::{Namespace, Service, ServiceSpec};
 pub use k8s_openapi::api::discovery::v1::EndpointSlice;
-pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    Condition, LabelSelector, LabelSelectorRequirement, ObjectMeta, Time,
+};
+
+mod addresspools;
+
+pub use addresspools::{AddressPool, AddressPoolSpec, AddressPoolStatus, PoolUse};
 
 #[allow(
     missing_docs,

@@ -104,10 +104,8 @@ fn gateway_programmed(gateway: &Gateway<'_>) -> (bool, &'static str, String) {
     } else if !addresses.unusable.is_empty() {
         let message = format!("{}.{meanwhile}", addresses.unusable.join("; "));
         (false, reason::ADDRESS_NOT_USABLE, message)
-    } else if addresses.wants_any {
-        let message = format!(
-            "There is no pool to take an address from: set the address in spec.addresses.{meanwhile}"
-        );
+    } else if let Some(why) = &addresses.none_given {
+        let message = format!("{why}.{meanwhile}");
         (false, reason::ADDRESS_NOT_ASSIGNED, message)
     } else {
         from_data_plane(&gateway.programming)

@@ -7,6 +7,7 @@ use blixt_model::ObjectName;
 use super::addresses::{self, Addresses};
 use super::classes::Classes;
 use super::listeners::{self, Listener};
+use super::pools::Pools;
 use super::{Environment, Programming};
 use crate::apis::GatewaySpec;
 use crate::index::{Index, Stored};
@@ -49,6 +50,7 @@ impl Gateway<'_> {
 pub(super) fn judge<'a>(
     index: &'a Index,
     classes: &Classes,
+    pools: &Pools<'_>,
     environment: &Environment<'_>,
 ) -> Gateways<'a> {
     let ours: Vec<_> = index
@@ -56,7 +58,7 @@ pub(super) fn judge<'a>(
         .iter()
         .filter(|(_, gateway)| classes.accepts(&gateway.spec.gateway_class_name))
         .collect();
-    let mut addresses = addresses::assign(&ours, environment.unusable_addresses);
+    let mut addresses = addresses::assign(&ours, pools, environment);
     ours.into_iter()
         .map(|(name, stored)| {
             let gateway = Gateway {

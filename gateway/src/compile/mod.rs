@@ -13,6 +13,7 @@ mod endpoints;
 mod gateways;
 mod listeners;
 mod namespaces;
+mod pools;
 mod routes;
 mod selector;
 mod snapshot;
@@ -26,6 +27,7 @@ use crate::index::Index;
 use crate::status::Statuses;
 
 pub(crate) use routes::gateway_of;
+pub(crate) use selector::Selector;
 
 /// What the result depends on besides the objects.
 pub struct Environment<'a> {
@@ -41,6 +43,8 @@ pub struct Environment<'a> {
     /// of a sentence that begins with the address: "is the node's own address
     /// on eth0".
     pub unusable_addresses: &'a BTreeMap<IpAddr, String>,
+    /// The addresses that Gateways have had until now: who has one keeps it.
+    pub assigned: &'a BTreeMap<ObjectName, Vec<IpAddr>>,
     /// How far the data plane is with a Gateway.
     pub programmed: &'a dyn Fn(&ObjectName) -> Programming,
 }
@@ -90,13 +94,15 @@ pub struct Compiled {
 /// keeps the last good snapshot.
 pub fn compile(index: &Index, environment: &Environment<'_>) -> Result<Compiled, SnapshotError> {
     let classes = classes::judge(index, environment);
-    let mut gateways = gateways::judge(index, &classes, environment);
+    let pools = pools::judge(index);
+    let mut gateways = gateways::judge(index, &classes, &pools, environment);
     let attachments = routes::attach(index, &mut gateways);
     let resolved = backends::resolve(index, attachments.routes());
     Ok(Compiled {
         snapshot: snapshot::build(index, environment, &gateways, &resolved)?,
         status: Statuses {
             classes: classes.statuses,
+            pools: pools.statuses(&gateways),
             gateways: conditions::gateways(&gateways),
             routes: conditions::routes(&attachments, &gateways, &resolved, environment),
         },

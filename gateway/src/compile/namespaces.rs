@@ -3,6 +3,7 @@
 use crate::apis::{
     GatewayListenersAllowedRoutes as AllowedRoutes,
     GatewayListenersAllowedRoutesNamespacesFrom as From,
+    GatewayListenersAllowedRoutesNamespacesSelector, LabelSelector, LabelSelectorRequirement,
 };
 use crate::compile::selector::Selector;
 use crate::index::Index;
@@ -30,7 +31,7 @@ impl AllowedNamespaces {
             Some(From::All) => Ok(Self::All),
             Some(From::Same) | None => Ok(Self::Same),
             Some(From::Selector) => match &namespaces.selector {
-                Some(selector) => Selector::new(selector)
+                Some(selector) => Selector::new(&plain(selector))
                     .map(Self::Selected)
                     .map_err(|why| format!("{here}.selector can't be used: {why}")),
                 None => Err(format!("{here}.from is Selector: set {here}.selector too")),
@@ -43,13 +44,30 @@ impl AllowedNamespaces {
         match self {
             Self::All => true,
             Self::Same => route == gateway,
-            Self::Selected(selector) => {
-                let labels = index.namespace_labels(route);
-                selector.selects(|key| match key {
-                    NAME_LABEL => Some(route),
-                    _ => labels.and_then(|labels| labels.get(key)).map(String::as_str),
-                })
-            }
+            Self::Selected(selector) => is_selected(selector, route, index),
         }
+    }
+}
+
+/// Whether a selector selects a namespace.
+pub(super) fn is_selected(selector: &Selector, namespace: &str, index: &Index) -> bool {
+    let labels = index.namespace_labels(namespace);
+    selector.selects(|key| match key {
+        NAME_LABEL => Some(namespace),
+        _ => labels.and_then(|labels| labels.get(key)).map(String::as_str),
+    })
+}
+
+/// The same selector, as every other kind has it.
+fn plain(selector: &GatewayListenersAllowedRoutesNamespacesSelector) -> LabelSelector {
+    let requirements = selector.match_expressions.iter().flatten();
+    let requirements = requirements.map(|expression| LabelSelectorRequirement {
+        key: expression.key.clone(),
+        operator: expression.operator.clone(),
+        values: expression.values.clone(),
+    });
+    LabelSelector {
+        match_expressions: Some(requirements.collect()),
+        match_labels: selector.match_labels.clone(),
     }
 }

@@ -1,12 +1,12 @@
 //! Label selectors, with all they can say (`metav1.LabelSelector`).
 
-use crate::apis::GatewayListenersAllowedRoutesNamespacesSelector as Spec;
+use crate::apis::LabelSelector;
 use crate::validate::names;
 
 /// Selects by labels. All of its requirements have to be met; without any it
 /// selects everything.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Selector(Vec<Requirement>);
+pub(crate) struct Selector(Vec<Requirement>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Requirement {
@@ -24,7 +24,7 @@ enum Rule {
 
 impl Selector {
     /// Reads it, or says what is wrong with it; CRDs do not check this.
-    pub(super) fn new(spec: &Spec) -> Result<Self, String> {
+    pub(crate) fn new(spec: &LabelSelector) -> Result<Self, String> {
         let mut requirements = Vec::new();
         for (key, value) in spec.match_labels.iter().flatten() {
             let rule = Rule::In(vec![value.clone()]);

@@ -39,6 +39,7 @@ impl Walk {
             (Some(Type::Array), Value::Array(items)) => self.array(schema, items),
             (Some(Type::String), Value::String(text)) => self.text(schema, text),
             (Some(Type::Integer), Value::Number(number)) => self.integer(schema, number),
+            (Some(Type::Boolean), Value::Bool(_)) => {}
             (Some(wanted), found) => {
                 let reason = mismatch(wanted, found);
                 self.problem(reason);
@@ -168,6 +169,7 @@ fn mismatch(wanted: Type, found: &Value) -> String {
         (Type::String, _) => "write a text",
         (Type::Integer, Value::String(_)) => "write a whole number, without quotes",
         (Type::Integer, _) => "write a whole number",
+        (Type::Boolean, _) => "write true or false",
         (Type::Array, _) => "write a list, each item after \"- \"",
         (Type::Object, _) => "write a map of fields",
     };

@@ -3,7 +3,8 @@
 //! ranges, patterns and keys.
 //!
 //! The JSON files beside this one are made of the CRDs of Gateway API v1.6.3,
-//! standard channel (`gateway/examples/crd_schema.rs` says how), so the rules
+//! standard channel, and of our own in `manifests/crds`
+//! (`gateway/examples/crd_schema.rs` says how), so the rules
 //! are those of the CRDs and not our reading of them. The CEL rules in them
 //! are done by hand, in `validate`; a test there fails when a rule appears
 //! that nobody has done.
@@ -74,6 +75,7 @@ enum Type {
     Array,
     String,
     Integer,
+    Boolean,
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,6 +106,7 @@ static CRDS: LazyLock<BTreeMap<Kind, Crd>> = LazyLock::new(|| {
         (Kind::TcpRoute, include_str!("tcproutes.json")),
         (Kind::UdpRoute, include_str!("udproutes.json")),
         (Kind::ReferenceGrant, include_str!("referencegrants.json")),
+        (Kind::AddressPool, include_str!("addresspools.json")),
     ]
     .into_iter()
     .map(|(kind, text)| {

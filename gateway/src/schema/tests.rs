@@ -29,6 +29,7 @@ pub(crate) fn sample(schema: &Schema) -> Value {
             Value::Array(items.collect())
         }
         Some(Type::Integer) => json!(schema.minimum.unwrap_or(1)),
+        Some(Type::Boolean) => json!(true),
         Some(Type::String) => match schema.choices.first() {
             Some(choice) => json!(choice),
             None => {
@@ -85,7 +86,7 @@ fn the_schemas_are_those_of_the_kinds() {
         assert_eq!((crd.group.as_str(), crd.kind.as_str()), (kind.group(), kind.name()));
         assert_eq!(crd.scope == "Namespaced", kind.is_namespaced());
     }
-    assert_eq!(CRDS.len(), 5);
+    assert_eq!(CRDS.len(), 6);
     assert_eq!(versions(Kind::TcpRoute), ["v1"]);
     assert_eq!(versions(Kind::ReferenceGrant), ["v1", "v1beta1"]);
 }

@@ -27,6 +27,19 @@ pub struct Statuses {
     pub gateways: BTreeMap<ObjectName, GatewayStatus>,
     /// Routes that refer to these Gateways.
     pub routes: BTreeMap<RouteId, RouteStatus>,
+    /// All AddressPools.
+    pub pools: BTreeMap<String, PoolStatus>,
+}
+
+/// The status of an AddressPool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// How many of its addresses Gateways have.
+    pub used: usize,
+    /// How many nobody has.
+    pub free: u128,
+    /// Accepted.
+    pub conditions: Vec<Condition>,
 }
 
 /// The status of a GatewayClass. Its features are [`SUPPORTED_FEATURES`].
@@ -160,7 +173,7 @@ impl fmt::Display for ConditionStatus {
     }
 }
 
-/// The reasons of conditions: Gateway API's, and one of ours.
+/// The reasons of conditions: Gateway API's, and two of ours.
 pub mod reason {
     /// Good.
     pub const ACCEPTED: &str = "Accepted";
@@ -186,6 +199,8 @@ pub mod reason {
     pub const ADDRESS_NOT_USABLE: &str = "AddressNotUsable";
     /// A node refused the tables. (Gateway API has no word for it.)
     pub const REFUSED_BY_NODE: &str = "RefusedByNode";
+    /// Two pools have addresses in common. (Gateway API has no pools.)
+    pub const OVERLAPS: &str = "Overlaps";
     /// The protocol is not served.
     pub const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
     /// The value of a field is not supported.

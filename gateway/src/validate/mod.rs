@@ -8,6 +8,7 @@ mod endpoint_slice;
 mod gateway;
 mod metadata;
 pub(crate) mod names;
+mod pool;
 mod route;
 mod service;
 
@@ -115,6 +116,7 @@ fn read(kind: Kind, value: Value) -> Result<Object, Vec<Problem>> {
         Kind::ReferenceGrant => Object::ReferenceGrant(decode(value)?),
         Kind::Service => Object::Service(decode(value)?),
         Kind::EndpointSlice => Object::EndpointSlice(decode(value)?),
+        Kind::AddressPool => Object::AddressPool(decode(value)?),
     })
 }
 
@@ -126,6 +128,7 @@ fn rules(object: &mut Object) -> Vec<Problem> {
         Object::UdpRoute(route) => route::rules(&RouteSpec::from(&route.spec)),
         Object::Service(service) => service::rules(service),
         Object::EndpointSlice(slice) => endpoint_slice::rules(slice),
+        Object::AddressPool(pool) => pool::rules(&pool.spec),
         Object::Namespace(_) | Object::GatewayClass(_) | Object::ReferenceGrant(_) => Vec::new(),
     }
 }
@@ -151,6 +154,7 @@ mod tests {
                 Object::TcpRoute(object) => serde_json::to_value(object.spec),
                 Object::UdpRoute(object) => serde_json::to_value(object.spec),
                 Object::ReferenceGrant(object) => serde_json::to_value(object.spec),
+                Object::AddressPool(object) => serde_json::to_value(object.spec),
                 _ => continue,
             };
             assert_eq!(back.unwrap(), spec, "{kind}");

@@ -21,6 +21,19 @@ pub(crate) const ADDRESS_OF_THE_NODE: &str = "10.0.0.99";
 /// the data plane has not applied yet, one named `too-large` one that a node
 /// refused.
 pub(crate) fn compiled(index: &Index) -> Compiled {
+    compiled_after(index, &Assigned::new())
+}
+
+/// The addresses that Gateways have.
+pub(crate) type Assigned = BTreeMap<ObjectName, Vec<IpAddr>>;
+
+pub(crate) fn assigned(compiled: &Compiled) -> Assigned {
+    let gateways = compiled.status.gateways.iter();
+    gateways.map(|(name, status)| (name.clone(), status.addresses.clone())).collect()
+}
+
+/// The same, where Gateways have had addresses before.
+pub(crate) fn compiled_after(index: &Index, assigned: &Assigned) -> Compiled {
     let unusable: BTreeMap<IpAddr, String> = [(
         ADDRESS_OF_THE_NODE.parse().unwrap(),
         "is the node's own address on eth0: use one that nobody has".to_owned(),
@@ -42,6 +55,7 @@ pub(crate) fn compiled(index: &Index) -> Compiled {
             generation: Generation(1),
             crds: CrdVersion::Supported,
             unusable_addresses: &unusable,
+            assigned,
             programmed: &programmed,
         },
     )

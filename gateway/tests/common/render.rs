@@ -62,11 +62,15 @@ fn place(endpoint: &Endpoint) -> String {
 }
 
 pub(crate) fn statuses(compiled: &Compiled) -> String {
-    let Statuses { classes, gateways, routes } = &compiled.status;
+    let Statuses { classes, gateways, routes, pools } = &compiled.status;
     let mut text = String::new();
     for (name, class) in classes {
         writeln!(text, "GatewayClass {name}").unwrap();
         conditions(&mut text, "  ", &class.conditions);
+    }
+    for (name, pool) in pools {
+        writeln!(text, "AddressPool {name}, used: {}, free: {}", pool.used, pool.free).unwrap();
+        conditions(&mut text, "  ", &pool.conditions);
     }
     for (name, gateway) in gateways {
         let addresses: Vec<_> = gateway.addresses.iter().map(ToString::to_string).collect();

@@ -3,7 +3,8 @@
 
 use blixt_gateway::Object;
 use blixt_gateway::apis::{
-    EndpointSlice, Gateway, GatewayClass, Namespace, ReferenceGrant, Service, TcpRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, Namespace, ReferenceGrant, Service,
+    TcpRoute, UdpRoute,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -22,7 +23,8 @@ pub(crate) fn any() -> impl Strategy<Value = Value> {
         grant(),
         service(),
         slice(),
-        namespace()
+        namespace(),
+        pool()
     ];
     prop_oneof![select(working()), odd]
 }
@@ -46,6 +48,7 @@ pub(crate) fn read(value: Value) -> Option<Object> {
         "ReferenceGrant" => of::<ReferenceGrant>(value),
         "Service" => of::<Service>(value),
         "EndpointSlice" => of::<EndpointSlice>(value),
+        "AddressPool" => of::<AddressPool>(value),
         _ => None,
     }
 }
@@ -72,6 +75,32 @@ fn class() -> impl Strategy<Value = Value> + Clone {
                 "metadata": {"name": name}, "spec": spec
             })
         })
+}
+
+fn pool() -> impl Strategy<Value = Value> {
+    let good = vec!["10.0.0.1-10.0.0.3", "10.0.0.0/29", "2001:db8::/120"];
+    let odd = vec!["10.0.0.9-10.0.0.1", "10.0.0.1/8", "127.0.0.1", "x"];
+    let selectors = mostly(
+        vec![json!(null), json!({})],
+        vec![
+            json!({"matchLabels": {"tier": "web"}}),
+            json!({"matchExpressions": [{"key": "tier", "operator": "Odd"}]}),
+        ],
+    );
+    let addresses = prop::collection::vec(mostly(good, odd), 0..3);
+    let auto = mostly(vec![true], vec![false]);
+    (name(), addresses, auto, mostly(vec!["VIP"], vec!["SNAT", "vip"]), selectors).prop_map(
+        |(name, addresses, auto, r#use, selector)| {
+            json!({
+                "apiVersion": "blixt.dev/v1alpha1", "kind": "AddressPool",
+                "metadata": {"name": name},
+                "spec": {
+                    "use": r#use, "addresses": addresses, "autoAssign": auto,
+                    "namespaceSelector": selector
+                }
+            })
+        },
+    )
 }
 
 fn gateway() -> BoxedStrategy<Value> {

@@ -1,0 +1,69 @@
+//! The CRDs of our own kinds, made of their Rust types.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+use kube::CustomResourceExt;
+
+use crate::apis::AddressPool;
+
+/// All of them, as `manifests/crds` has them.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut crds = vec![AddressPool::crd()];
+    for crd in &mut crds {
+        for version in &mut crd.spec.versions {
+            if let Some(schema) =
+                version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut())
+            {
+                tidy(schema);
+            }
+        }
+    }
+    crds
+}
+
+/// Fields of types that every user of Kubernetes knows: what they are for is
+/// said, what is in them is not said again.
+const KNOWN: [&str; 3] = ["conditions", "gatewaySelector", "namespaceSelector"];
+
+/// An optional field that says `null` is one that is left out, as in the CRDs
+/// of Gateway API: without `nullable` the API server drops it.
+fn tidy(schema: &mut JSONSchemaProps) {
+    for (name, property) in schema.properties.iter_mut().flatten() {
+        tidy(property);
+        if KNOWN.contains(&name.as_str()) {
+            each_below(property, &mut |inner| inner.description = None);
+        }
+    }
+    each_below(schema, &mut |inner| inner.nullable = None);
+}
+
+fn each_below(schema: &mut JSONSchemaProps, change: &mut dyn FnMut(&mut JSONSchemaProps)) {
+    let properties = schema.properties.iter_mut().flat_map(|map| map.values_mut());
+    let items = match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => std::slice::from_mut(&mut **items),
+        Some(JSONSchemaPropsOrArray::Schemas(all)) => all.as_mut_slice(),
+        None => &mut [],
+    };
+    let values = match &mut schema.additional_properties {
+        Some(JSONSchemaPropsOrBool::Schema(values)) => Some(&mut **values),
+        _ => None,
+    };
+    for inner in properties.chain(items).chain(values) {
+        change(inner);
+        each_below(inner, change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifests_are_those_of_the_types() {
+        let yaml = |crd| format!("---\n{}", serde_saphyr::to_string(crd).unwrap());
+        let wanted: String = crds().iter().map(yaml).collect();
+        let found = include_str!("../../manifests/crds/blixt.dev.yaml");
+        assert!(wanted == found, "make them anew: see gateway/examples/crds.rs");
+    }
+}
