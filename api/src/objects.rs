@@ -2,7 +2,8 @@
 //! agent and by who reads the same files without one.
 
 use blixt_gateway::status::{
-    ClassStatus, Condition, GatewayStatus, ListenerStatus, RouteParentStatus, RouteStatus,
+    ClassStatus, Condition, GatewayStatus, ListenerStatus, PoolStatus, RouteParentStatus,
+    RouteStatus,
 };
 use blixt_gateway::{Refusal, Statuses, Warning};
 use blixt_model::{ObjectName, RouteId};
@@ -12,6 +13,11 @@ use crate::v1alpha1;
 /// GatewayClasses, by name.
 pub fn gateway_classes(statuses: &Statuses) -> Vec<v1alpha1::GatewayClass> {
     statuses.classes.iter().map(|(name, status)| class(name, status)).collect()
+}
+
+/// AddressPools, by name.
+pub fn address_pools(statuses: &Statuses) -> Vec<v1alpha1::AddressPool> {
+    statuses.pools.iter().map(|(name, status)| pool(name, status)).collect()
 }
 
 /// Gateways, by namespace and name.
@@ -44,6 +50,15 @@ impl From<&Warning> for v1alpha1::Warning {
 
 fn class(name: &str, status: &ClassStatus) -> v1alpha1::GatewayClass {
     v1alpha1::GatewayClass { name: name.to_owned(), conditions: conditions(&status.conditions) }
+}
+
+fn pool(name: &str, status: &PoolStatus) -> v1alpha1::AddressPool {
+    v1alpha1::AddressPool {
+        name: name.to_owned(),
+        used: u64::try_from(status.used).unwrap_or(u64::MAX),
+        free: u64::try_from(status.free).unwrap_or(u64::MAX),
+        conditions: conditions(&status.conditions),
+    }
 }
 
 fn gateway(name: &ObjectName, status: &GatewayStatus) -> v1alpha1::Gateway {

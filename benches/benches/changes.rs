@@ -147,6 +147,7 @@ fn objects(criterion: &mut Criterion) {
                     generation: Generation(2),
                     crds: CrdVersion::Supported,
                     unusable_addresses: &BTreeMap::new(),
+                    assigned: &BTreeMap::new(),
                     programmed: &|_| Programming::Applied,
                 };
                 compile(&index, &environment).unwrap()

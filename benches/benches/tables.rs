@@ -92,6 +92,7 @@ fn compiled(index: &Index) -> Compiled {
         generation: Generation(1),
         crds: CrdVersion::Supported,
         unusable_addresses: &BTreeMap::new(),
+        assigned: &BTreeMap::new(),
         programmed: &|_| Programming::Applied,
     };
     compile(index, &environment).unwrap()

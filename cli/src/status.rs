@@ -236,6 +236,14 @@ pub(crate) fn objects(status: &GetStatusResponse, width: Option<u16>) -> String 
         let name = format!("GatewayClass {}", class.name);
         rows.push(vec![name, conditions(&class.conditions)]);
     }
+    for pool in &status.address_pools {
+        let free = match pool.free {
+            u64::MAX => "more than can be counted".to_owned(),
+            free => free.to_string(),
+        };
+        let told = format!("{}\n{} used, {free} free", conditions(&pool.conditions), pool.used);
+        rows.push(vec![format!("AddressPool {}", pool.name), told]);
+    }
     for gateway in &status.gateways {
         let mut told = conditions(&gateway.conditions);
         if !gateway.addresses.is_empty() {

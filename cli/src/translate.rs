@@ -1,8 +1,8 @@
 //! `blixtctl translate`: what an agent would make of manifests.
 
 use blixt_api::v1alpha1::{
-    Gateway, GatewayClass, GetStatusResponse, Listener, MaglevShare, Refusal, Route, Tables,
-    Warning,
+    AddressPool, Gateway, GatewayClass, GetStatusResponse, Listener, MaglevShare, Refusal, Route,
+    Tables, Warning,
 };
 use blixt_api::{listeners, objects};
 use serde::Serialize;
@@ -23,6 +23,8 @@ pub(crate) struct Translation {
     warnings: Vec<Warning>,
     /// GatewayClasses with their conditions.
     gateway_classes: Vec<GatewayClass>,
+    /// AddressPools with their conditions.
+    address_pools: Vec<AddressPool>,
     /// Gateways with their conditions.
     gateways: Vec<Gateway>,
     /// Routes with their conditions.
@@ -39,6 +41,7 @@ impl Translation {
             tables_refused_because: world.tables_refused.clone(),
             warnings: world.warnings.iter().map(Into::into).collect(),
             gateway_classes: objects::gateway_classes(&world.statuses),
+            address_pools: objects::address_pools(&world.statuses),
             gateways: objects::gateways(&world.statuses),
             routes: objects::routes(&world.statuses),
             listeners: listeners::listeners(&world.snapshot, tables, None),
@@ -56,6 +59,7 @@ impl Translation {
         // As the agent tells them.
         let told = GetStatusResponse {
             gateway_classes: self.gateway_classes.clone(),
+            address_pools: self.address_pools.clone(),
             gateways: self.gateways.clone(),
             routes: self.routes.clone(),
             warnings: self.warnings.clone(),

@@ -34,6 +34,7 @@ pub(super) fn of(state: &State) -> api::GetStatusResponse {
         tables: Some(tables(state, &control)),
         snat_addresses: snat_addresses(state),
         gateway_classes: objects::gateway_classes(statuses),
+        address_pools: objects::address_pools(statuses),
         gateways: objects::gateways(statuses),
         routes: objects::routes(statuses),
         drops: drops(state),
