@@ -25,8 +25,7 @@ use crate::wanted::Wanted;
 use crate::worker::{Command, Event, WorkerHandle};
 use crate::xdp::{Addresses, Role};
 
-/// How often slots are reclaimed, failed interfaces tried again and workers
-/// looked after.
+/// How often slots are reclaimed and workers looked after.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How often is looked whether workers use new tables, while some do not.
@@ -198,7 +197,7 @@ impl Control {
             Err(why) => error!("generation {generation} is refused, the last tables stay: {why}"),
         }
         self.wake_workers();
-        self.map_by = Some(Instant::now() + ADOPTED);
+        self.map_by.get_or_insert_with(|| Instant::now() + ADOPTED);
     }
 
     /// How far this node is with a Gateway.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use blixt_model::Protocol;
 
 use crate::address;
+use crate::classify;
 use crate::drops::DropReason;
 use crate::fib::Hop;
 use crate::flows::{Direction, FlowRecord, Flows, Found};
@@ -121,6 +122,9 @@ impl Asked<'_> {
 
     /// What becomes of it if no flow here is its.
     fn unknown(&self, opens: bool, removed: Option<FlowId>) -> Fate {
+        if !classify::is_possible_source(self.tuple.src, self.view.tables) {
+            return Fate::Refused(DropReason::SourceAddress);
+        }
         let side = match self.view.tables.role(self.tuple.dst) {
             Some(AddressRole::Snat) => Side::ToSnat,
             Some(AddressRole::Vip) | None => Side::ToVip,

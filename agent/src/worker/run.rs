@@ -134,6 +134,7 @@ impl Worker {
         }
         let mut newest_fib: *const Fib = std::ptr::null();
         let mut routes_stamp = 0;
+        let mut routes_changed = false;
         let mut empty_turns = 0;
         while !self.stopping {
             let now = self.clock.now();
@@ -147,11 +148,14 @@ impl Worker {
             if !std::ptr::eq(newest_fib, Arc::as_ptr(fib)) {
                 newest_fib = Arc::as_ptr(fib);
                 self.status.fibs_adopted.add(1);
-                let others_too = std::mem::replace(&mut routes_stamp, fib.routes().stamp());
-                self.look_for_neighbours(fib, others_too != routes_stamp);
+                let before = std::mem::replace(&mut routes_stamp, fib.routes().stamp());
+                routes_changed |= before != routes_stamp;
+                self.look_for_neighbours(fib, routes_changed);
             }
-            if let Some(neighbour) = self.to_retry.pop() {
-                self.retry(neighbour, view, now);
+            match self.to_retry.pop() {
+                Some(neighbour) => self.retry(neighbour, view, now),
+                // Not before all have been asked whether they lead elsewhere.
+                None => routes_changed = false,
             }
             let asked = self.obey(view, now);
             let received = self.turn(view, now, &published.mailboxes);

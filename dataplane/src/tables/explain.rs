@@ -82,8 +82,10 @@ impl Tables {
         let role = self.role(tuple.dst);
         let refused =
             |reason| Decision { role, backend: None, endpoint: None, refused: Some(reason) };
+        let possible = classify::is_possible_source(tuple.src, self);
         match (self.inadmissible(&tuple), role) {
             (Some(reason), _) => refused(reason),
+            (None, _) if !possible => refused(DropReason::SourceAddress),
             (None, Some(AddressRole::Vip)) => self.decide_for_vip(&tuple),
             // What comes from endpoints starts nothing.
             (None, _) => refused(DropReason::NoFlow),
@@ -95,10 +97,13 @@ impl Tables {
         if tuple.src_port == 0 || tuple.dst_port == 0 {
             return Some(DropReason::L4Header);
         }
-        if !classify::is_possible_source(tuple.src, self) {
-            return Some(DropReason::SourceAddress);
-        }
-        self.role(tuple.dst).is_none().then_some(DropReason::NotOurAddress)
+        // Where it is for somebody, its flow vouches for its source, if it has one.
+        self.role(tuple.dst).is_none().then(|| {
+            match classify::is_possible_source(tuple.src, self) {
+                true => DropReason::NotOurAddress,
+                false => DropReason::SourceAddress,
+            }
+        })
     }
 
     fn decide_for_vip(&self, tuple: &Tuple) -> Decision {

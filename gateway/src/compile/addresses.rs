@@ -110,7 +110,11 @@ fn usable(
     if let Some(why) = environment.unusable_addresses.get(&address) {
         return Err(why.clone());
     }
-    if !pools.rule() || pools.allow(address, name, gateway) {
+    if let Some(pool) = pools.for_nodes(address) {
+        return Err(format!("is of AddressPool {pool}, whose addresses are for nodes"));
+    }
+    let has = environment.assigned.get(name).is_some_and(|has| has.contains(&address));
+    if !pools.rule() || pools.allow(address, name, gateway, has) {
         return Ok(address);
     }
     let names = pools.names(name, gateway).into_iter().map(|(name, _)| name);
@@ -138,7 +142,8 @@ fn keep<'a>(
         let is_given = !is_named
             && request.wants_any
             && !environment.unusable_addresses.contains_key(address)
-            && pools.give(*address, name, gateway)
+            && pools.for_nodes(*address).is_none()
+            && pools.leave(*address, name, gateway)
             && has_one.is_some_and(|has_one| !std::mem::replace(has_one, true));
         if is_named || is_given {
             owners.entry(*address).or_insert(name);
@@ -178,6 +183,7 @@ fn give<'a>(
             let is_free = |address: IpAddr| {
                 !owners.contains_key(&address)
                     && !environment.unusable_addresses.contains_key(&address)
+                    && pools.for_nodes(address).is_none()
                     && not_for_a_host(address).is_none()
             };
             let found = kept.map(|(address, _)| *address);
@@ -368,6 +374,47 @@ mod tests {
         // 10.0.0.9 is the node's.
         assert_eq!(texts(&found[9]), ["10.0.0.10", "2001:db8::9"]);
         assert_eq!(texts(&found[299]), ["10.0.1.44", "2001:db8::12b"]);
+    }
+
+    #[test]
+    fn a_pool_that_makes_no_sense_lets_nobody_name_what_he_likes() {
+        let mut odd = pool("odd", &["10.0.0.1-10.0.0.2", "10.0.0.9-10.0.0.1"]);
+        let gateways =
+            [gateway("a", json!([]), None), gateway("b", json!([{"value": "203.0.113.1"}]), None)];
+        // What can be read of it is given out.
+        let found = assign_all(&gateways, &[odd.clone()], &Assigned::new());
+        assert_eq!(texts(&found[0]), ["10.0.0.1"]);
+        assert!(found[1].unusable[0].contains("is in no AddressPool"), "{:?}", found[1]);
+        // When it can't be told to whom, who has an address keeps it.
+        odd["spec"]["gatewaySelector"] =
+            json!({"matchExpressions": [{"key": "a", "operator": "Is"}]});
+        let has = [("default/a".parse().unwrap(), vec!["10.0.0.2".parse().unwrap()])].into();
+        let found = assign_all(&gateways, &[odd.clone()], &has);
+        assert_eq!(texts(&found[0]), ["10.0.0.2"]);
+        assert!(found[1].assigned.is_empty());
+        assert!(assign_all(&gateways, &[odd], &Assigned::new())[0].none_given.is_some());
+    }
+
+    #[test]
+    fn addresses_for_nodes_are_for_no_gateway() {
+        let mut nodes = pool("nodes", &["10.0.0.1-10.0.0.4"]);
+        nodes["spec"]["use"] = json!("SNAT");
+        let pools = [pool("vips", &["10.0.0.0/29"]), nodes];
+        let gateways = [
+            gateway("a", json!([]), None),
+            gateway("b", json!([]), None),
+            gateway("c", json!([{"value": "10.0.0.3"}]), None),
+        ];
+        let has = [("default/a".parse().unwrap(), vec!["10.0.0.2".parse().unwrap()])].into();
+        let found = assign_all(&gateways, &pools, &has);
+        assert_eq!(
+            (texts(&found[0]), texts(&found[1])),
+            (vec!["10.0.0.0".into()], vec!["10.0.0.5".into()])
+        );
+        assert_eq!(
+            found[2].unusable,
+            ["10.0.0.3 is of AddressPool nodes, whose addresses are for nodes"]
+        );
     }
 
     /// Gateways of a small world, some of which have had addresses.

@@ -102,7 +102,7 @@ pub fn compile(index: &Index, environment: &Environment<'_>) -> Result<Compiled,
         snapshot: snapshot::build(index, environment, &gateways, &resolved)?,
         status: Statuses {
             classes: classes.statuses,
-            pools: pools.statuses(&gateways),
+            pools: pools.statuses(&gateways, environment.unusable_addresses),
             gateways: conditions::gateways(&gateways),
             routes: conditions::routes(&attachments, &gateways, &resolved, environment),
         },

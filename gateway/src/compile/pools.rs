@@ -1,7 +1,7 @@
 //! The address pools: which are good, and which of their addresses a Gateway
 //! may have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use blixt_model::ObjectName;
@@ -9,7 +9,7 @@ use blixt_model::ObjectName;
 use super::gateways::Gateways;
 use super::namespaces;
 use super::selector::Selector;
-use crate::apis::{AddressPoolSpec, GatewaySpec, PoolUse};
+use crate::apis::{AddressPoolSpec, GatewaySpec, LabelSelector, PoolUse};
 use crate::index::{Index, Stored};
 use crate::pools::AddressRange;
 use crate::status::{Condition, ConditionType, PoolStatus, reason};
@@ -19,8 +19,7 @@ use crate::status::{Condition, ConditionType, PoolStatus, reason};
 #[derive(Debug)]
 pub(super) struct Pools<'a> {
     index: &'a Index,
-    good: Vec<Pool<'a>>,
-    bad: BTreeMap<&'a str, PoolStatus>,
+    all: Vec<Pool<'a>>,
 }
 
 #[derive(Debug)]
@@ -30,26 +29,18 @@ struct Pool<'a> {
     ranges: Vec<AddressRange>,
     namespaces: Option<Selector>,
     gateways: Option<Selector>,
+    /// What of it can't be read. The rest of its addresses are given out
+    /// nevertheless, unless it can't be told to whom.
+    faults: Vec<String>,
+    selects_nobody: bool,
 }
 
 /// Reads all pools.
 pub(super) fn judge(index: &Index) -> Pools<'_> {
-    let mut pools = Pools { index, good: Vec::new(), bad: BTreeMap::new() };
-    for (name, stored) in index.pools() {
-        match Pool::new(name, stored) {
-            Ok(pool) => pools.good.push(pool),
-            Err(why) => {
-                let message = format!("It gives out nothing: {why}.");
-                let kind = ConditionType::Accepted;
-                let reason = reason::INVALID_PARAMETERS;
-                let accepted = Condition::new(kind, false, reason, message, stored.generation);
-                let status = PoolStatus { used: 0, free: 0, conditions: vec![accepted] };
-                pools.bad.insert(name, status);
-            }
-        }
-    }
-    pools.good.sort_by_key(|pool| pool.namespaces.is_none() && pool.gateways.is_none());
-    pools
+    let mut all: Vec<_> =
+        index.pools().iter().map(|(name, stored)| Pool::new(name, stored)).collect();
+    all.sort_by_key(|pool| pool.namespaces.is_none() && pool.gateways.is_none());
+    Pools { index, all }
 }
 
 impl Pools<'_> {
@@ -59,25 +50,37 @@ impl Pools<'_> {
         self.for_gateways().next().is_some()
     }
 
-    /// Whether a Gateway may have the address.
+    /// Whether a Gateway may have the address; one that `has` it keeps it while
+    /// it can't be told whom its pool selects.
     pub(super) fn allow(
         &self,
         address: IpAddr,
         name: &ObjectName,
         gateway: &Stored<GatewaySpec>,
+        has: bool,
     ) -> bool {
+        let mut doubtful = self.for_gateways().filter(|pool| pool.selects_nobody);
         self.of(name, gateway).any(|pool| pool.contains(address))
+            || has && doubtful.any(|pool| pool.contains(address))
     }
 
-    /// Whether a Gateway that names no address may have this one.
-    pub(super) fn give(
+    /// The pool of sources for nodes that the address is of: no Gateway can
+    /// have it.
+    pub(super) fn for_nodes(&self, address: IpAddr) -> Option<&str> {
+        let mut pools = self.all.iter().filter(|pool| !pool.is_for_gateways());
+        pools.find(|pool| pool.contains(address)).map(|pool| pool.name)
+    }
+
+    /// Whether a Gateway that names no address may keep this one.
+    pub(super) fn leave(
         &self,
         address: IpAddr,
         name: &ObjectName,
         gateway: &Stored<GatewaySpec>,
     ) -> bool {
-        let mut pools = self.of(name, gateway).filter(|pool| pool.stored.spec.auto_assign);
-        pools.any(|pool| pool.contains(address))
+        let doubtful = self.for_gateways().filter(|pool| pool.selects_nobody);
+        let mut pools = self.of(name, gateway).chain(doubtful);
+        pools.any(|pool| pool.stored.spec.auto_assign && pool.contains(address))
     }
 
     /// The first address for a Gateway that `is_free`.
@@ -107,7 +110,7 @@ impl Pools<'_> {
     }
 
     fn for_gateways(&self) -> impl Iterator<Item = &Pool<'_>> {
-        self.good.iter().filter(|pool| pool.stored.spec.r#use == PoolUse::Vip)
+        self.all.iter().filter(|pool| pool.is_for_gateways())
     }
 
     fn of<'a>(
@@ -115,7 +118,7 @@ impl Pools<'_> {
         name: &'a ObjectName,
         gateway: &'a Stored<GatewaySpec>,
     ) -> impl Iterator<Item = &'a Pool<'a>> {
-        self.for_gateways().filter(move |pool| {
+        self.for_gateways().filter(|pool| !pool.selects_nobody).filter(move |pool| {
             let namespace = pool.namespaces.as_ref().is_none_or(|selector| {
                 namespaces::is_selected(selector, name.namespace(), self.index)
             });
@@ -125,50 +128,83 @@ impl Pools<'_> {
     }
 
     /// What becomes of each, now that addresses are given out.
-    pub(super) fn statuses(&self, gateways: &Gateways<'_>) -> BTreeMap<String, PoolStatus> {
-        let given: Vec<_> =
+    pub(super) fn statuses(
+        &self,
+        gateways: &Gateways<'_>,
+        unusable: &BTreeMap<IpAddr, String>,
+    ) -> BTreeMap<String, PoolStatus> {
+        let given: BTreeSet<_> =
             gateways.values().flat_map(|gateway| &gateway.addresses.assigned).copied().collect();
-        let mut statuses: BTreeMap<_, _> =
-            self.bad.iter().map(|(&name, status)| (name.to_owned(), status.clone())).collect();
-        for pool in &self.good {
-            let shared =
-                self.good.iter().find(|other| other.name != pool.name && pool.overlaps(other));
-            let (reason, message) = match shared {
-                Some(other) => (
-                    reason::OVERLAPS,
-                    format!(
-                        "It has addresses in common with AddressPool {}: each is given out once.",
-                        other.name
-                    ),
-                ),
-                None => (reason::ACCEPTED, "All of its addresses can be given out.".to_owned()),
+        let status = |pool: &Pool<'_>| {
+            let within = |addresses: &mut dyn Iterator<Item = &IpAddr>| {
+                addresses.filter(|address| pool.contains(**address)).count()
             };
-            let kind = ConditionType::Accepted;
-            let accepted = Condition::new(kind, true, reason, message, pool.stored.generation);
-            let used = given.iter().filter(|address| pool.contains(**address)).count();
-            let free = pool.len().saturating_sub(used as u128);
-            let status = PoolStatus { used, free, conditions: vec![accepted] };
-            statuses.insert(pool.name.to_owned(), status);
-        }
-        statuses
+            let used = if pool.is_for_gateways() { within(&mut given.iter()) } else { 0 };
+            let lost = within(&mut unusable.keys().filter(|address| !given.contains(*address)));
+            let free = pool.len().saturating_sub((used + lost) as u128);
+            PoolStatus { used, free, conditions: vec![self.accepted(pool)] }
+        };
+        self.all.iter().map(|pool| (pool.name.to_owned(), status(pool))).collect()
+    }
+
+    fn accepted(&self, pool: &Pool<'_>) -> Condition {
+        let shares = |other: &&Pool<'_>| other.name != pool.name && pool.overlaps(other);
+        let (holds, reason, message) = if !pool.faults.is_empty() {
+            let faults = pool.faults.join("; ");
+            let rest = if pool.selects_nobody {
+                "Until that is mended it gives out nothing; who has an address keeps it."
+            } else {
+                "The rest of its addresses are given out."
+            };
+            (false, reason::INVALID_PARAMETERS, format!("{faults}. {rest}"))
+        } else if let Some(other) = self.all.iter().find(shares) {
+            let message = match (pool.is_for_gateways(), other.is_for_gateways()) {
+                (true, false) => format!(
+                    "It has addresses in common with AddressPool {}, which is for nodes: no Gateway \
+                     gets these.",
+                    other.name
+                ),
+                _ => format!(
+                    "It has addresses in common with AddressPool {}: each is given out once.",
+                    other.name
+                ),
+            };
+            (true, reason::OVERLAPS, message)
+        } else {
+            (true, reason::ACCEPTED, "All of its addresses can be given out.".to_owned())
+        };
+        let kind = ConditionType::Accepted;
+        Condition::new(kind, holds, reason, message, pool.stored.generation)
     }
 }
 
 impl<'a> Pool<'a> {
-    fn new(name: &'a str, stored: &'a Stored<AddressPoolSpec>) -> Result<Self, String> {
+    fn new(name: &'a str, stored: &'a Stored<AddressPoolSpec>) -> Self {
         let spec = &stored.spec;
-        let read = |text: &String| {
-            AddressRange::new(text).map_err(|why| format!("spec.addresses: {text:?} {why}"))
-        };
-        let mut ranges = spec.addresses.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let selector = |field: &str, selector: Option<&_>| {
-            let read = selector.map(Selector::new).transpose();
-            read.map_err(|why| format!("spec.{field} can't be used: {why}"))
-        };
-        let namespaces = selector("namespaceSelector", spec.namespace_selector.as_ref())?;
-        let gateways = selector("gatewaySelector", spec.gateway_selector.as_ref())?;
+        let (mut ranges, mut faults) = (Vec::new(), Vec::new());
+        for text in &spec.addresses {
+            match AddressRange::new(text) {
+                Ok(range) => ranges.push(range),
+                Err(why) => faults.push(format!("spec.addresses: {text:?} {why}")),
+            }
+        }
         merge(&mut ranges);
-        Ok(Self { name, stored, ranges, namespaces, gateways })
+        let mut selects_nobody = false;
+        let mut selector = |field: &str, selector: Option<&LabelSelector>| {
+            let read = selector.map(Selector::new).transpose();
+            read.unwrap_or_else(|why| {
+                faults.push(format!("spec.{field} can't be used: {why}"));
+                selects_nobody = true;
+                None
+            })
+        };
+        let namespaces = selector("namespaceSelector", spec.namespace_selector.as_ref());
+        let gateways = selector("gatewaySelector", spec.gateway_selector.as_ref());
+        Self { name, stored, ranges, namespaces, gateways, faults, selects_nobody }
+    }
+
+    fn is_for_gateways(&self) -> bool {
+        self.stored.spec.r#use == PoolUse::Vip
     }
 
     fn contains(&self, address: IpAddr) -> bool {
