@@ -154,10 +154,10 @@ mod tests {
         let (events, _told) = event_channel();
         let worker = spawn(config(), Arc::clone(&published), events).unwrap();
         for generation in 1..50 {
+            // Held here, they can't be freed by `publish` before we have looked.
             let (old_tables, old_fib) = (published.tables.load_full(), published.fib.load_full());
             let (tables_before, fib_before) =
                 (Arc::downgrade(&old_tables), Arc::downgrade(&old_fib));
-            drop((old_tables, old_fib));
             let adopted = worker.status().fibs_adopted.value();
             published.tables.publish(tables(generation));
             published.fib.publish(Fib::new(vec![], [], [], []));
@@ -167,7 +167,9 @@ mod tests {
             {
                 thread::yield_now();
             }
-            // The worker has new ones, and the old ones are still there.
+            // The worker has new ones, and the old ones are kept for the writer.
+            assert_eq!((Arc::strong_count(&old_tables), Arc::strong_count(&old_fib)), (2, 2));
+            drop((old_tables, old_fib));
             assert!(tables_before.upgrade().is_some() && fib_before.upgrade().is_some());
             published.reclaim();
             assert!(tables_before.upgrade().is_none() && fib_before.upgrade().is_none());
