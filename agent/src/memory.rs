@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use blixt_afxdp::Sizes;
 use blixt_dataplane::flow_bytes;
+use blixt_model::Bytes;
 
 use crate::flags::Settings;
 use crate::worker::{FlowDirectory, mailbox_bytes};
@@ -154,23 +155,6 @@ impl fmt::Display for Memory {
             before = ", ";
         }
         f.write_str(")")
-    }
-}
-
-/// An amount of memory, for people.
-struct Bytes(u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(bytes) = *self;
-        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
-        let unit = units.into_iter().rev().find(|(_, shift)| bytes >> shift > 0);
-        match unit {
-            Some((name, shift)) => {
-                write!(f, "{:.1} {name}", bytes as f64 / (1_u64 << shift) as f64)
-            }
-            None => write!(f, "{bytes} bytes"),
-        }
     }
 }
 

@@ -38,15 +38,6 @@ pub(crate) fn amount(value: u64, precision: Precision) -> String {
     format!("{scaled:.digits$}{unit}")
 }
 
-/// An amount of memory.
-pub(crate) fn bytes(value: u64) -> String {
-    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    match units.into_iter().find(|(_, shift)| value >> shift > 0) {
-        Some((unit, shift)) => format!("{:.1} {unit}", value as f64 / (1_u64 << shift) as f64),
-        None => format!("{value} bytes"),
-    }
-}
-
 /// A share from 0 to 1.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
@@ -68,20 +59,6 @@ pub(crate) fn duration(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_told_in_binary_units() {
-        for (value, text) in [
-            (0, "0 bytes"),
-            (1_023, "1023 bytes"),
-            (1_536, "1.5 KiB"),
-            (32 << 20, "32.0 MiB"),
-            (1_200_000_000, "1.1 GiB"),
-            (u64::MAX, "16777216.0 TiB"),
-        ] {
-            assert_eq!(bytes(value), text);
-        }
-    }
 
     #[test]
     fn rounded_amounts_keep_three_digits() {

@@ -8,8 +8,9 @@ use blixt_api::v1alpha1::{
     Condition, GetStatusResponse, Interface, InterfaceState, Memory, ObjectName, Queue,
     RouteParent, Tables, Worker,
 };
+use blixt_model::Bytes;
 
-use crate::amounts::{Precision, amount, bytes, duration};
+use crate::amounts::{Precision, amount, duration};
 use crate::or_dash;
 use crate::table::{self, number, text};
 
@@ -62,10 +63,10 @@ fn memory(memory: &Memory) -> String {
         ("packets between workers", memory.mailboxes_bytes),
     ];
     let taken = parts.iter().filter(|(_, taken)| *taken > 0);
-    let parts: Vec<_> = taken.map(|(name, taken)| format!("{name} {}", bytes(*taken))).collect();
-    let mut told = format!("{} taken: {}", bytes(memory.total_bytes), parts.join(", "));
+    let parts: Vec<_> = taken.map(|(name, taken)| format!("{name} {}", Bytes(*taken))).collect();
+    let mut told = format!("{} taken: {}", Bytes(memory.total_bytes), parts.join(", "));
     if let Some(budget) = memory.budget_bytes {
-        let _ = write!(told, "; {} allowed", bytes(budget));
+        let _ = write!(told, "; {} allowed", Bytes(budget));
     }
     told
 }

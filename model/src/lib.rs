@@ -19,7 +19,7 @@ mod snapshot;
 pub use names::{
     ListenerId, ListenerName, NameError, ObjectName, RouteId, RouteKind, ServicePortId,
 };
-pub use numbers::{Generation, HashSeed, NumberError, Port, Protocol, Weight};
+pub use numbers::{Bytes, Generation, HashSeed, NumberError, Port, Protocol, Weight};
 pub use snapshot::{
     Affinity, Backend, Endpoint, EndpointState, Gateway, Listener, RejectReason, ServiceIndex,
     ServicePort, Snapshot, SnapshotError, Target, is_host_unicast,

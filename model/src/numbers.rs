@@ -137,6 +137,23 @@ impl fmt::Display for Generation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct HashSeed(pub u64);
 
+/// An amount of memory; told in binary units, to a tenth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = *self;
+        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        match units.into_iter().find(|(_, shift)| bytes >> shift > 0) {
+            Some((unit, shift)) => {
+                write!(f, "{:.1} {unit}", bytes as f64 / (1_u64 << shift) as f64)
+            }
+            None => write!(f, "{bytes} bytes"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +173,20 @@ mod tests {
         assert_eq!(Weight::new(1_000_000), Ok(Weight::MAX));
         for bad in [-1, 1_000_001, i64::MAX, i64::MIN] {
             assert_eq!(Weight::new(bad), Err(NumberError::Weight(bad)));
+        }
+    }
+
+    #[test]
+    fn memory_is_told_in_binary_units() {
+        for (value, text) in [
+            (0, "0 bytes"),
+            (1_023, "1023 bytes"),
+            (1_536, "1.5 KiB"),
+            (32 << 20, "32.0 MiB"),
+            (1_200_000_000, "1.1 GiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(Bytes(value).to_string(), text);
         }
     }
 }
