@@ -6,14 +6,14 @@
 
 use std::future::Future;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::Router;
 use blixt_afxdp::nic::{Nic, NicError};
 use blixt_afxdp::{FrameBytes, Sizes};
-use blixt_dataplane::{CompileOptions, PipelineConfig, WorkerId};
+use blixt_dataplane::{CompileOptions, Fib, PipelineConfig, WorkerId};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -25,7 +25,7 @@ use crate::control::Control;
 use crate::flags::{Settings, XdpMode};
 use crate::http::{self, HttpError};
 use crate::interfaces::{AttachError, Links, Means};
-use crate::kernel::{Attachments, Mirror, MirrorError, Resolver};
+use crate::kernel::{Attachments, Mirror, MirrorError, Publish, Resolver};
 use crate::local::{self, SocketError};
 use crate::manifests::{self, WatchError};
 use crate::memory::{Available, Memory, MemoryError};
@@ -262,13 +262,26 @@ async fn start_mirror(
     let published = Arc::clone(published);
     // Not to keep them alive: they end before the mirror may.
     let workers = Arc::downgrade(workers);
-    let publish = move |fib| {
-        published.fib.publish(fib);
-        for worker in workers.upgrade().iter().flat_map(|workers| workers.iter()) {
+    Mirror::start(attached, Fibs { published, workers }).await
+}
+
+/// Where the mirror's thread publishes what it makes.
+struct Fibs {
+    published: Arc<Published>,
+    workers: Weak<Vec<WorkerHandle>>,
+}
+
+impl Publish for Fibs {
+    fn publish(&self, fib: Fib) {
+        self.published.fib.publish(fib);
+        for worker in self.workers.upgrade().iter().flat_map(|workers| workers.iter()) {
             worker.wake();
         }
-    };
-    Mirror::start(attached, publish).await
+    }
+
+    fn reclaim(&self) {
+        self.published.fib.reclaim();
+    }
 }
 
 /// Has neighbours resolved whatever the control thread waits for, since

@@ -141,7 +141,7 @@ impl TablesWriter {
     /// Frees slots that nothing uses any more, and what has been replaced. Call
     /// it now and then.
     pub fn reclaim(&mut self) {
-        self.published.reclaim();
+        self.published.reclaim_tables();
         let stats: Vec<_> = self.published.stats.iter().map(Shared::load_full).collect();
         let is_idle =
             |slot| stats.iter().filter_map(|stats| stats.slot(slot)).all(SlotCounters::is_idle);

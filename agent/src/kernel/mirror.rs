@@ -1,13 +1,14 @@
-//! The task that follows netlink.
+//! The thread that follows links, addresses and neighbours, and makes a
+//! [`Fib`] of all that is known.
 //!
-//! Links, addresses and routes are read anew whenever the kernel says that
-//! one of them changed: what it says of the change itself would need every
-//! special case of its tables here. Neighbours change often and have simple
-//! keys, so their changes are taken as told.
+//! Links and addresses are read anew whenever the kernel says that one of them
+//! changed: what it says of the change itself would need every special case of
+//! its tables here. Neighbours change often and have simple keys, so their
+//! changes are taken as told.
 //!
-//! A million routes take seconds to read, in which neighbours change and
-//! packets wait for them. So that is done by a task of its own, and a [`Fib`]
-//! with other neighbours has the routes of the one before.
+//! A million routes take seconds to read, in which links and neighbours change
+//! and packets wait for them. So routes have a thread of their own, and a
+//! [`Fib`] in which something else changed has the routes of the one before.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,30 +16,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_dataplane::address::to_ip;
-use blixt_dataplane::{Fib, Neighbour, Routes};
-use futures_util::stream::BoxStream;
-use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use blixt_dataplane::{Fib, Neighbour};
+use futures_util::TryStreamExt;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::RouteMessage;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::sys::AsyncSocket;
-use rtnetlink::{Error, Handle, MulticastGroup, new_multicast_connection};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use rtnetlink::{Error, Handle, MulticastGroup};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
+use super::connection::{Connection, RETRY, on_a_thread};
+use super::routes::FollowedRoutes;
 use super::{Attachments, State, View, fib, messages};
 
 /// What is followed.
-const GROUPS: [MulticastGroup; 6] = [
+const GROUPS: [MulticastGroup; 4] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Ifaddr,
-    MulticastGroup::Ipv6Route,
 ];
 
 /// How long changes are gathered: one `ip` command makes several.
@@ -46,7 +43,7 @@ const GATHER: Duration = Duration::from_millis(2);
 
 /// Reading the kernel's tables and making a [`Fib`] may take one sixth of the
 /// time each: after one that took so long, five times as long is
-/// waited. That matters only with some 100,000 routes and more.
+/// waited. That matters only with some 1,000 links or neighbours and more.
 const REST: u32 = 5;
 
 /// Packets wait for neighbours, and how long it took may be due to others.
@@ -60,14 +57,7 @@ const REFRESHED_AT_ONCE: usize = 64;
 /// Requests to resolve that may wait. A worker asks again.
 const MOST_WAITING: usize = 1_024;
 
-/// How long until the next try after netlink failed.
-const RETRY: Duration = Duration::from_millis(200);
-
-/// The kernel's receive buffer for what it tells: 4 MiB are some 10,000
-/// changes. When it is full all is read anew.
-const RECEIVE_BYTES: u32 = 4 << 20;
-
-/// The kernel's state, followed by a task.
+/// The kernel's state, followed by a thread.
 #[derive(Debug)]
 pub struct Mirror {
     /// Devices and addresses; changes when they do.
@@ -88,31 +78,38 @@ impl Resolver {
     }
 }
 
+/// Whom the mirror gives what it makes.
+pub trait Publish: Send + 'static {
+    /// Takes the newest.
+    fn publish(&self, fib: Fib);
+
+    /// Frees those before it that nobody looks at any more. It is asked to now
+    /// and then, by the thread that publishes.
+    fn reclaim(&self);
+}
+
 impl Mirror {
-    /// Begins to follow, within a tokio runtime. Returns when everything has
-    /// been read once and the first [`Fib`] is published.
+    /// Begins to follow, in threads of its own. Returns when everything has
+    /// been read once and the first [`Fib`] is published. It ends when nobody
+    /// can tell it of attachments any more.
     pub async fn start(
         attachments: watch::Receiver<Attachments>,
-        publish: impl Fn(Fib) + Send + Sync + 'static,
+        publish: impl Publish,
     ) -> Result<Self, MirrorError> {
         let (sender, requests) = mpsc::channel(MOST_WAITING);
         let (views, view) = watch::channel(Arc::new(View::default()));
-        let mut task = Task {
-            attachments,
-            requests,
-            views,
-            publish,
-            state: State::default(),
-            stale: Stale::ALL,
-            next_dump: Instant::now(),
-            next_fib: Instant::now(),
-            followed: false,
-        };
-        let connection = Connection::open()?;
-        task.read_neighbours(&connection.handle).await?;
-        let read = task.reading(&connection.handle).await?;
-        task.take(read);
-        tokio::spawn(task.run(Some(connection)));
+        let (tells, started) = oneshot::channel();
+        on_a_thread("blixt-mirror", async move {
+            match Task::begin(attachments, requests, views, publish).await {
+                Ok((task, connection)) => {
+                    if tells.send(Ok(())).is_ok() {
+                        task.run(Some(connection)).await;
+                    }
+                }
+                Err(error) => drop(tells.send(Err(error))),
+            }
+        })?;
+        started.await.map_err(io::Error::other)??;
         Ok(Self { view, resolver: Resolver(sender) })
     }
 }
@@ -128,46 +125,18 @@ pub enum MirrorError {
     Request(#[from] Error),
 }
 
-/// What the kernel tells unasked.
-type Events = BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
-
-struct Connection {
-    handle: Handle,
-    events: Events,
-}
-
-impl Connection {
-    fn open() -> io::Result<Self> {
-        let (mut connection, handle, events) = new_multicast_connection(&GROUPS)?;
-        // Less than that is no reason to give up.
-        if let Err(error) = connection.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BYTES) {
-            debug!("netlink keeps its small receive buffer: {error}");
-        }
-        tokio::spawn(connection);
-        Ok(Self { handle, events: events.map(|(message, _)| message).boxed() })
-    }
-}
-
-/// What was read anew; `None` is as it was.
-struct Read {
-    view: Option<View>,
-    routes: Option<Arc<Routes>>,
-    took: Duration,
-}
-
 /// What has to be read anew.
 #[derive(Debug, Clone, Copy, Default)]
 struct Stale {
     view: bool,
-    routes: bool,
     neighbours: bool,
 }
 
 impl Stale {
-    const ALL: Self = Self { view: true, routes: true, neighbours: true };
+    const ALL: Self = Self { view: true, neighbours: true };
 
     fn any(self) -> bool {
-        self.view || self.routes || self.neighbours
+        self.view || self.neighbours
     }
 }
 
@@ -175,16 +144,44 @@ struct Task<P> {
     attachments: watch::Receiver<Attachments>,
     requests: mpsc::Receiver<Neighbour>,
     views: watch::Sender<Arc<View>>,
+    routes: FollowedRoutes,
     publish: P,
     state: State,
     stale: Stale,
-    next_dump: Instant,
+    next_read: Instant,
     next_fib: Instant,
-    /// Whether neighbours changed since the last [`Fib`].
-    followed: bool,
+    /// Whether anything changed since the last [`Fib`].
+    changed: bool,
 }
 
-impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
+impl<P: Publish> Task<P> {
+    async fn begin(
+        attachments: watch::Receiver<Attachments>,
+        requests: mpsc::Receiver<Neighbour>,
+        views: watch::Sender<Arc<View>>,
+        publish: P,
+    ) -> Result<(Self, Connection), MirrorError> {
+        // First: what changes from here on is told.
+        let connection = Connection::open(&GROUPS)?;
+        let routes = FollowedRoutes::start().await?;
+        let (state, stale, now) = (State::default(), Stale::ALL, Instant::now());
+        let mut task = Self {
+            attachments,
+            requests,
+            views,
+            routes,
+            publish,
+            state,
+            stale,
+            next_read: now,
+            next_fib: now,
+            changed: false,
+        };
+        task.read(&connection.handle).await?;
+        task.publish();
+        Ok((task, connection))
+    }
+
     /// Follows for as long as anybody wants to know, over as many connections
     /// as it takes.
     async fn run(mut self, mut connection: Option<Connection>) {
@@ -194,10 +191,10 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
                     Ok(()) => return,
                     Err(why) => warn!("{why}; asking again, with the last known routes meanwhile"),
                 }
-                self.stale = Stale::ALL;
+                self.all_is_stale();
             }
             sleep(RETRY).await;
-            match Connection::open() {
+            match Connection::open(&GROUPS) {
                 Ok(next) => connection = Some(next),
                 Err(error) => debug!("no netlink socket: {error}"),
             }
@@ -206,32 +203,23 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
 
     /// Follows one connection until it fails; `Ok` when nobody listens.
     async fn follow(&mut self, mut connection: Connection) -> Result<(), String> {
-        // At most one; it ends with this connection. The kernel gives out one
-        // table at a time on each (`netlink_dump_start` in
-        // net/netlink/af_netlink.c).
-        let mut reading = JoinSet::new();
         let mut ticks = interval(REFRESH);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let dump_at = tokio::time::Instant::from_std(self.next_dump);
+            let read_at = tokio::time::Instant::from_std(self.next_read);
             let fib_at = tokio::time::Instant::from_std(self.next_fib);
             tokio::select! {
-                event = connection.events.next() => {
+                event = connection.event() => {
                     self.note(event.ok_or("the netlink socket failed")?);
                     sleep(GATHER).await;
-                    while let Some(Some(event)) = connection.events.next().now_or_never() {
+                    while let Some(event) = connection.another() {
                         self.note(event);
                     }
                 }
-                () = sleep_until(fib_at), if self.followed => self.publish(),
-                () = sleep_until(dump_at), if self.stale.any() && reading.is_empty() => {
-                    let read = self.read_neighbours(&connection.handle).await;
-                    read.map_err(|error| error.to_string())?;
-                    reading.spawn(self.reading(&connection.handle));
-                }
-                Some(read) = reading.join_next() => {
-                    let read = read.map_err(|error| error.to_string())?;
-                    self.take(read.map_err(|error| error.to_string())?);
+                () = self.routes.changed() => self.changed = true,
+                () = sleep_until(fib_at), if self.changed => self.publish(),
+                () = sleep_until(read_at), if self.stale.any() => {
+                    self.read(&connection.handle).await.map_err(|error| error.to_string())?;
                 }
                 changed = self.attachments.changed() => {
                     if changed.is_err() {
@@ -243,7 +231,10 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
                     Some(neighbour) => use_neighbour(&connection.handle, neighbour).await,
                     None => return Ok(()),
                 },
-                _ = ticks.tick() => self.confirm(&connection.handle).await,
+                _ = ticks.tick() => {
+                    self.publish.reclaim();
+                    self.confirm(&connection.handle).await;
+                }
             }
         }
     }
@@ -254,7 +245,7 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
             // What was told is lost: see `ENOBUFS` in netlink(7).
             NetlinkPayload::Overrun(_) => {
                 info!("the kernel tells changes faster than they are read: reading all anew");
-                self.stale = Stale::ALL;
+                self.all_is_stale();
             }
             NetlinkPayload::InnerMessage(inner) => match inner {
                 RouteNetlinkMessage::NewLink(_)
@@ -264,10 +255,7 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
                     self.stale.view = true;
                     // Some routes go with their device and are not told
                     // (IPv4, `fib_sync_down_dev` in net/ipv4/fib_semantics.c).
-                    self.stale.routes = true;
-                }
-                RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => {
-                    self.stale.routes = true;
+                    self.routes.read_anew();
                 }
                 RouteNetlinkMessage::NewNeighbour(message) => self.note_neighbour(&message, true),
                 RouteNetlinkMessage::DelNeighbour(message) => self.note_neighbour(&message, false),
@@ -285,62 +273,37 @@ impl<P: Fn(Fib) + Send + Sync + 'static> Task<P> {
             Some(entry) => self.state.neighbours.insert(neighbour, entry),
             None => self.state.neighbours.remove(&neighbour),
         };
-        self.followed |= before != entry.map(|entry| entry.mac);
+        self.changed |= before != entry.map(|entry| entry.mac);
     }
 
-    /// Reads neighbours anew, if they are stale: they are few.
-    async fn read_neighbours(&mut self, handle: &Handle) -> Result<(), Error> {
-        if std::mem::take(&mut self.stale.neighbours) {
+    fn all_is_stale(&mut self) {
+        self.stale = Stale::ALL;
+        self.routes.read_anew();
+    }
+
+    /// Reads anew what is stale: all of it is little.
+    async fn read(&mut self, handle: &Handle) -> Result<(), Error> {
+        let begin = Instant::now();
+        let stale = std::mem::take(&mut self.stale);
+        if stale.neighbours {
             let read = neighbours(handle).await?;
-            self.followed |= read != self.state.neighbours;
+            self.changed |= read != self.state.neighbours;
             self.state.neighbours = read;
         }
+        if stale.view {
+            let read = view(handle).await?;
+            self.changed |= read != self.state.view;
+            self.state.view = read;
+        }
+        self.next_read = Instant::now() + begin.elapsed() * REST;
         Ok(())
-    }
-
-    /// Reads anew what else is stale.
-    fn reading(
-        &mut self,
-        handle: &Handle,
-    ) -> impl Future<Output = Result<Read, Error>> + Send + use<P> {
-        let begin = Instant::now();
-        let handle = handle.clone();
-        let stale = std::mem::take(&mut self.stale);
-        let known = Arc::clone(&self.state.routes);
-        async move {
-            let view = if stale.view { Some(view(&handle).await?) } else { None };
-            let routes = if stale.routes {
-                let list = routes(&handle).await?;
-                // Others want the runtime's threads.
-                let make = move || Some(fib::routes(list)).filter(|routes| *routes != *known);
-                spawn_blocking(make).await.ok().flatten().map(Arc::new)
-            } else {
-                None
-            };
-            Ok(Read { view, routes, took: begin.elapsed() })
-        }
-    }
-
-    /// Takes in what was read, and publishes it if it changed.
-    fn take(&mut self, read: Read) {
-        self.next_dump = Instant::now() + read.took * REST;
-        let view = read.view.filter(|view| *view != self.state.view);
-        let changed = view.is_some() || read.routes.is_some() || self.followed;
-        if let Some(view) = view {
-            self.state.view = view;
-        }
-        if let Some(routes) = read.routes {
-            self.state.routes = routes;
-        }
-        if changed {
-            self.publish();
-        }
     }
 
     fn publish(&mut self) {
         let begin = Instant::now();
-        self.followed = false;
-        (self.publish)(fib::build(&self.state, &self.attachments.borrow_and_update()));
+        self.changed = false;
+        self.state.routes = self.routes.newest();
+        self.publish.publish(fib::build(&self.state, &self.attachments.borrow_and_update()));
         self.next_fib = Instant::now() + (begin.elapsed() * REST).min(LONGEST_REST);
         self.views.send_if_modified(|view| {
             let changed = **view != self.state.view;
@@ -406,19 +369,6 @@ async fn view(handle: &Handle) -> Result<View, Error> {
         view.addresses.extend(messages::own_address(&message));
     }
     Ok(view)
-}
-
-async fn routes(handle: &Handle) -> Result<Vec<blixt_dataplane::Route>, Error> {
-    let mut routes = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        let mut answers = handle.route().get(request).execute();
-        while let Some(message) = answers.try_next().await? {
-            routes.extend(messages::route(&message));
-        }
-    }
-    Ok(routes)
 }
 
 async fn neighbours(handle: &Handle) -> Result<BTreeMap<Neighbour, super::NeighbourEntry>, Error> {

@@ -5,9 +5,11 @@
 //! thread which devices and addresses there are. It changes nothing in the
 //! kernel but for asking it to resolve neighbours.
 
+mod connection;
 mod fib;
 mod messages;
 mod mirror;
+mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,7 +17,7 @@ use std::sync::Arc;
 
 use blixt_dataplane::{InterfaceSlot, Mac, Neighbour, Routes, Rss};
 
-pub use mirror::{Mirror, MirrorError, Resolver};
+pub use mirror::{Mirror, MirrorError, Publish, Resolver};
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]

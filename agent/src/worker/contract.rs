@@ -106,11 +106,11 @@ impl Published {
         }
     }
 
-    /// Frees what has been replaced and no worker looks at any more. Call it now
-    /// and then; see [`Shared`].
-    pub fn reclaim(&self) {
+    /// Frees the tables and counters that have been replaced and no worker looks
+    /// at any more. For their writer, now and then; see [`Shared`]. What else is
+    /// published has other writers.
+    pub fn reclaim_tables(&self) {
         self.tables.reclaim();
-        self.fib.reclaim();
         self.stats.iter().for_each(Shared::reclaim);
     }
 

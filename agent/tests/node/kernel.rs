@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use blixt_agent::kernel::{AttachedInterface, Attachments, Mirror};
+use blixt_agent::kernel::{AttachedInterface, Attachments, Mirror, Publish};
 use blixt_dataplane::address::from_ip;
 use blixt_dataplane::{Fib, InterfaceSlot, Mac, Neighbour};
 use blixt_testkit::netns::{Namespace, eventually, veth};
@@ -19,11 +19,22 @@ const SOON: Duration = Duration::from_secs(20);
 struct Mirrored {
     node: Namespace,
     far: Namespace,
-    newest: Arc<Mutex<Fib>>,
+    newest: Newest,
     mirror: Mirror,
     ifindex: u32,
     _attachments: watch::Sender<Attachments>,
-    _runtime: tokio::runtime::Runtime,
+}
+
+/// The newest Fib.
+#[derive(Clone, Default)]
+struct Newest(Arc<Mutex<Fib>>);
+
+impl Publish for Newest {
+    fn publish(&self, fib: Fib) {
+        *self.0.lock().unwrap() = fib;
+    }
+
+    fn reclaim(&self) {}
 }
 
 impl Mirrored {
@@ -43,25 +54,19 @@ impl Mirrored {
             attached: vec![attached],
             ..Attachments::default()
         });
-        let newest = Arc::new(Mutex::new(Fib::default()));
-        let fibs = Arc::clone(&newest);
-        // Netlink belongs to the namespace of the thread that opens it.
-        let (runtime, mirror) = node.inside(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .enable_all()
-                .build()
-                .unwrap();
-            let publish = move |fib| *fibs.lock().unwrap() = fib;
-            let mirror = runtime.block_on(Mirror::start(attachments, publish)).unwrap();
-            (runtime, mirror)
+        let newest = Newest::default();
+        let fibs = newest.clone();
+        // Netlink belongs to the namespace of the thread that starts it.
+        let mirror = node.inside(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(Mirror::start(attachments, fibs)).unwrap()
         });
-        Self { node, far, newest, mirror, ifindex, _attachments: sender, _runtime: runtime }
+        Self { node, far, newest, mirror, ifindex, _attachments: sender }
     }
 
     /// Whether the newest Fib, as text, holds this.
     fn has(&self, part: &str) -> bool {
-        format!("{:?}", self.newest.lock().unwrap()).contains(part)
+        format!("{:?}", self.newest.0.lock().unwrap()).contains(part)
     }
 
     /// Whether there is a route to this network.
@@ -71,12 +76,12 @@ impl Mirrored {
 
     /// How many routes the newest Fib has, and their stamp.
     fn routes(&self) -> (usize, u64) {
-        let fib = self.newest.lock().unwrap();
+        let fib = self.newest.0.lock().unwrap();
         (fib.routes().len(), fib.routes().stamp())
     }
 
     fn mac(&self, address: &str) -> Option<Mac> {
-        self.newest.lock().unwrap().mac(self.neighbour(address))
+        self.newest.0.lock().unwrap().mac(self.neighbour(address))
     }
 
     fn neighbour(&self, address: &str) -> Neighbour {
@@ -224,6 +229,84 @@ fn neighbours_do_not_wait_for_routes(routes: u32) {
          after {:.1?} (at most {:.1?}), `ip` included",
         quiet[5], quiet[9], reading[5], reading[9]
     );
+}
+
+/// While so many routes are read, whatever else changes is in force soon: the
+/// round of changes is gone through some times until they are.
+fn nothing_waits_for_routes(routes: u32) {
+    let mirrored = Mirrored::new();
+    let (node, view) = (&mirrored.node, || mirrored.mirror.view.borrow().clone());
+    veth(node, "eth1", &mirrored.far, "eth1");
+    add_routes(node, routes);
+    let all = || mirrored.routes().0 > routes as usize;
+    eventually("all routes to be known", Duration::from_secs(600), all);
+
+    let mut latencies = Vec::new();
+    let (_, stamp) = mirrored.routes();
+    let begin = Instant::now();
+    node.ip("route replace 198.51.100.0/24 via 10.9.0.3");
+    let mut rounds = 0_u8;
+    while mirrored.routes().1 == stamp && rounds < 200 {
+        rounds += 1;
+        let mtu = 1_400 + u32::from(rounds % 2);
+        let mac = [2, 0, 0, 0, 0x77, rounds];
+        // Each odd one is undone by the next.
+        let odd = rounds % 2 == 1;
+        let (state, is_up) = if odd { ("down", false) } else { ("up", true) };
+        let (change, has) = if odd { ("add", true) } else { ("delete", false) };
+        let own = "10.9.0.88".parse().unwrap();
+        let lladdr = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let is_mtu = || view().device("eth").unwrap().mtu == mtu;
+        let is_neighbour = || mirrored.mac("10.9.0.77") == Some(mac);
+        let is_link = || view().device("eth1").unwrap().running == is_up;
+        let is_own = || view().own_addresses().contains_key(&own) == has;
+        let changes: [(&str, String, &dyn Fn() -> bool); 4] = [
+            ("an MTU", format!("link set eth mtu {mtu}"), &is_mtu),
+            (
+                "a neighbour",
+                format!("neighbour replace 10.9.0.77 lladdr {lladdr} dev eth"),
+                &is_neighbour,
+            ),
+            ("a link", format!("link set eth1 {state}"), &is_link),
+            ("an address", format!("address {change} 10.9.0.88/32 dev eth"), &is_own),
+        ];
+        for (what, command, is_in_force) in changes {
+            let changed = Instant::now();
+            node.ip(&command);
+            while !is_in_force() {
+                assert!(changed.elapsed() < SOON, "{what}: {command}");
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            latencies.push((changed.elapsed(), what));
+        }
+    }
+    latencies.sort();
+    println!(
+        "{routes} routes were read anew in {:.1?}; meanwhile {} changes were in force after {:.1?} \
+         (at most {:.1?}), `ip` included",
+        begin.elapsed(),
+        latencies.len(),
+        latencies[latencies.len() / 2],
+        latencies[latencies.len() - 1]
+    );
+    // Were they to wait for the routes, that would be one round, or two.
+    assert!(rounds >= 4, "{rounds} rounds of changes in {:?}", begin.elapsed());
+    eventually("the route's change to be known", Duration::from_secs(600), || {
+        mirrored.routes().1 != stamp
+    });
+}
+
+#[test]
+fn nothing_waits_for_a_hundred_thousand_routes() {
+    require_root!();
+    nothing_waits_for_routes(100_000);
+}
+
+#[test]
+#[ignore = "takes minutes: scripts/test long"]
+fn nothing_waits_for_a_million_routes() {
+    require_root!();
+    nothing_waits_for_routes(1_000_000);
 }
 
 #[test]
