@@ -1,9 +1,14 @@
 //! Goes round the flow table, about once a second, for what no packet would
 //! bring up: flows that have been idle for too long, ports that have rested,
 //! and flows whose endpoint is gone.
+//!
+//! Entries that cannot be over yet are passed by, many at a time; but for the
+//! round that follows new tables, which may have lost any flow's endpoint.
+
+use blixt_model::Generation;
 
 use crate::counters::Counters;
-use crate::flows::{Direction, Flows, Moment, Stage};
+use crate::flows::{BLOCK, Direction, Flows, Moment, Stage};
 use crate::packet::{FlowId, Tick, Tuple};
 use crate::pipeline::View;
 use crate::tables::{EndpointFate, Tables};
@@ -13,7 +18,8 @@ use crate::timeouts::Millis;
 const ROUND_NS: u64 = 1_000_000_000;
 
 /// How much is done in one call, at most: so many entries are looked at that
-/// are left alone, which takes a few microseconds, as they lie in a row.
+/// are left alone, which takes a few microseconds, as they lie in a row; or so
+/// many times a whole block of them is passed by.
 const STEPS: u64 = 256;
 
 /// How many steps it counts to end a flow: that touches lines of the index
@@ -27,6 +33,11 @@ pub(crate) struct Cursor {
     next: u32,
     /// Everything that was due by then has been looked at; in nanoseconds.
     done_until: Option<u64>,
+    /// The tables that endpoints were last looked up in.
+    seen: Generation,
+    /// How many ends of the table are to come until each entry has been looked at
+    /// with these.
+    thorough: u8,
 }
 
 /// A reset for a client whose endpoint is gone.
@@ -62,9 +73,22 @@ pub(crate) fn run(
     let entries = flows.table.high_water();
     let due = flows.cursor.due(now, entries);
     let moment = Moment { now: Millis::at(now), stats: view.stats, counters };
-    let (mut visited, mut steps) = (0, 0);
+    let (mut visited, mut steps, mut waits) = (0, 0, false);
+    flows.cursor.look_up_in(view.tables.generation());
     while visited < due && steps < STEPS {
-        let id = flows.cursor.step(entries);
+        let id = flows.cursor.here();
+        if flows.cursor.may_pass() && !flows.table.may_be_over(id, moment.now) {
+            let block = BLOCK.min(entries - id.0);
+            // All of it is passed by when all of it is due.
+            waits = visited + u64::from(block) > due;
+            if waits {
+                break;
+            }
+            visited += u64::from(block);
+            steps += 1;
+            flows.cursor.go_on(block, entries);
+            continue;
+        }
         visited += 1;
         steps += match visit(id, flows, view.tables, moment) {
             Visited::Stays => 1,
@@ -74,10 +98,14 @@ pub(crate) fn run(
                 STEPS_TO_END
             }
         };
+        flows.cursor.go_on(1, entries);
+        if flows.cursor.is_behind_a_block() {
+            flows.table.renew_deadline(id, moment.now);
+        }
     }
     flows.cursor.has_done(visited, entries);
     flows.publish(counters);
-    due > visited
+    due > visited && !waits
 }
 
 /// Looks at one entry.
@@ -126,10 +154,38 @@ impl Cursor {
         self.done_until = self.done_until.map(|until| until + paid);
     }
 
-    fn step(&mut self, entries: u32) -> FlowId {
-        let id = if self.next < entries { self.next } else { 0 };
-        self.next = id + 1;
-        FlowId(id)
+    /// The entry that is next.
+    fn here(&self) -> FlowId {
+        FlowId(self.next)
+    }
+
+    /// Goes on by so many of `entries`, never beyond the last one.
+    fn go_on(&mut self, by: u32, entries: u32) {
+        self.next += by;
+        if self.next >= entries {
+            self.next = 0;
+            self.thorough = self.thorough.saturating_sub(1);
+        }
+    }
+
+    /// Takes in which tables there are: with new ones no entry is passed by in
+    /// what is left of this round, and in the next one.
+    fn look_up_in(&mut self, tables: Generation) {
+        if self.seen != tables {
+            self.seen = tables;
+            self.thorough = 2;
+        }
+    }
+
+    /// Whether a block begins here that need not be looked at for its endpoints'
+    /// sake.
+    fn may_pass(&self) -> bool {
+        self.thorough == 0 && self.next.is_multiple_of(BLOCK)
+    }
+
+    /// Whether the last entry of a block was just looked at.
+    fn is_behind_a_block(&self) -> bool {
+        self.next.is_multiple_of(BLOCK)
     }
 }
 
@@ -183,7 +239,33 @@ mod tests {
     #[test]
     fn steps_go_round() {
         let mut cursor = Cursor::default();
-        let ids: Vec<_> = (0..5).map(|_| cursor.step(3).0).collect();
+        let ids: Vec<_> = (0..5)
+            .map(|_| {
+                let id = cursor.here();
+                cursor.go_on(1, 3);
+                id.0
+            })
+            .collect();
         assert_eq!(ids, [0, 1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn after_new_tables_each_entry_is_looked_at() {
+        let mut cursor = Cursor::default();
+        let entries = 3 * BLOCK;
+        let steps_until_it_may_pass = |cursor: &mut Cursor| {
+            let counts = 0..10 * entries;
+            counts.into_iter().find(|_| {
+                let may = cursor.may_pass();
+                cursor.go_on(1, entries);
+                may
+            })
+        };
+        assert_eq!(steps_until_it_may_pass(&mut cursor), Some(0));
+        // In the midst of a round: its rest, and a whole one.
+        cursor.look_up_in(Generation(7));
+        assert_eq!(steps_until_it_may_pass(&mut cursor), Some(2 * entries - 1));
+        cursor.look_up_in(Generation(7));
+        assert_eq!(steps_until_it_may_pass(&mut cursor), Some(BLOCK - 1));
     }
 }

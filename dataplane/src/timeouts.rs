@@ -53,7 +53,8 @@ pub(crate) struct Millis(pub(crate) u32);
 
 impl Millis {
     /// Only moments less than half the circle apart compare rightly; the
-    /// sweep, which sees every entry about once a second, makes sure of it.
+    /// sweep, which sees every entry about a second after it is over, makes
+    /// sure of it.
     const FARTHEST: u32 = 1 << 30;
 
     #[inline(always)]
@@ -70,6 +71,11 @@ impl Millis {
     #[inline(always)]
     pub(crate) fn after(self, idle: Idle) -> Self {
         Self(self.0.wrapping_add(idle.0))
+    }
+
+    /// After the longest of times.
+    pub(crate) fn farthest(self) -> Self {
+        self.after(Idle(Self::FARTHEST))
     }
 }
 

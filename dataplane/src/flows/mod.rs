@@ -3,6 +3,7 @@
 //! Whatever begins or ends a flow goes through here, so that the counters
 //! always tell the same as the table.
 
+mod deadlines;
 mod entry;
 mod half_open;
 mod hash;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use blixt_mem::RegionError;
 
+pub(crate) use deadlines::BLOCK;
 pub(crate) use entry::{Direction, Flow, Stage};
 pub(crate) use hash::HashKey;
 pub use listing::{FLOWS_AT_ONCE, FlowFilter, FlowRecord, FlowState, Network, PeerFilter, Scanned};
@@ -31,7 +33,7 @@ use crate::timeouts::{Idle, Millis, Timeouts};
 use crate::udp::UdpState;
 
 /// What one flow takes of the worker's memory at most, in bytes, where there
-/// are many: both its directions, and whether it is half-open.
+/// are many: both its directions, whether it is half-open, and when it is over.
 pub const BYTES_PER_FLOW: usize = flow_bytes(MANY).div_ceil(MANY);
 const MANY: usize = 1 << 24;
 // With the 10 bytes of a directory of several workers' flows: 128.
@@ -182,8 +184,8 @@ impl Flows {
         let expiry = self.expiry(stage, now);
         if let Some(flow) = self.table.flow_mut(id) {
             flow.set_stage(stage);
-            flow.expires = expiry.0;
         }
+        self.table.set_over(id, expiry);
     }
 
     /// Has a flow forgotten as soon as one that is not open, unless a packet
@@ -191,10 +193,8 @@ impl Flows {
     #[cold]
     pub(crate) fn doubt(&mut self, id: FlowId, now: Millis) {
         let soon = now.after(self.idle.tcp_transitory);
-        if let Some(flow) = self.table.flow_mut(id)
-            && soon.is_over(Millis(flow.expires))
-        {
-            flow.expires = soon.0;
+        if self.table.flow(id).is_some_and(|flow| soon.is_over(Millis(flow.expires))) {
+            self.table.set_over(id, soon);
         }
     }
 
@@ -205,8 +205,8 @@ impl Flows {
             return;
         };
         flow.set_stage(Stage::Resting);
-        flow.expires = expiry.0;
         ended(flow, moment);
+        self.table.set_over(id, expiry);
         self.resting += 1;
         self.table.opened(id);
     }

@@ -8,20 +8,23 @@
 use blixt_mem::{Region, RegionError};
 use bytemuck::Zeroable;
 
+use super::deadlines::{BLOCK, Deadlines};
 use super::entry::{Direction, Flow, Stage};
 use super::half_open::HalfOpen;
 use super::hash::HashKey;
 use super::index::{self, Bucket};
 use crate::packet::{FlowId, Tuple};
+use crate::timeouts::Millis;
 
 /// What a table for so many flows takes, in bytes: their entries, two places in
-/// the index for each, and which are half-open. Mappings come in whole huge
-/// pages, 2 MiB.
+/// the index for each, which are half-open, and when they are over. Mappings come
+/// in whole huge pages, 2 MiB.
 pub(super) const fn bytes(capacity: usize) -> usize {
     let capacity = if capacity < MAX_CAPACITY { capacity } else { MAX_CAPACITY };
     let entries = capacity * size_of::<Flow>();
     let index = index::buckets_for(2 * capacity) * size_of::<Bucket>();
-    (entries + index).next_multiple_of(2 << 20) + HalfOpen::bytes(capacity)
+    let region = (entries + index).next_multiple_of(2 << 20);
+    region + HalfOpen::bytes(capacity) + Deadlines::bytes(capacity)
 }
 
 /// Half of the places an index can name, each flow having two.
@@ -42,6 +45,8 @@ pub(crate) struct FlowTable {
     used: usize,
     /// Entries that give way when there is no room.
     half_open: HalfOpen,
+    /// When entries are over.
+    deadlines: Deadlines,
 }
 
 impl FlowTable {
@@ -56,6 +61,7 @@ impl FlowTable {
             free: NOBODY,
             used: 0,
             half_open: HalfOpen::new(capacity),
+            deadlines: Deadlines::new(capacity),
         })
     }
 
@@ -125,7 +131,8 @@ impl FlowTable {
         self.region.sections().1.get(id.0 as usize)
     }
 
-    /// Everything but the tuples may be changed.
+    /// Everything but the tuples may be changed; when it is over may only be put
+    /// off, see [`FlowTable::set_over`].
     #[inline(always)]
     pub(crate) fn flow_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
         self.region.sections_mut().1.get_mut(id.0 as usize)
@@ -134,8 +141,11 @@ impl FlowTable {
     /// Adds a flow, neither of whose tuples is there yet; `hashes` are theirs,
     /// the client's first. `None` if the table is full.
     pub(crate) fn insert(&mut self, flow: &Flow, hashes: [u64; 2]) -> Option<FlowId> {
+        let fresh = self.fresh;
         let id = self.take_entry()?;
         *self.flow_mut(id)? = *flow;
+        let first = id.0 == fresh && fresh.is_multiple_of(BLOCK);
+        self.deadlines.add(id.0, Millis(flow.expires), first);
         if flow.stage().is_half_open() {
             self.half_open.add(id.0);
         }
@@ -161,6 +171,32 @@ impl FlowTable {
             self.free = id.0;
             self.used -= 1;
         }
+    }
+
+    /// Says when an entry is over, which may be earlier than before.
+    #[inline(always)]
+    pub(crate) fn set_over(&mut self, id: FlowId, over: Millis) {
+        let Some(flow) = self.flow_mut(id) else { return };
+        let before = std::mem::replace(&mut flow.expires, over.0);
+        // Nearly always it is put off.
+        if over.is_over(Millis(before)) {
+            self.deadlines.add(id.0, over, false);
+        }
+    }
+
+    /// Whether any of the [`BLOCK`] entries that this one belongs to may be over.
+    #[inline(always)]
+    pub(crate) fn may_be_over(&self, id: FlowId, now: Millis) -> bool {
+        self.deadlines.has_come(id.0, now)
+    }
+
+    /// Looks when the entries are over that this one belongs to.
+    pub(crate) fn renew_deadline(&mut self, id: FlowId, now: Millis) {
+        let first = (id.0 - id.0 % BLOCK) as usize;
+        let (_, entries) = self.region.sections();
+        let block = entries.get(first..).unwrap_or_default().iter().take(BLOCK as usize);
+        let used = block.filter(|flow| flow.stage() != Stage::Free);
+        self.deadlines.renew(id.0, now, used.map(|flow| Millis(flow.expires)));
     }
 
     /// Notes that a flow is half-open no longer.
@@ -289,8 +325,8 @@ mod tests {
     fn a_flow_takes_two_lines_and_its_share_of_the_index() {
         assert_eq!(size_of::<Flow>(), 96);
         for capacity in [1, 1_000, 1 << 18] {
-            let half_open = HalfOpen::bytes(capacity);
-            assert_eq!(table(capacity).region.bytes() + half_open, bytes(capacity));
+            let beside = HalfOpen::bytes(capacity) + Deadlines::bytes(capacity);
+            assert_eq!(table(capacity).region.bytes() + beside, bytes(capacity));
         }
         assert!(bytes(1 << 18) <= (1 << 18) * 118 + (2 << 20));
     }

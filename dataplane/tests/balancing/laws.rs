@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use blixt_dataplane::{DropReason, SlotOwner};
+use blixt_dataplane::{DropReason, FlowFilter, SlotOwner};
 use blixt_testkit::frame::{ACK, FIN, RST, SYN, tcp, udp};
 use proptest::prelude::*;
 
@@ -135,9 +135,16 @@ proptest! {
     ) {
         let mut run = Run::new();
         for step in steps {
+            let (begun, sweeps) = (run.world.now, matches!(step, Step::Sweep));
             run.take(step);
             let counters = run.world.pipeline.counters().clone();
             let (entries, resting) = run.world.entries();
+            if sweeps {
+                // Whatever was over then is gone, or rests.
+                let all = FlowFilter::default();
+                let left = run.world.pipeline.list_flows(0, &all, begun, &mut |_| ());
+                prop_assert_eq!(u64::from(left.matched), entries);
+            }
             let live = counters.flows_created.value() - counters.flows_ended.value();
             prop_assert!(entries <= CAPACITY as u64);
             prop_assert_eq!(live, entries - resting);

@@ -11,6 +11,7 @@
 
 mod changes;
 mod endings;
+mod idle;
 mod laws;
 mod memory;
 mod millions;

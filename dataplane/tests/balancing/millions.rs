@@ -11,7 +11,7 @@ use crate::world::{DNS, Situation, World, at, buffer, client, ready, web_and_dns
 
 const FLOWS: u32 = 10_000_000;
 
-struct Nowhere;
+pub(crate) struct Nowhere;
 
 impl Sink for Nowhere {
     fn send(&mut self, _egress: InterfaceSlot, _frame: &[u8]) -> bool {
@@ -20,7 +20,7 @@ impl Sink for Nowhere {
 }
 
 /// Queries of so many clients, a burst at a time; counts those that are sent.
-fn queries(world: &mut World, clients: std::ops::Range<u32>) -> u64 {
+pub(crate) fn queries(world: &mut World, clients: std::ops::Range<u32>) -> u64 {
     let (bytes, template) = buffer(&udp(client(0), at(DNS)).checksum(Checksum::None));
     let mut buffers = vec![template.clone(); BURST];
     let mut sent = 0;
