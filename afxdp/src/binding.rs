@@ -11,14 +11,17 @@
 //!   let go of, its socket stays, idle, as long as the group has others; and
 //!   when its interface is gone, the next one to join makes the group anew.
 //! - A queue is free some time after its socket was closed (EBUSY until then).
+//! - Closing a socket takes 10 ms and more. So who has packets to forward has it
+//!   done elsewhere, and goes on with letting go in steps: [`Exchange::let_go`].
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use crate::closer::{Closer, Closing};
 use crate::exchange::{Account, DeadQueue, Exchange, Group, SlotState};
 use crate::nic::{self, Nic, NicError};
-use crate::queue::{LAST_WAIT, Mode, Place, Queue};
+use crate::queue::{Mode, Place, Queue};
 use crate::umem::{SocketKey, Umem};
 use crate::{BindError, Slot};
 
@@ -31,6 +34,9 @@ pub const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long to wait before it is tried again.
 pub const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long to wait for what is being sent at the end, before looking again.
+const LAST_PAUSE: Duration = Duration::from_micros(200);
 
 /// A queue that is to be bound.
 #[derive(Debug, Clone)]
@@ -83,6 +89,7 @@ impl Exchange {
         queues: &[u32],
         zero_copy: bool,
     ) -> Result<Vec<Bound>, BindError> {
+        self.let_go();
         self.want(slot, interface, queues, zero_copy)?;
         let mut busy = None;
         for (_, error) in self.bind_those(|want| want.place.slot == slot && !want.moves) {
@@ -102,6 +109,7 @@ impl Exchange {
     /// that have their new sockets. One that can't be bound is called dead by
     /// the next [`Exchange::tend`].
     pub fn settle(&mut self) -> Vec<Bound> {
+        self.let_go();
         for (want, error) in self.bind_those(|want| want.moves) {
             if matches!(error, BindError::Busy { .. }) && want.since.elapsed() < BUSY_PATIENCE {
                 continue;
@@ -188,13 +196,14 @@ impl Exchange {
         self.new.extract_if(.., |new| those(new)).map(|new| new.bound).collect()
     }
 
-    /// Lets go of all queues of an interface; how many there were. Its frames
-    /// come home, those in the kernel's rings too.
+    /// Begins to let go of all queues of an interface; how many there were. They
+    /// receive nothing any more. What they have still to send they send, for
+    /// 50 ms at most; then they are closed, and their frames come home, those in
+    /// the kernel's rings too: see [`Exchange::let_go`].
     pub fn unbind(&mut self, slot: Slot) -> usize {
         self.wanted.retain(|want| want.place.slot != slot);
         self.new.retain(|new| new.bound.slot != slot);
         let mut count = 0;
-        let until = Instant::now() + LAST_WAIT;
         for queue in &mut self.queues {
             if queue.place.slot != slot || queue.idle {
                 continue;
@@ -203,33 +212,86 @@ impl Exchange {
             queue.idle = true;
             let state = self.slots.get_mut(usize::from(slot.0));
             if let (Some(group), Some(state)) = (self.groups.get_mut(queue.group), state) {
-                queue.finish(&mut group.umem, &mut state.counters, until);
+                self.dropped += queue.leave(&mut group.umem, &mut state.counters);
             }
         }
         self.close_idle();
         count
     }
 
-    /// Lets go of everything.
+    /// Goes on with letting go, as far as that takes no time; between two calls
+    /// [`Exchange::flush`] sends what is left.
+    pub fn let_go(&mut self) {
+        if !self.is_letting_go() {
+            return;
+        }
+        let mut left = false;
+        for queue in self.queues.iter_mut().filter(|queue| queue.leaving.is_some()) {
+            if let Some(state) = self.slots.get_mut(usize::from(queue.place.slot.0)) {
+                queue.look_whether_it_has_left(&mut state.counters);
+            }
+            left |= queue.leaving.is_none();
+        }
+        if left {
+            self.close_idle();
+        }
+        while let Some(closed) = self.closer.as_ref().and_then(Closer::next_closed) {
+            self.has_closed(closed);
+        }
+    }
+
+    /// Whether [`Exchange::let_go`] has anything left to do.
+    #[inline]
+    pub fn is_letting_go(&self) -> bool {
+        !self.closing.is_empty() || self.queues.iter().any(|queue| queue.leaving.is_some())
+    }
+
+    /// Whether an interface's queues are free.
+    pub fn has_let_go_of(&self, slot: Slot) -> bool {
+        let leaves = |queue: &Queue| queue.place.slot == slot && queue.leaving.is_some();
+        !self.queues.iter().any(leaves) && !self.closing.iter().any(|closing| closing.slot == slot)
+    }
+
+    /// Lets go of everything, and waits for it.
     pub fn close(&mut self) -> Account {
         for number in 0..self.slots.len() {
             self.unbind(Slot(number as u16));
         }
+        while self.queues.iter().any(|queue| queue.leaving.is_some()) {
+            std::thread::sleep(LAST_PAUSE);
+            self.dropped += self.flush();
+            self.let_go();
+        }
+        while !self.closing.is_empty()
+            && let Some(closed) = self.closer.as_ref().and_then(Closer::wait_for_closed)
+        {
+            self.has_closed(closed);
+        }
         self.account()
+    }
+
+    /// Takes the frames home that a socket had.
+    fn has_closed(&mut self, closed: Closing) {
+        self.closing.retain(|closing| *closing != closed);
+        let umems = self.groups.iter_mut().map(|group| &mut group.umem).chain(&mut self.ending);
+        for umem in umems.filter(|umem| umem.id() == closed.umem) {
+            umem.reclaim(closed.key);
+        }
+        self.end_memory();
     }
 
     /// Drops the memory of ended groups whose frames have all come home.
     pub(crate) fn end_memory(&mut self) {
-        let ended = &mut self.ended;
-        self.ending.retain(|umem| {
-            let out = umem.home() < umem.born();
-            if !out {
-                ended.born += umem.born() as u64;
-                ended.home += umem.home() as u64;
-                ended.ended += umem.born() as u64;
+        for umem in self.ending.extract_if(.., |umem| umem.home() == umem.born()) {
+            self.ended.born += umem.born() as u64;
+            self.ended.home += umem.home() as u64;
+            self.ended.ended += umem.born() as u64;
+            if let Some(closer) = &self.closer {
+                let memory = umem.memory();
+                drop(umem);
+                closer.unmap(memory);
             }
-            out
-        });
+        }
     }
 
     /// Notes what is to be bound, unless it is already.
@@ -301,7 +363,7 @@ impl Exchange {
         group.anchor.get_or_insert(key);
         self.queues.push(queue);
         self.index();
-        self.announce(key, want.moves).inspect_err(|_| self.let_go(key))
+        self.announce(key, want.moves).inspect_err(|_| self.drop_socket(key))
     }
 
     /// Has a new socket handed out.
@@ -319,7 +381,7 @@ impl Exchange {
     }
 
     /// Lets go of a single socket.
-    fn let_go(&mut self, key: SocketKey) {
+    fn drop_socket(&mut self, key: SocketKey) {
         for queue in self.queues.iter_mut().filter(|queue| queue.key == key) {
             queue.idle = true;
         }
@@ -365,38 +427,38 @@ impl Exchange {
                 self.wanted.push(Want { place, zero_copy, since: Instant::now(), moves: true });
             }
             queue.idle = true;
+            // What it has left to send goes with the group.
+            queue.leaving = None;
         }
         self.close_idle();
     }
 
-    /// Uses a socket again that was only kept as an anchor.
+    /// Uses a socket again that was only kept as an anchor, or is still there.
     fn take_up_idle(&mut self, want: &Want) -> io::Result<bool> {
         let place = &want.place;
         let fits = |queue: &&mut Queue| queue.idle && queue.dead.is_none() && queue.is_at(place);
         let Some(queue) = self.queues.iter_mut().find(fits) else { return Ok(false) };
         queue.idle = false;
+        queue.leaving = None;
         queue.place = place.clone();
         let key = queue.key;
         self.index();
-        self.announce(key, want.moves).inspect_err(|_| self.let_go(key))?;
+        self.announce(key, want.moves).inspect_err(|_| self.drop_socket(key))?;
         Ok(true)
     }
 
     /// Closes what nobody wants, and ends the groups that nobody uses.
     fn close_idle(&mut self) {
         for number in (0..self.groups.len()).rev() {
-            let used = self.queues.iter().any(|queue| queue.group == number && !queue.idle);
+            let uses = |queue: &Queue| !queue.idle || queue.leaving.is_some();
+            let used = self.queues.iter().any(|queue| queue.group == number && uses(queue));
             let anchor = self.groups.get(number).and_then(|group| group.anchor);
             let closing = |queue: &mut Queue| {
-                queue.group == number && queue.idle && (!used || Some(queue.key) != anchor)
+                queue.group == number && !uses(queue) && (!used || Some(queue.key) != anchor)
             };
-            let closed: Vec<SocketKey> =
-                self.queues.extract_if(.., closing).map(|queue| queue.key).collect();
-            self.new.retain(|new| !closed.contains(&new.key));
-            if let Some(group) = self.groups.get_mut(number) {
-                for key in closed {
-                    group.umem.reclaim(key);
-                }
+            let closing: Vec<Queue> = self.queues.extract_if(.., closing).collect();
+            for queue in closing {
+                self.close_one(number, queue);
             }
             if !used && number < self.groups.len() {
                 let group = self.groups.remove(number);
@@ -408,6 +470,25 @@ impl Exchange {
         }
         self.end_memory();
         self.index();
+    }
+
+    /// Closes a socket of a group, or has it closed.
+    fn close_one(&mut self, group: usize, queue: Queue) {
+        self.new.retain(|new| new.key != queue.key);
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let closing = Closing { umem: group.umem.id(), key: queue.key, slot: queue.place.slot };
+        let elsewhere = match &self.closer {
+            Some(closer) => closer.close(queue, closing),
+            None => {
+                drop(queue);
+                false
+            }
+        };
+        if elsewhere {
+            self.closing.push(closing);
+        } else {
+            group.umem.reclaim(closing.key);
+        }
     }
 
     /// Brings what follows from the list of queues up to date.
@@ -436,9 +517,13 @@ impl Exchange {
     }
 
     fn free_key(&self) -> io::Result<SocketKey> {
+        let is_free = |key: &SocketKey| {
+            self.queues.iter().all(|queue| queue.key != *key)
+                && self.closing.iter().all(|closing| closing.key != *key)
+        };
         (1..u16::MAX)
             .map(SocketKey)
-            .find(|key| self.queues.iter().all(|queue| queue.key != *key))
+            .find(is_free)
             .ok_or_else(|| io::Error::other("too many sockets"))
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use crate::binding::{NewSocket, Want};
+use crate::closer::{Closer, Closing};
 use crate::counters::SlotCounters;
 use crate::options;
 use crate::queue::{Mode, Queue};
@@ -36,8 +37,12 @@ pub struct Exchange {
     /// The memory of groups that have ended, while frames of it are out.
     pub(crate) ending: Vec<Umem>,
     pub(crate) ended: Account,
+    /// Closes sockets; without it they are closed here, which takes its time.
+    pub(crate) closer: Option<Closer>,
+    /// Sockets that it has yet to close.
+    pub(crate) closing: Vec<Closing>,
     /// Frames dropped since the last flush, for want of room in a tx ring.
-    dropped: u64,
+    pub(crate) dropped: u64,
     polled: Vec<libc::pollfd>,
 }
 
@@ -104,9 +109,18 @@ impl Exchange {
             copying_drivers: Vec::new(),
             ending: Vec::new(),
             ended: Account::default(),
+            closer: None,
+            closing: Vec::new(),
             dropped: 0,
             polled: Vec::new(),
         })
+    }
+
+    /// Has its sockets closed by another thread, so that it need not wait for it.
+    #[must_use]
+    pub fn with_closer(mut self, closer: Closer) -> Self {
+        self.closer = Some(closer);
+        self
     }
 
     /// How many sockets there are, to be received from by their numbers.
@@ -214,6 +228,7 @@ impl Exchange {
     /// Looks after all sockets; to be called some ten times a second. What
     /// has died since the last time.
     pub fn tend(&mut self) -> Vec<DeadQueue> {
+        self.let_go();
         let mut dead = std::mem::take(&mut self.lost);
         for queue in &mut self.queues {
             let slot = self.slots.get_mut(usize::from(queue.place.slot.0));

@@ -9,6 +9,7 @@
 //! again. Nothing here looks into a packet.
 
 mod binding;
+mod closer;
 mod counters;
 mod error;
 mod exchange;
@@ -22,6 +23,7 @@ mod sizes;
 mod umem;
 
 pub use binding::{BUSY_PATIENCE, BUSY_PAUSE, Bound, MAX_SLOTS};
+pub use closer::Closer;
 pub use counters::SlotCounters;
 pub use error::BindError;
 pub use exchange::{Account, DeadQueue, Exchange, Unsent};

@@ -20,9 +20,9 @@ use crate::{BURST, Frame, Slot};
 /// empties a ring of 2,048.
 const KICKS: u32 = 64;
 
-/// How long an interface's sockets wait, together, for what they are sending
-/// before they are closed.
-pub(crate) const LAST_WAIT: Duration = Duration::from_millis(50);
+/// How long a socket that nobody wants any more may go on sending before it is
+/// closed.
+const LAST_WAIT: Duration = Duration::from_millis(50);
 
 /// What a socket is bound to.
 #[derive(Debug, Clone)]
@@ -59,6 +59,8 @@ pub(crate) struct Queue {
     /// Nobody wants it any more, but the group needs it: its socket is the
     /// one that the memory was registered with.
     pub(crate) idle: bool,
+    /// Nobody wants it any more, but until then it may send what it has.
+    pub(crate) leaving: Option<Instant>,
     rx: RxQueue,
     tx: TxQueue,
     fill: FillQueue,
@@ -105,6 +107,7 @@ impl Queue {
             down: false,
             reported_dead: false,
             idle: false,
+            leaving: None,
             rx,
             tx,
             fill,
@@ -381,14 +384,22 @@ impl Queue {
         self.fill_up(umem, missing);
     }
 
-    /// Waits a little for what is being sent, before the socket is closed.
-    pub(crate) fn finish(&mut self, umem: &mut Umem, counters: &mut SlotCounters, until: Instant) {
-        self.flush(umem, counters);
-        while self.is_sending() && Instant::now() < until {
-            std::thread::sleep(Duration::from_micros(200));
-            self.drain(umem, counters);
+    /// Receives nothing any more, and is to be closed as soon as what it has is
+    /// sent. How many frames are dropped for want of room.
+    pub(crate) fn leave(&mut self, umem: &mut Umem, counters: &mut SlotCounters) -> u64 {
+        self.idle = true;
+        let dropped = self.flush(umem, counters);
+        self.leaving = Some(Instant::now() + LAST_WAIT);
+        self.look_whether_it_has_left(counters);
+        dropped
+    }
+
+    /// Ends the time of leaving when there is nothing to wait for any more.
+    pub(crate) fn look_whether_it_has_left(&mut self, counters: &mut SlotCounters) {
+        if self.leaving.is_some_and(|until| !self.is_sending() || until <= Instant::now()) {
+            self.leaving = None;
+            self.read_statistics(counters);
         }
-        self.read_statistics(counters);
     }
 
     /// Whether frames wait in the tx ring to be kicked again.

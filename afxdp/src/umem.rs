@@ -136,6 +136,11 @@ impl Umem {
         Some(self.frame(desc))
     }
 
+    /// Its memory, to be given back by whoever lets go of it last.
+    pub(crate) fn memory(&self) -> xsk_rs::Umem {
+        self.xsk.clone()
+    }
+
     /// Takes all frames home that `socket` had. Only called once the socket
     /// is closed, so that the kernel no longer uses them.
     pub(crate) fn reclaim(&mut self, socket: SocketKey) {

@@ -177,9 +177,14 @@ impl World {
     }
 
     fn with(namespace: &str, id: WorkerId, hold: HoldLimits) -> Self {
+        Self::of(namespace, config(id, hold))
+    }
+
+    fn of(namespace: &str, config: WorkerConfig) -> Self {
+        let id = config.id;
         let published = Arc::new(Published::with_room_for(usize::from(id.0) + 1, 8_192));
         let (sender, events) = event_channel();
-        let worker = spawn(config(id, hold), Arc::clone(&published), sender).unwrap();
+        let worker = spawn(config, Arc::clone(&published), sender).unwrap();
         let mut world = Self {
             namespace: namespace.to_owned(),
             published,
@@ -509,15 +514,59 @@ fn a_worker_with_nothing_to_do_sleeps() {
 
 /// The CPU time of this process's threads of this name.
 fn cpu_time_of(thread: &str) -> Duration {
+    let stats = told_of(thread, "schedstat").into_iter();
+    stats
+        .filter_map(|stat| stat.split_whitespace().next()?.parse().ok())
+        .map(Duration::from_nanos)
+        .sum()
+}
+
+/// How often these threads have waited for something.
+fn waits_of(thread: &str) -> u64 {
+    const SWITCHES: &str = "\nvoluntary_ctxt_switches:";
+    let stats = told_of(thread, "status").into_iter();
+    stats
+        .filter_map(|stat| stat.split_once(SWITCHES)?.1.lines().next()?.trim().parse::<u64>().ok())
+        .sum()
+}
+
+/// What the kernel tells of this process's threads of this name.
+fn told_of(thread: &str, file: &str) -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let of_name = tasks.filter(|task| {
         std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == thread)
     });
-    of_name
-        .filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok())
-        .filter_map(|stat| stat.split_whitespace().next()?.parse().ok())
-        .map(Duration::from_nanos)
-        .sum()
+    of_name.filter_map(|task| std::fs::read_to_string(task.path().join(file)).ok()).collect()
+}
+
+#[test]
+fn letting_go_of_an_interface_makes_the_others_wait_for_nothing() {
+    const TIMES: u64 = 5;
+    require_root!();
+    in_namespace("letgo", |namespace| {
+        // One that never sleeps, so that whatever it waits for is that.
+        let busy = WorkerConfig { spin: true, ..config(WorkerId(8), HoldLimits::default()) };
+        let mut world = World::of(namespace, busy);
+        world.attach_both();
+        let mut waits = 0;
+        for _ in 0..TIMES {
+            world.client_sends(0..100);
+            world.wait_at_endpoint(100);
+            let before = waits_of("blixt-worker-8");
+            let begin = Instant::now();
+            // Not the first: its socket stays as long as there are others.
+            assert_eq!(world.detach(ENDPOINTS), 1);
+            waits += waits_of("blixt-worker-8") - before;
+            println!("its queue was free after {:?}", begin.elapsed());
+            world.attach(ENDPOINTS);
+        }
+        let status = Arc::clone(world.worker.status());
+        world.stop();
+        let longest = Duration::from_nanos(status.longest_turn_ns.value());
+        println!("{waits} waits, and {longest:?} for the longest turn, with binding");
+        // To close a socket is to wait.
+        assert!(waits < TIMES / 2, "{waits}");
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use blixt_afxdp::Closer;
 use blixt_dataplane::{InterfaceSlot, Pipeline, WorkerId};
 use crossbeam::channel::{self, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -49,6 +50,8 @@ pub fn spawn(
     let (commands, inbox) = channel::unbounded();
     let (ready, started) = channel::bounded(1);
     let alarm = Arc::clone(&wake);
+    // Before the worker is pinned, so that it runs elsewhere.
+    let closer = Closer::start().map_err(no_thread)?;
     let thread = thread::Builder::new()
         .name(thread_name(id.0.into()))
         .spawn(move || {
@@ -61,7 +64,7 @@ pub fn spawn(
                     Some(team) => pipeline.in_team(&team),
                     None => pipeline,
                 };
-                Worker::new(config, pipeline, inbox, events, alarm, workers)
+                Worker::new(config, pipeline, inbox, events, alarm, workers, closer)
             });
             match made {
                 Ok(worker) => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use blixt_afxdp::{BUSY_PATIENCE, BUSY_PAUSE, BindError, Exchange, Frame, Slot, Unsent};
+use blixt_afxdp::{BUSY_PATIENCE, BUSY_PAUSE, BindError, Closer, Exchange, Frame, Slot, Unsent};
 use blixt_dataplane::{
     BURST, Burst, Counters, DropReason, Fib, InterfaceSlot, Neighbour, Packet, Pipeline, Sink,
     Tick, Verdict, View, WorkerId,
@@ -19,6 +19,7 @@ use crossbeam::channel::{Receiver, TryRecvError};
 use nix::sys::eventfd::EventFd;
 use std::os::fd::AsFd;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use super::handoff::Mailboxes;
 use super::hold::{Held, Hold};
@@ -60,6 +61,8 @@ pub(super) struct Worker {
     to_send: usize,
     /// Attachments whose queues are still busy.
     attaching: Vec<Attach>,
+    /// Interfaces whose queues are not free yet.
+    detaching: Vec<Detaching>,
     /// The interfaces that were ever attached, each with the newest attaching
     /// of it.
     attached: Vec<(InterfaceSlot, Epoch)>,
@@ -69,6 +72,14 @@ pub(super) struct Worker {
     to_wake: Vec<WorkerId>,
     /// Neighbours whose packets are to be tried again, the last one first.
     to_retry: Vec<Neighbour>,
+}
+
+/// An interface that is being let go of.
+struct Detaching {
+    slot: InterfaceSlot,
+    /// How many queues it had.
+    queues: usize,
+    reply: oneshot::Sender<usize>,
 }
 
 /// Where packets come from.
@@ -88,9 +99,11 @@ impl Worker {
         events: UnboundedSender<Event>,
         wake: Arc<EventFd>,
         workers: usize,
+        closer: Closer,
     ) -> Result<Self, SpawnError> {
         let exchange = Exchange::new(config.sizes)
-            .map_err(|source| SpawnError::Sizes { worker: config.id.0, source })?;
+            .map_err(|source| SpawnError::Sizes { worker: config.id.0, source })?
+            .with_closer(closer);
         let status = Arc::new(WorkerStatus::new(Arc::clone(pipeline.counters())));
         Ok(Self {
             hold: Hold::new(config.hold),
@@ -105,6 +118,7 @@ impl Worker {
             pace: Pace::new(),
             to_send: 0,
             attaching: Vec::new(),
+            detaching: Vec::new(),
             attached: Vec::new(),
             tended: Tick::default(),
             stopping: false,
@@ -387,6 +401,9 @@ impl Worker {
         if self.is_attaching() {
             self.attach(now);
         }
+        if self.is_detaching() {
+            self.detach();
+        }
         asked
     }
 
@@ -403,7 +420,7 @@ impl Worker {
                 self.attaching.retain(|attach| attach.slot != slot);
                 let queues = self.exchange.unbind(Slot(slot.0));
                 self.publish();
-                let _ = reply.send(queues);
+                self.detaching.push(Detaching { slot, queues, reply });
             }
             Command::Announce => {
                 let mut sink = FreeFrames::of(&mut self.exchange, &self.status);
@@ -448,6 +465,22 @@ impl Worker {
             self.tell(Event::Moved(moved));
         }
         self.publish();
+    }
+
+    /// Goes on with letting go of interfaces, and tells when their queues are free.
+    #[cold]
+    fn detach(&mut self) {
+        let Self { exchange, detaching, .. } = self;
+        exchange.let_go();
+        let is_free = |it: &mut Detaching| exchange.has_let_go_of(Slot(it.slot.0));
+        for Detaching { queues, reply, .. } in detaching.extract_if(.., is_free) {
+            let _ = reply.send(queues);
+        }
+    }
+
+    #[inline]
+    fn is_detaching(&self) -> bool {
+        !self.detaching.is_empty() || self.exchange.is_letting_go()
     }
 
     fn is_attaching(&self) -> bool {
@@ -500,7 +533,8 @@ impl Worker {
         self.status.sleeps.add(1);
         self.publish();
         self.pace.rest(self.clock.now());
-        let timeout = if self.is_attaching() { BUSY_PAUSE } else { TEND };
+        let hurries = self.is_attaching() || self.is_detaching();
+        let timeout = if hurries { BUSY_PAUSE } else { TEND };
         if self.exchange.wait(self.wake.as_fd(), timeout).is_err() {
             // The kernel has no memory for it: not so fast, then.
             std::thread::sleep(Duration::from_millis(1));
@@ -546,6 +580,7 @@ impl Worker {
         }
         self.send();
         let account = self.exchange.close();
+        self.detach();
         self.publish();
         let frames = FrameAccount { born: account.born, home: account.home };
         self.tell(Event::Stopped { worker: self.config.id, frames });
