@@ -12,7 +12,7 @@ use blixt_dataplane::address::to_ip;
 use blixt_gateway::{Kind, ObjectKey, Programming, Refusal, Update, Warning};
 use blixt_model::{Generation, ObjectName, Snapshot};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::flags::Settings;
@@ -120,20 +120,25 @@ impl Control {
         mut events: mpsc::UnboundedReceiver<Event>,
     ) -> Result<(), RunError> {
         let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(ADOPTION);
+        for times in [&mut ticks, &mut looks] {
+            times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
         loop {
             let pending = self.tables.is_pending() || self.map_by.is_some();
             let again = self.announce_at;
             tokio::select! {
                 biased;
+                // What is due comes first, however many events there are; once
+                // done it is not due for a while, which is theirs.
+                _ = ticks.tick() => self.tick()?,
+                _ = looks.tick(), if pending => self.look_for_adoption(),
+                () = until(again) => self.announce_again(),
                 Some(event) = events.recv() => self.note(event)?,
                 Some(update) = manifests.recv() => self.read(update),
                 Some(shown) = self.interfaces.changed() => self.note_interfaces(&shown),
                 // Addresses of the node decide which VIPs can be used.
                 Ok(()) = self.mirror.view.changed() => self.compile(),
-                () = sleep(ADOPTION), if pending => self.look_for_adoption(),
-                () = until(again) => self.announce_again(),
-                _ = ticks.tick() => self.tick()?,
             }
         }
     }
