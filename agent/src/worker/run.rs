@@ -22,7 +22,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::handoff::Mailboxes;
-use super::hold::{Held, Hold};
+use super::hold::{Added, Held, Hold};
 use super::pace::{Pace, thread_cpu_ns};
 use super::{
     Attach, BoundQueue, Command, Epoch, Event, FrameAccount, Published, SpawnError, WorkerConfig,
@@ -352,10 +352,12 @@ impl Worker {
     }
 
     fn hold(&mut self, neighbour: Neighbour, held: Held, now: Tick) {
-        match self.hold.add(neighbour, held, now) {
-            Ok(true) => self.tell(Event::Unresolved(neighbour)),
-            Ok(false) => {}
-            Err(frame) => self.drop(frame, DropReason::HoldFull),
+        let Added { is_new, refused } = self.hold.add(neighbour, held, now);
+        if let Some(frame) = refused {
+            self.drop(frame, DropReason::HoldFull);
+        }
+        if is_new {
+            self.tell(Event::Unresolved(neighbour));
         }
     }
 
