@@ -14,9 +14,9 @@ use crate::drops::DropReason;
 use crate::fib::Hop;
 use crate::flows::{Direction, FlowRecord, Flows, Found};
 use crate::forward;
-use crate::packet::{FlowId, Side, Tick, Tuple, WorkerId};
+use crate::packet::{Side, Tick, Tuple, WorkerId};
 use crate::pipeline::View;
-use crate::select;
+use crate::select::{self, Before};
 use crate::tables::AddressRole;
 use crate::timeouts::Millis;
 use crate::track::{self, Standing};
@@ -98,30 +98,32 @@ impl Asked<'_> {
         }
         match self.known(opens) {
             Ok(fate) => fate,
-            Err(removed) => self.unknown(opens, removed),
+            Err(before) => self.unknown(opens, before),
         }
     }
 
     /// What becomes of it by the flow it was found to belong to. `Err` if
-    /// there is none for it, with the one that would be removed to make room.
-    fn known(&self, opens: bool) -> Result<Fate, Option<FlowId>> {
-        let Some(Found { id, direction }) = self.found else { return Err(None) };
-        let Some(flow) = self.flows.flow(id) else { return Err(None) };
+    /// there is none for it, with what becomes of the one there was.
+    fn known(&self, opens: bool) -> Result<Fate, Before> {
+        let Some(Found { id, direction }) = self.found else { return Err(Before::default()) };
+        let Some(flow) = self.flows.flow(id) else { return Err(Before::default()) };
+        let removed = Before { removed: Some(id), rests: None };
+        let rests = Before { removed: None, rests: Some(id) };
         let is_tcp = self.tuple.protocol == Protocol::Tcp.ip_number();
         let asks_anew = opens && is_tcp && direction == Direction::ToEndpoint;
         match track::standing(flow, asks_anew, self.view.tables, self.now) {
             Standing::GoesOn => Ok(self.becomes(&flow.rewritten(direction))),
-            Standing::Over => Err((!flow.stage().rests()).then_some(id)),
-            Standing::MakesWay => Err(None),
+            Standing::Over => Err(if flow.stage().rests() { rests } else { removed }),
+            Standing::MakesWay => Err(rests),
             Standing::Replaced => Ok(Fate::Refused(DropReason::NoFlow)),
-            Standing::Lost if direction == Direction::ToEndpoint && !is_tcp => Err(Some(id)),
-            Standing::Lost if asks_anew => Err(None),
+            Standing::Lost if direction == Direction::ToEndpoint && !is_tcp => Err(removed),
+            Standing::Lost if asks_anew => Err(rests),
             Standing::Lost => Ok(Fate::Refused(DropReason::EndpointGone)),
         }
     }
 
     /// What becomes of it if no flow here is its.
-    fn unknown(&self, opens: bool, removed: Option<FlowId>) -> Fate {
+    fn unknown(&self, opens: bool, before: Before) -> Fate {
         if !classify::is_possible_source(self.tuple.src, self.view.tables) {
             return Fate::Refused(DropReason::SourceAddress);
         }
@@ -135,7 +137,7 @@ impl Asked<'_> {
         if !opens || side == Side::ToSnat {
             return Fate::Refused(DropReason::NoFlow);
         }
-        match select::foresee(&self.tuple, self.flows, removed, self.view) {
+        match select::foresee(&self.tuple, self.flows, before, self.view) {
             Ok(leaves_as) => self.becomes(&leaves_as),
             Err(reason) => Fate::Refused(reason),
         }

@@ -57,17 +57,28 @@ pub(crate) fn start(
     })
 }
 
-/// The packet that one with this tuple would become if it started a flow, once
-/// the flow `removed` is; or why it could not. Changes nothing.
+/// What becomes of the flow that a packet was found to belong to, before that
+/// packet starts another one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Before {
+    /// This one is removed.
+    pub(crate) removed: Option<FlowId>,
+    /// This one has ended and rests, so that it is not half-open any more.
+    pub(crate) rests: Option<FlowId>,
+}
+
+/// The packet that one with this tuple would become if it started a flow, after
+/// what comes `before`; or why it could not. Changes nothing.
 pub(crate) fn foresee(
     tuple: &Tuple,
     flows: &Flows,
-    removed: Option<FlowId>,
+    before: Before,
     view: View<'_>,
 ) -> Result<Tuple, DropReason> {
+    let Before { removed, rests } = before;
     let choice = view.tables.choose(tuple);
     let endpoint = choice.endpoint?;
-    if flows.table.is_full() && removed.is_none() && !flows.table.has_half_open() {
+    if flows.table.is_full() && removed.is_none() && !flows.table.has_half_open_besides(rests) {
         return Err(DropReason::FlowTableFull);
     }
     let steering = flows
@@ -81,7 +92,7 @@ pub(crate) fn foresee(
         tuple.protocol,
         view.stats.slot(endpoint.slot),
         steering,
-        removed,
+        before,
     )?;
     Ok(Tuple {
         src: source.address,

@@ -26,6 +26,7 @@ use crate::fib::Fib;
 use crate::flows::{Flow, FlowTable, HashKey, Stage};
 use crate::packet::{FlowId, Tuple};
 use crate::rss::Rss;
+use crate::select::Before;
 use crate::tables::EndpointChoice;
 use crate::team::{Membership, PortShare};
 
@@ -95,7 +96,7 @@ impl SnatPorts {
         rotation: Option<&SlotCounters>,
         steering: Option<Steering<'_>>,
     ) -> Result<Source, DropReason> {
-        let ring = Ring { ports: self, addresses, endpoint, protocol, ignored: None };
+        let ring = Ring { ports: self, addresses, endpoint, protocol, before: Before::default() };
         let (tried, found) = ring.next(table, self.probes_left, rotation, steering)?;
         if let Some(counters) = rotation {
             counters.turn(tried);
@@ -104,8 +105,8 @@ impl SnatPorts {
         found.ok_or(DropReason::SnatPorts)
     }
 
-    /// What [`SnatPorts::find`] would find for the first new flow of a burst,
-    /// once the flow `ignored` was removed.
+    /// What [`SnatPorts::find`] would find for the first new flow of a burst, after
+    /// what comes `before`.
     #[expect(clippy::too_many_arguments, reason = "those of `find`, and one")]
     pub(crate) fn foresee(
         &self,
@@ -115,9 +116,9 @@ impl SnatPorts {
         protocol: u8,
         rotation: Option<&SlotCounters>,
         steering: Option<Steering<'_>>,
-        ignored: Option<FlowId>,
+        before: Before,
     ) -> Result<Source, DropReason> {
-        let ring = Ring { ports: self, addresses, endpoint, protocol, ignored };
+        let ring = Ring { ports: self, addresses, endpoint, protocol, before };
         let (_, found) = ring.next(table, PROBES_PER_BURST, rotation, steering)?;
         found.ok_or(DropReason::SnatPorts)
     }
@@ -129,8 +130,8 @@ struct Ring<'a> {
     addresses: &'a [u128],
     endpoint: &'a EndpointChoice,
     protocol: u8,
-    /// A flow whose source counts as free.
-    ignored: Option<FlowId>,
+    /// What there is now and will not be then.
+    before: Before,
 }
 
 impl Ring<'_> {
@@ -153,8 +154,8 @@ impl Ring<'_> {
         let size = self.size();
         let turned = rotation.map_or(0, SlotCounters::turned);
         let all = |counters: &SlotCounters| u64::from(counters.ports_taken()) >= size;
-        let taken = self.ignored.is_none() && rotation.is_some_and(all);
-        let allowed = match (taken, table.has_half_open()) {
+        let taken = self.before.removed.is_none() && rotation.is_some_and(all);
+        let allowed = match (taken, table.has_half_open_besides(self.before.rests)) {
             (false, _) => probes,
             (true, true) => probes.min(PROBES_FOR_HALF_OPEN),
             (true, false) => 0,
@@ -192,8 +193,9 @@ impl Ring<'_> {
             for (source, replies) in &batch {
                 tried += 1;
                 let user = table.find(source.hash, replies).map(|(id, _)| id);
-                if let Some(id) = user.filter(|id| Some(*id) != self.ignored) {
-                    if table.flow(id).map(Flow::stage).is_some_and(Stage::is_half_open) {
+                if let Some(id) = user.filter(|id| Some(*id) != self.before.removed) {
+                    let stage = table.flow(id).map(Flow::stage);
+                    if stage.is_some_and(Stage::is_half_open) && Some(id) != self.before.rests {
                         last_resort.get_or_insert(Source { taken_by: Some(id), ..*source });
                         if taken {
                             return (tried, last_resort);

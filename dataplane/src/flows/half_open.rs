@@ -54,6 +54,10 @@ impl HalfOpen {
         self.count == 0
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
     pub(super) fn add(&mut self, number: u32) {
         let mut at = number as usize;
         for (height, level) in self.levels.iter_mut().enumerate() {

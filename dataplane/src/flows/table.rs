@@ -208,6 +208,13 @@ impl FlowTable {
         !self.half_open.is_empty()
     }
 
+    /// Whether there is any half-open flow besides this one.
+    pub(crate) fn has_half_open_besides(&self, id: Option<FlowId>) -> bool {
+        let flow = id.and_then(|id| self.flow(id));
+        let itself = flow.map(Flow::stage).is_some_and(Stage::is_half_open);
+        self.half_open.len() > usize::from(itself)
+    }
+
     /// The half-open flow whose turn it is to give way.
     pub(crate) fn next_half_open(&mut self) -> Option<FlowId> {
         self.half_open.next().map(FlowId)

@@ -1,7 +1,8 @@
 //! How flows end: by the two ends, by silence, and by endpoints that go.
 
-use blixt_dataplane::DropReason;
+use blixt_dataplane::{DropReason, Fate};
 use blixt_model::EndpointState::{Draining, Ready};
+use blixt_model::Protocol;
 use blixt_testkit::counters::assert_moved;
 use blixt_testkit::frame::{ACK, Checksum, FIN, PSH, RST, SYN, tcp, tcp_syn, tcp_syn_ack, udp};
 
@@ -372,4 +373,34 @@ fn weight_0_and_a_listener_that_goes_keep_old_flows() {
     assert!(
         matches!(world.send(tcp_syn(client(90), at(WEB))), Outcome::Sent(seen) if seen.flags & RST != 0)
     );
+}
+
+/// A half-open flow whose endpoint is gone rests when its SYN comes again: it is
+/// none that could give way to the one that the SYN starts.
+#[test]
+fn of_a_syn_that_comes_again_after_its_endpoint_went_the_truth_is_told() {
+    for (capacity, others, fits) in [(1, 0, false), (2, 0, true), (2, 1, true)] {
+        let situation = Situation { flow_capacity: capacity, ..Situation::default() };
+        let mut world = World::new(&situation, &web_and_dns(1, &ready(1)));
+        let syn = || tcp_syn(client(1), at(WEB));
+        world.send(syn()).sent();
+        for other in 0..others {
+            world.send(tcp_syn(client(2 + other), at(WEB))).sent();
+        }
+        world.apply(&web_and_dns(2, &[endpoint("10.1.0.2:8080", Ready)]));
+        let now = world.now;
+        let (pipeline, view) = world.parts();
+        let told = pipeline.explain(client(1), at(WEB), Protocol::Tcp, view, now).opening;
+        match (fits, world.send(syn())) {
+            (true, Outcome::Sent(seen)) => {
+                let Fate::Becomes { source, destination, .. } = told else { panic!("{told:?}") };
+                assert_eq!((source, destination), (seen.src, seen.dst));
+            }
+            (false, Outcome::Dropped(reason)) => {
+                assert_eq!(reason, DropReason::FlowTableFull);
+                assert_eq!(told, Fate::Refused(reason));
+            }
+            (_, outcome) => panic!("{outcome:?} with room for {capacity}"),
+        }
+    }
 }
