@@ -10,7 +10,9 @@
 )]
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use blixt_agent::multicast::Groups;
@@ -109,6 +111,47 @@ fn the_program_goes_with_its_owner() {
         xdp.attach(eth0(), "eth0", Mode::Native).unwrap();
     });
     assert_eq!(shown(&node), before);
+}
+
+#[test]
+fn no_packet_passes_while_the_program_is_attached_again() {
+    require_root!();
+    let (node, peer) = neighbours();
+    // The node would take them, were they to reach its kernel.
+    node.ip(&format!("addr add {VIP4}/32 dev eth0"));
+    let passed = node.inside(|| UdpSocket::bind((VIP4, 9)).unwrap());
+    let (mut xdp, mut addresses) = node.inside(load_both);
+    let ifindex = node.inside(eth0);
+    assert!(ping(&peer, VIP4), "the peer knows its neighbour");
+    node.inside(move || {
+        xdp.attach(ifindex, "eth0", Mode::Native).unwrap();
+        addresses.set(&vips()).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        let sender = peer.thread(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let mut sent = 0_u64;
+            while !ends.load(Ordering::Relaxed) {
+                // Full buffers are no matter.
+                sent += u64::from(socket.send_to(b"?", (VIP4, 9)).is_ok());
+            }
+            sent
+        });
+        let dropped = || addresses.counters().unwrap().of(Counter::DroppedNoSocket);
+        for _ in 0..20 {
+            let before = dropped();
+            xdp.attach_again(ifindex).unwrap();
+            eventually("the program to see more packets", LIMIT, || dropped() > before + 100);
+        }
+        over.store(true, Ordering::Relaxed);
+        println!("{} packets, {} of them dropped", sender.join().unwrap(), dropped());
+        // Another one can be attached, and taken off, as ever.
+        xdp.detach(ifindex).unwrap();
+        xdp.attach(ifindex, "eth0", Mode::Native).unwrap();
+    });
+    passed.set_nonblocking(true).unwrap();
+    let lost = std::iter::from_fn(|| passed.recv(&mut [0; 8]).ok()).count();
+    assert_eq!(lost, 0, "packets passed");
 }
 
 #[test]

@@ -173,22 +173,37 @@ impl Xdp {
         self.maps.remove_interface(ifindex, slot)
     }
 
-    /// Takes the program off an interface and attaches it again at once; its
-    /// sockets stay. A veth that is given more queues runs no program on the
+    /// Has an interface's program exchanged for one that is the same, with the same
+    /// maps and sockets. A veth that is given more queues runs no program on the
     /// new ones otherwise (`veth_set_channels` in drivers/net/veth.c, up to
-    /// Linux 6.18 at least): there our packets would pass.
+    /// Linux 6.18 at least): there our packets would pass. It is no other program
+    /// that the kernel takes for no change (`bpf_xdp_link_update` in
+    /// net/core/dev.c); and between two of them no packet passes.
     pub fn attach_again(&mut self, ifindex: u32) -> Result<(), XdpError> {
         let Some(interface) = self.interfaces.get_mut(&ifindex) else {
             return Err(XdpError::NotAttached { ifindex });
         };
-        let (name, mode) = (interface.name.clone(), interface.mode);
-        drop(interface.link.take());
-        let link = existing(ifindex, &name)?;
-        let (xdp_link, _) = self.try_attach(ifindex, &name, mode, &link, None)?;
-        if let Some(interface) = self.interfaces.get_mut(&ifindex) {
-            interface.link = Some(xdp_link);
+        let (name, mode, link) = (interface.name.clone(), interface.mode, interface.link.take());
+        let Some(link) = link else { return Err(XdpError::NotAttached { ifindex }) };
+        let program = self.program_mut("the loaded object")?;
+        // Links that have been taken out, all of ours, keep the program they have.
+        let attempt = program
+            .unload()
+            .and_then(|()| program.load())
+            .and_then(|()| program.attach_to_link(link))
+            .and_then(|id| program.take_link(id));
+        match attempt {
+            Ok(link) => {
+                if let Some(interface) = self.interfaces.get_mut(&ifindex) {
+                    interface.link = Some(link);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let now = existing(ifindex, &name)?;
+                Err(why_not(ifindex, &name, mode, &now, error))
+            }
         }
-        Ok(())
     }
 
     /// Gives a queue of an attached interface its socket.
@@ -251,8 +266,10 @@ impl Xdp {
         native_refused: Option<String>,
     ) -> Result<(XdpLink, Attached), XdpError> {
         let program = self.program_mut("the loaded object")?;
-        let attempt = program
-            .attach_to_if_index(ifindex, mode.flags())
+        // It is loaded, unless it could not be loaded again.
+        let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
+        let attempt = loaded
+            .and_then(|()| program.attach_to_if_index(ifindex, mode.flags()))
             // aya makes a BPF link, and falls back to netlink where the kernel
             // has no links for XDP (before 5.9), which `privileges` refuses.
             .and_then(|id| program.take_link(id))
