@@ -47,7 +47,12 @@ pub(crate) fn serve(mut stream: TcpStream) -> io::Result<()> {
 /// Sends a stream to `to` until it is `enough`. How many bytes both ends agree
 /// on; an error if they do not agree.
 pub fn put(to: SocketAddr, enough: &AtomicBool) -> io::Result<u64> {
-    let mut stream = patient(to)?;
+    put_over(connect(to)?, enough)
+}
+
+/// The same over a connection that is there.
+pub fn put_over(mut stream: TcpStream, enough: &AtomicBool) -> io::Result<u64> {
+    patient(&stream)?;
     stream.write_all(b"put\n")?;
     let (bytes, sent) = send(&mut stream, enough)?;
     stream.shutdown(Shutdown::Write)?;
@@ -58,7 +63,12 @@ pub fn put(to: SocketAddr, enough: &AtomicBool) -> io::Result<u64> {
 
 /// The same with a stream from `to`.
 pub fn get(to: SocketAddr, enough: &AtomicBool) -> io::Result<u64> {
-    let mut stream = patient(to)?;
+    get_over(connect(to)?, enough)
+}
+
+/// The same over a connection that is there.
+pub fn get_over(mut stream: TcpStream, enough: &AtomicBool) -> io::Result<u64> {
+    patient(&stream)?;
     stream.write_all(b"get\n")?;
     let asked = stream.try_clone()?;
     let mut told = false;
@@ -80,11 +90,9 @@ pub fn get(to: SocketAddr, enough: &AtomicBool) -> io::Result<u64> {
     agree(bytes - tail.len() as u64, &String::from_utf8_lossy(&tail), &received)
 }
 
-fn patient(to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = connect(to)?;
+fn patient(stream: &TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
+    stream.set_write_timeout(Some(PATIENCE))
 }
 
 fn agree(bytes: u64, sent: &str, received: &str) -> io::Result<u64> {

@@ -25,7 +25,7 @@ mod transfers;
 pub use agent::{Agent, Metrics, Stopped};
 pub use announcements::Announcements;
 pub use clients::{Answer, Prober, ask, ask_from, ask_over, ask_udp, ask_udp_from, connect};
-pub use digest::{get, put};
+pub use digest::{get, get_over, put, put_over};
 pub use manifests::{Gateway, Listener, Manifests, Protocol, Service};
 pub use servers::{Server, serve_digests, serve_names, serve_streams, serve_udp_names};
 pub use stage::{Stage, StagePlan};

@@ -17,6 +17,7 @@ mod links;
 mod live;
 mod path;
 mod pressure;
+mod tiny;
 mod tools;
 mod workers;
 

@@ -1,143 +1,37 @@
-//! Too much at once: tables, ports and rings that are too small, and clients
-//! that do not exist. What has begun goes on, what is refused has a name, and
-//! afterwards everything is as before.
+//! Too much at once: clients that do not exist, and more flows than there is
+//! memory for. What has begun goes on, and what is refused has a name.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use blixt_e2e::{
-    Agent, Protocol, Server, Stage, StagePlan, ask, connect, serve_names, serve_streams,
-};
+use blixt_e2e::{Agent, Protocol, Server, Stage, StagePlan, ask, connect, serve_names};
 use blixt_testkit::frame::tcp_syn;
 use blixt_testkit::netns::{LabPlan, eventually, eventually_some};
 use blixt_testkit::require_root;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::bulk::{download, upload};
 use super::nothing_is_left;
 
-const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn flags(text: &str) -> Vec<String> {
+pub(super) fn flags(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// A stage of TCP only, with flows that are forgotten soon.
-fn stage(more: &str, lab: LabPlan) -> Stage {
-    let soon = "--tcp-rest 1s --tcp-transitory-timeout 3s --tcp-established-timeout 6s";
+pub(super) fn stage(more: &str, lab: LabPlan) -> Stage {
+    let soon = "--tcp-rest 1s --tcp-transitory-timeout 3s";
     let plan = StagePlan { lab, flags: flags(&format!("{soon} {more}")) };
     Stage::new(plan, |_, gateway| {
         gateway.listeners.retain(|listener| listener.protocol == Protocol::Tcp);
     })
 }
 
-fn everywhere(stage: &Stage, serve: impl Fn(usize) -> Server) -> Vec<Server> {
+pub(super) fn everywhere(stage: &Stage, serve: impl Fn(usize) -> Server) -> Vec<Server> {
     (0..stage.lab.backends.len()).map(serve).collect()
-}
-
-/// The smallest of everything that flags allow, or nearly.
-const TINY: &str = "--flow-capacity 64 --snat-ports 50000-50015 --ring-entries 16";
-
-/// A few bytes on a connection of their own; whether all of them came.
-fn short(to: SocketAddr) -> io::Result<()> {
-    let mut stream = connect(to)?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    stream.write_all(b"get 10\n")?;
-    let mut got = Vec::new();
-    stream.read_to_end(&mut got)?;
-    if got.len() == 10 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-}
-
-/// Connections, until one cannot be had: for three tries, since packets are
-/// lost where rings are short, and wait where a neighbour is not known.
-fn as_many(to: SocketAddr) -> Vec<TcpStream> {
-    std::iter::from_fn(|| (0..3).find_map(|_| connect(to).ok())).take(20).collect()
-}
-
-#[test]
-fn with_little_of_everything_a_transfer_goes_on_and_the_rest_is_named() {
-    const CLIENTS: usize = 12;
-    require_root!();
-    let mut stage = stage(TINY, LabPlan::default());
-    let _servers = everywhere(&stage, |n| serve_streams(&stage.lab.backends[n].namespace, 8_080));
-    let vips = stage.vip(80);
-    // The transfers have their flows before the others come.
-    let transfers = [
-        stage.lab.client.namespace.thread(move || download(vips[0], 16 * MIB)),
-        stage.lab.client.namespace.thread(move || upload(vips[1], 16 * MIB)),
-    ];
-    eventually("the transfers to begin", PATIENCE, || {
-        stage.agent().metrics().sum("blixt_new_flows_total", &[]) == 2.0
-    });
-    // Who has a connection keeps it: 16 ports for each of three endpoints are
-    // soon taken, and with both families the table is full.
-    let mut open = Vec::new();
-    for to in vips {
-        let clients: Vec<_> =
-            (0..10).map(|_| stage.lab.client.namespace.thread(move || as_many(to))).collect();
-        open.extend(clients.into_iter().flat_map(|client| client.join().unwrap()));
-    }
-    let drops = stage.agent().metrics().drops();
-    println!("{} connections at once: {drops:?}", open.len());
-    assert!(drops.contains_key("snat_ports") && drops.contains_key("flow_table_full"), "{drops:?}");
-    drop(open);
-
-    let over = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|client| {
-            let over = Arc::clone(&over);
-            stage.lab.client.namespace.thread(move || {
-                let (mut good, mut bad) = (0, 0);
-                while !over.load(Ordering::Relaxed) {
-                    let outcome = short(vips[client % 2]);
-                    *if outcome.is_ok() { &mut good } else { &mut bad } += 1;
-                }
-                (good, bad)
-            })
-        })
-        .collect();
-    for transfer in transfers {
-        transfer.join().unwrap();
-    }
-    std::thread::sleep(Duration::from_secs(2));
-    over.store(true, Ordering::Relaxed);
-    let (mut good, mut bad) = (0, 0);
-    for client in clients {
-        let counts: (usize, usize) = client.join().unwrap();
-        (good, bad) = (good + counts.0, bad + counts.1);
-    }
-    let drops = stage.agent().metrics().drops();
-    println!("{good} short connections, {bad} refused or lost: {drops:?}");
-    assert!(good > 0);
-    // Rings of 16 packets take no burst of TCP's; the kernel says which was full.
-    let metrics = stage.agent().metrics();
-    let rings = ["fill_ring_empty", "rx_ring_full", "tx_ring_full"]
-        .map(|ring| metrics.sum(&format!("blixt_xsk_{ring}_total"), &[]));
-    println!("fill rings empty, rx rings full, tx rings full: {rings:?}");
-    assert!(rings[0] + rings[1] > 0.0);
-    // What waits for a neighbour, is lost on the way, or comes after its flow
-    // gave way; and nothing else.
-    let named = [
-        "flow_table_full",
-        "snat_ports",
-        "no_flow",
-        "hold_full",
-        "unresolved",
-        "tx_ring_full",
-        "no_frame",
-    ];
-    nothing_is_left(&stage, &named);
-
-    // And everything is as before.
-    for to in vips {
-        stage.lab.client.namespace.inside(move || short(to)).unwrap();
-    }
-    nothing_is_left(&stage, &named);
-    stage.agent.take().unwrap().stop();
 }
 
 /// Sends SYNs in the name of clients that do not exist, `per_ms` each
@@ -201,7 +95,7 @@ fn talk(stream: &mut BufReader<TcpStream>) -> String {
 #[test]
 fn a_syn_flood_disturbs_neither_those_who_are_there_nor_those_who_come() {
     require_root!();
-    let mut stage = stage("--flow-capacity 1024", LabPlan::default());
+    let mut stage = stage("--flow-capacity 1024 --tcp-established-timeout 6s", LabPlan::default());
     let _servers = everywhere(&stage, |n| {
         serve_names(&stage.lab.backends[n].namespace, 8_080, &format!("be{n}"))
     });
