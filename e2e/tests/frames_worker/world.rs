@@ -1,6 +1,7 @@
 //! The worker with its two links, and the test as the client and the endpoint.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +9,8 @@ use std::time::Instant;
 use blixt_afxdp::lab::{Attached, Hook, Program};
 use blixt_afxdp::{Exchange, Slot};
 use blixt_agent::worker::{
-    AttachAnswer, BoundQueue, Event, HoldLimits, Published, WorkerHandle, event_channel, spawn,
+    AttachAnswer, BoundQueue, Event, HoldLimits, Published, WorkerConfig, WorkerHandle,
+    event_channel, spawn,
 };
 use blixt_dataplane::{DropReason, InterfaceSlot, WorkerId};
 use blixt_testkit::frame;
@@ -30,6 +32,8 @@ pub(super) struct World {
     /// On n0, n1, f0, f1.
     pub(super) programs: Vec<(&'static str, Program, Attached)>,
     pub(super) far: Exchange,
+    /// Of each link.
+    queues: u32,
 }
 
 impl World {
@@ -38,9 +42,15 @@ impl World {
     }
 
     pub(super) fn with(namespace: &str, id: WorkerId, hold: HoldLimits) -> Self {
+        Self::of(namespace, config(id, hold), 1)
+    }
+
+    /// On links of so many queues, of which those of the worker are bound.
+    pub(super) fn of(namespace: &str, config: WorkerConfig, queues: u32) -> Self {
+        let id = config.id;
         let published = Arc::new(Published::with_room_for(usize::from(id.0) + 1, 8_192));
         let (sender, events) = event_channel();
-        let worker = spawn(config(id, hold), Arc::clone(&published), sender).unwrap();
+        let worker = spawn(config, Arc::clone(&published), sender).unwrap();
         let mut world = Self {
             namespace: namespace.to_owned(),
             published,
@@ -49,6 +59,7 @@ impl World {
             events,
             programs: Vec::new(),
             far: Exchange::new(SIZES).unwrap(),
+            queues,
         };
         for number in [0, 1] {
             world.add_link(number);
@@ -65,14 +76,25 @@ impl World {
     pub(super) fn add_link(&self, number: u16) {
         let [near, far] = [["n0", "f0"], ["n1", "f1"]][usize::from(number)];
         let mac = OUR_MACS[usize::from(number)].map(|byte| format!("{byte:02x}")).join(":");
-        self.ip(&format!("link add {near} address {mac} type veth peer name {far}"));
+        let queues = self.queues;
+        let count = format!("numtxqueues {queues} numrxqueues {queues}");
+        self.ip(&format!(
+            "link add {near} {count} address {mac} type veth peer name {far} {count}"
+        ));
+        if queues > 1 {
+            // All of them are made, but not all are in use.
+            for name in [near, far] {
+                let all = queues.to_string();
+                program("ethtool").args(["-L", name, "rx", &all, "tx", &all]).ok();
+            }
+        }
         self.ip(&format!("link set {near} up"));
         self.ip(&format!("link set {far} up"));
     }
 
     pub(super) fn put(&mut self, interface: &'static str) -> &Program {
         self.programs.retain(|(name, ..)| *name != interface);
-        let program = Program::redirect_all(1).unwrap();
+        let program = Program::redirect_all(self.queues).unwrap();
         let attached = program.attach(interface, Hook::Native).unwrap();
         self.programs.push((interface, program, attached));
         &self.programs.last().unwrap().1
@@ -80,17 +102,23 @@ impl World {
 
     pub(super) fn attach_far(&mut self, number: u16) {
         let name = ["f0", "f1"][usize::from(number)];
-        let bound = self.far.bind_patiently(Slot(number), name, &[0], true).unwrap();
+        let queues: Vec<_> = (0..self.queues).collect();
+        let bound = self.far.bind_patiently(Slot(number), name, &queues, true).unwrap();
         self.put(name);
         for queue in bound {
             let name = ["f0", "f1"][usize::from(queue.slot.0)];
             let (_, program, _) = self.programs.iter().find(|(at, ..)| *at == name).unwrap();
-            program.set_socket(0, queue.socket.as_fd()).unwrap();
+            program.set_socket(queue.queue, queue.socket.as_fd()).unwrap();
         }
     }
 
+    /// The one that is the worker's.
+    pub(super) fn queue(&self) -> u32 {
+        u32::from(self.id.0) % self.queues
+    }
+
     pub(super) fn ask_attach(&self, slot: InterfaceSlot) -> oneshot::Receiver<AttachAnswer> {
-        self.worker.attach(slot, ["n0", "n1"][usize::from(slot.0)], vec![0], true)
+        self.worker.attach(slot, ["n0", "n1"][usize::from(slot.0)], vec![self.queue()], true)
     }
 
     /// Attaches as the control thread does: sockets first, then the program.
@@ -108,6 +136,18 @@ impl World {
         let name = ["n0", "n1"][usize::from(queue.slot.0)];
         let (_, program, _) = self.programs.iter().find(|(at, ..)| *at == name).unwrap();
         program.set_socket(queue.queue, queue.socket.as_fd()).unwrap();
+    }
+
+    /// Starts another worker, and attaches it to its queue of each link.
+    pub(super) fn join(&self, config: WorkerConfig) -> WorkerHandle {
+        let queue = u32::from(config.id.0) % self.queues;
+        let (sender, _) = event_channel();
+        let worker = spawn(config, Arc::clone(&self.published), sender).unwrap();
+        for (slot, name) in [(CLIENTS, "n0"), (ENDPOINTS, "n1")] {
+            let bound = worker.attach(slot, name, vec![queue], true).blocking_recv().unwrap();
+            bound.unwrap().into_iter().for_each(|queue| self.take(queue));
+        }
+        worker
     }
 
     /// Waits for a queue that had to move.
@@ -131,24 +171,39 @@ impl World {
     }
 
     pub(super) fn publish(&self, generation: u64, endpoint_answered: bool) {
-        let (tables, stats) = tables(generation);
-        self.published.stats[usize::from(self.id.0)].publish(stats);
-        self.published.tables.publish(tables);
+        for stats in &self.published.stats {
+            stats.publish(tables(generation).1);
+        }
+        self.published.tables.publish(tables(generation).0);
         self.published.fib.publish(fib(endpoint_answered));
         self.worker.wake();
     }
 
-    pub(super) fn client_sends(&mut self, numbers: std::ops::Range<u16>) {
+    /// One packet of each client.
+    pub(super) fn client_sends(&mut self, numbers: Range<u16>) {
         for number in numbers {
-            let frame = frame::udp(client(number), vip()).payload(&number.to_be_bytes());
-            let frame = frame.from(CLIENT_MAC).to(OUR_MACS[0]).bytes();
-            self.far.transmit_copy(Slot(0), 0, &frame).unwrap();
+            self.transmit_query(client(number), number, 0);
         }
         self.far.flush();
     }
 
+    /// Sends what one client says, as often as there are numbers, so that it
+    /// comes in by that queue.
+    pub(super) fn client_says(&mut self, from: SocketAddr, numbers: Range<u16>, queue: u32) {
+        for number in numbers {
+            self.transmit_query(from, number, queue);
+        }
+        self.far.flush();
+    }
+
+    fn transmit_query(&mut self, from: SocketAddr, number: u16, queue: u32) {
+        let frame = frame::udp(from, vip()).payload(&number.to_be_bytes());
+        let frame = frame.from(CLIENT_MAC).to(OUR_MACS[0]).bytes();
+        self.far.transmit_copy(Slot(0), queue, &frame).unwrap();
+    }
+
     /// Sends what the endpoint says to a source, as often as there are numbers.
-    pub(super) fn endpoint_sends(&mut self, to: SocketAddr, numbers: std::ops::Range<u16>) {
+    pub(super) fn endpoint_sends(&mut self, to: SocketAddr, numbers: Range<u16>) {
         for number in numbers {
             let frame = frame::udp(endpoint(), to).payload(&number.to_be_bytes());
             let frame = frame.from(ENDPOINT_MAC).to(OUR_MACS[1]).bytes();
