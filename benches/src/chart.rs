@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 
+use blixt_counted::Spread;
+
 use crate::report::{Cell, Report, Side, Unit};
-use crate::stats::Spread;
 
 const WIDTH: f64 = 980.0;
 /// Where names end and the bars of each half begin, and how long those can be.

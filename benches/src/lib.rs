@@ -16,12 +16,10 @@ pub mod contest;
 pub mod cpu;
 pub mod kernel;
 pub mod load;
-pub mod machine;
 pub mod plan;
 pub mod report;
 pub mod rig;
 pub mod sockets;
-pub mod stats;
 
 /// Anything that ends a run.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

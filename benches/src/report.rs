@@ -2,13 +2,12 @@
 
 use std::fmt::Write as _;
 
+use blixt_counted::{Machine, Spread};
 use serde::Serialize;
 
 use crate::Error;
 use crate::contest::Measured;
 use crate::cpu::CoreUse;
-use crate::machine::Machine;
-use crate::stats::Spread;
 
 /// The whole run.
 #[derive(Debug, Clone, Serialize)]

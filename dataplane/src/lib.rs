@@ -50,7 +50,7 @@ pub use flows::{
     flow_bytes,
 };
 pub use packet::{BURST, Burst, InterfaceSlot, Neighbour, Packet, Tick, Verdict, WorkerId};
-pub use pipeline::{Limits, Pipeline, PipelineConfig, Sink, View};
+pub use pipeline::{Limits, Pipeline, PipelineConfig, PipelineStage, Sink, View};
 pub use routes::{Path, Route, RouteAction, Routes};
 pub use rss::{HashedPorts, Rss};
 pub use tables::{

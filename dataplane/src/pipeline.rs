@@ -77,6 +77,55 @@ pub trait Sink {
     fn send(&mut self, egress: InterfaceSlot, frame: &[u8]) -> bool;
 }
 
+/// What is done with a burst, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PipelineStage {
+    /// Finds the headers.
+    Parse,
+    /// Tells apart what is ours.
+    Classify,
+    /// Finds or starts flows.
+    Track,
+    /// Translates ICMP errors.
+    Icmp,
+    /// Finds next hops.
+    Resolve,
+    /// Rewrites addresses and ports.
+    Rewrite,
+    /// Addresses frames to their next hops.
+    Forward,
+    /// Answers what asks us, or is refused.
+    Answers,
+}
+
+impl PipelineStage {
+    /// All of them, in their order.
+    pub const ALL: [Self; 8] = [
+        Self::Parse,
+        Self::Classify,
+        Self::Track,
+        Self::Icmp,
+        Self::Resolve,
+        Self::Rewrite,
+        Self::Forward,
+        Self::Answers,
+    ];
+
+    /// The function that it is.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Parse => "parse::burst",
+            Self::Classify => "classify::burst",
+            Self::Track => "track::burst",
+            Self::Icmp => "icmp::burst",
+            Self::Resolve => "forward::resolve",
+            Self::Rewrite => "rewrite::burst",
+            Self::Forward => "forward::burst",
+            Self::Answers => "answers::burst",
+        }
+    }
+}
+
 /// One worker's pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -120,16 +169,48 @@ impl Pipeline {
         now: Tick,
         _sink: &mut dyn Sink,
     ) {
+        self.run(burst, view, now, |_| ());
+    }
+
+    /// The same, and says after each stage which one it was: to whoever
+    /// measures what each of them takes.
+    pub fn process_watched(
+        &mut self,
+        burst: &mut Burst<'_>,
+        view: View<'_>,
+        now: Tick,
+        after: &mut dyn FnMut(PipelineStage),
+    ) {
+        self.run(burst, view, now, after);
+    }
+
+    /// The stages, in their order.
+    #[inline(always)]
+    fn run(
+        &mut self,
+        burst: &mut Burst<'_>,
+        view: View<'_>,
+        now: Tick,
+        mut after: impl FnMut(PipelineStage),
+    ) {
         let counters = &*self.counters;
         parse::burst(burst, view.fib);
+        after(PipelineStage::Parse);
         classify::burst(burst, view.tables, view.fib);
+        after(PipelineStage::Classify);
         track::burst(burst, &mut self.flows, view, now, counters);
+        after(PipelineStage::Track);
         icmp::burst(burst, &self.flows);
+        after(PipelineStage::Icmp);
         forward::resolve(burst, &mut self.hops, view.fib);
+        after(PipelineStage::Resolve);
         rewrite::burst(burst, counters);
+        after(PipelineStage::Rewrite);
         let waiting = forward::burst(burst, view.fib, counters);
         counters.held.add(waiting);
+        after(PipelineStage::Forward);
         answers::burst(burst, &mut self.allowance, view, now, counters);
+        after(PipelineStage::Answers);
     }
 
     /// Tries packets again that were held for a neighbour. They are as they

@@ -41,6 +41,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
         &[
             "blixt-afxdp",
             "blixt-agent",
+            "blixt-counted",
             "blixt-dataplane",
             "blixt-gateway",
             "blixt-mem",

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use blixt_counted::callgrind;
 use blixt_counted::{Case, PACKETS, World};
+use blixt_dataplane::PipelineStage;
 use blixt_mem::CountingAllocator;
 
 #[global_allocator]
@@ -62,23 +63,10 @@ fn counted_burst(world: &mut World, frames: usize) {
     world.burst(frames);
 }
 
-/// The functions of `Pipeline::process`, in its order.
-const STAGES: [&str; 8] = [
-    "parse::burst",
-    "classify::burst",
-    "track::burst",
-    "icmp::burst",
-    "forward::resolve",
-    "rewrite::burst",
-    "forward::burst",
-    "answers::burst",
-];
-
 /// What one packet took.
 struct Count {
     total: f64,
-    /// Of [`STAGES`].
-    stages: [f64; STAGES.len()],
+    stages: [f64; PipelineStage::ALL.len()],
     allocations: u64,
 }
 
@@ -98,7 +86,7 @@ fn count(case: Case) -> Result<Count, Box<dyn Error>> {
     if total == 0 {
         return Err(format!("{case}: nothing was counted").into());
     }
-    let stages = STAGES.map(|stage| each(profile.of_call(PROCESS, stage)));
+    let stages = PipelineStage::ALL.map(|stage| each(profile.of_call(PROCESS, stage.name())));
     Ok(Count { total: each(total), stages, allocations: said.trim().parse()? })
 }
 
@@ -125,8 +113,9 @@ fn check() -> Result<(), Box<dyn Error>> {
 fn show(markdown: bool) -> Result<(), Box<dyn Error>> {
     let cases = Case::all(FEW, true).into_iter().chain(Case::all(MANY, true));
     if markdown {
-        println!("| packet | all | {} | allocations |", STAGES.join(" | "));
-        println!("|---{}|", "|---".repeat(STAGES.len() + 2));
+        let names = PipelineStage::ALL.map(PipelineStage::name);
+        println!("| packet | all | {} | allocations |", names.join(" | "));
+        println!("|---{}|", "|---".repeat(names.len() + 2));
     }
     for case in cases {
         let Count { total, stages, allocations } = count(case)?;
@@ -134,10 +123,10 @@ fn show(markdown: bool) -> Result<(), Box<dyn Error>> {
             let numbers = stages.map(|each| format!("{each:.0}"));
             println!("| {case} | {total:.0} | {} | {allocations} |", numbers.join(" | "));
         } else {
-            let stages: Vec<_> = STAGES
+            let stages: Vec<_> = PipelineStage::ALL
                 .into_iter()
                 .zip(stages)
-                .map(|(name, each)| format!("{name} {each:.0}"))
+                .map(|(stage, each)| format!("{} {each:.0}", stage.name()))
                 .collect();
             println!("{case}: {total:.0} ({}), {allocations} allocations", stages.join(", "));
         }

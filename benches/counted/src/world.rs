@@ -9,12 +9,12 @@
 )]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blixt_dataplane::{
     BURST, Burst, CompileOptions, Fib, Interface, InterfaceSlot, Limits, Link, Neighbour, Packet,
-    Path, Pipeline, PipelineConfig, Route, RouteAction, Sink, SlotStats, Slots, Tables, Tags, Tick,
-    Timeouts, Verdict, View, WorkerId, address,
+    Path, Pipeline, PipelineConfig, PipelineStage, Route, RouteAction, Sink, SlotStats, Slots,
+    Tables, Tags, Tick, Timeouts, Verdict, View, WorkerId, address,
 };
 use blixt_model::{
     Affinity, Backend, Endpoint, EndpointState, Gateway, Generation, HashSeed, Listener,
@@ -28,6 +28,11 @@ const ROUTER: Mac = [2, 0, 0, 0, 0, 2];
 /// Enough that ten million flows fit into the ports of one SNAT address.
 const ENDPOINTS: u8 = 200;
 const FRAME_ROOM: usize = 2_048;
+/// How long a UDP flow is kept in which both ends have spoken: the longest there
+/// is.
+const EVER: Duration = Duration::from_secs(12 * 86_400);
+/// And one of a single packet.
+const SOON: Duration = Duration::from_secs(10);
 
 /// Of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +60,9 @@ pub enum Way {
     /// From an endpoint to the SNAT address.
     ToClient,
 }
+
+/// How many stages there are.
+pub const STAGES: usize = PipelineStage::ALL.len();
 
 /// One worker's pipeline, and room for the frames of a burst.
 #[derive(Debug)]
@@ -91,7 +99,7 @@ impl World {
             flow_capacity,
             snat_ports: 1_024..=65_535,
             hash_key: [0x0123_4567, 0x89ab_cdef],
-            timeouts: Timeouts { udp: Duration::from_secs(60), ..Timeouts::default() },
+            timeouts: Timeouts { udp: EVER, udp_query: SOON, ..Timeouts::default() },
             limits: Limits::default(),
         };
         Self {
@@ -235,13 +243,39 @@ impl World {
         }
     }
 
-    /// Lets so much time go by that every UDP flow is forgotten.
-    pub fn everything_expires(&mut self) {
-        for _ in 0..2_000 {
-            self.now = Tick(self.now.0 + 70_000_000);
-            let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
-            self.pipeline.sweep(view, self.now, &mut NoSink);
+    /// The same as [`World::burst`]; how long each stage had all the packets.
+    pub fn burst_by_stage(&mut self, frames: usize) -> [Duration; STAGES] {
+        let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
+        let mut burst = Burst::new();
+        for (buffer, &length) in self.buffers.iter_mut().zip(&self.lengths).take(frames) {
+            burst.push(Packet::new(buffer, length, InterfaceSlot(0)));
         }
+        let mut taken = [Duration::ZERO; STAGES];
+        let mut last = Instant::now();
+        self.pipeline.process_watched(&mut burst, view, self.now, &mut |stage| {
+            let now = Instant::now();
+            taken[stage as usize] = now - last;
+            last = now;
+        });
+        for packet in &burst {
+            sent(packet);
+        }
+        taken
+    }
+
+    /// Lets so much time go by that UDP flows of which only one packet was seen
+    /// are forgotten, and no others.
+    pub fn beginnings_expire(&mut self) {
+        let view = View { tables: &self.tables, fib: &self.fib, stats: &self.stats };
+        // From here on time counts.
+        self.pipeline.sweep(view, self.now, &mut NoSink);
+        self.now = Tick(self.now.0 + 2 * SOON.as_nanos() as u64);
+        while self.pipeline.sweep(view, self.now, &mut NoSink) {}
+    }
+
+    /// How many flows there are.
+    pub fn flows(&self) -> u64 {
+        self.pipeline.counters().flow_entries.value()
     }
 }
 

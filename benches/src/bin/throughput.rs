@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use blixt_benches::chart;
-use blixt_benches::machine::Machine;
 use blixt_benches::plan::Plan;
 use blixt_benches::report::Report;
 use blixt_benches::{Error, rig};
+use blixt_counted::Machine;
 use blixt_testkit::netns::root_or_skip;
 use clap::{Parser, ValueEnum};
 
@@ -91,7 +91,7 @@ fn run(flags: &Flags) -> Result<Report, Error> {
     }
     let begin = Instant::now();
     let plan = flags.plan()?;
-    let machine = Machine::here();
+    let machine = Machine::here("scripts/bench");
     let wanted = |part| flags.only.is_empty() || flags.only.contains(&part);
     let say = |what: &str| eprintln!("{:>4} s  {what}", begin.elapsed().as_secs());
     let mut generator = Vec::new();

@@ -13,13 +13,12 @@
 #![forbid(unsafe_code)]
 
 use std::env;
-use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use blixt_counted::{Family, Protocol, World};
+use blixt_counted::{Error, Family, Filled, Spread, World};
 use blixt_dataplane::BURST;
 use nix::time::{ClockId, clock_gettime};
 
@@ -41,7 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), Box<dyn Error>> {
+fn run() -> Result<(), Error> {
     let mut flows =
         env::args().skip(1).map(|flows| flows.parse()).collect::<Result<Vec<u32>, _>>()?;
     if flows.is_empty() {
@@ -51,7 +50,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     println!("|---|---|---|---|---|---|");
     for &flows in &flows {
         for family in [Family::V4, Family::V6] {
-            burst_or_not(flows, family);
+            burst_or_not(flows, family)?;
         }
     }
     println!();
@@ -65,43 +64,16 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One burst after the other of hits on flows in no order.
-struct Bench {
-    world: World,
-    flows: u32,
-    random: u64,
-}
-
-impl Bench {
-    fn new(flows: u32, family: Family) -> Self {
-        let world = World::new(family, Protocol::Udp, flows as usize).with_flows(flows);
-        Self { world, flows, random: 1 }
+/// Nanoseconds a packet, of bursts of hits on flows in no order.
+fn round(filled: &mut Filled, process: fn(&mut World, usize)) -> f64 {
+    let mut total = Duration::ZERO;
+    for _ in 0..BURSTS_PER_ROUND {
+        filled.receive_hits();
+        let start = cpu_time();
+        process(&mut filled.world, BURST);
+        total += cpu_time() - start;
     }
-
-    /// Nanoseconds a packet.
-    fn round(&mut self, process: fn(&mut World, usize)) -> f64 {
-        let mut total = Duration::ZERO;
-        for _ in 0..BURSTS_PER_ROUND {
-            let frames: Vec<_> = (0..BURST)
-                .map(|_| {
-                    let client = self.next();
-                    self.world.request(client)
-                })
-                .collect();
-            self.world.receive(frames.iter().map(Vec::as_slice));
-            let start = cpu_time();
-            process(&mut self.world, BURST);
-            total += cpu_time() - start;
-        }
-        total.as_nanos() as f64 / (BURSTS_PER_ROUND * BURST) as f64
-    }
-
-    /// A flow (Knuth's MMIX generator, TAOCP 2, §3.3.4).
-    fn next(&mut self) -> u32 {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005);
-        self.random = self.random.wrapping_add(1_442_695_040_888_963_407);
-        (((self.random >> 32) * u64::from(self.flows)) >> 32) as u32
-    }
+    total.as_nanos() as f64 / (BURSTS_PER_ROUND * BURST) as f64
 }
 
 /// What this thread has had of its core: where others want it too, waiting for
@@ -110,25 +82,25 @@ fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
-fn burst_or_not(flows: u32, family: Family) {
-    let mut bench = Bench::new(flows, family);
+fn burst_or_not(flows: u32, family: Family) -> Result<(), Error> {
+    let mut filled = Filled::new(flows, family);
     let (mut together, mut alone) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        together.push(bench.round(World::burst));
-        alone.push(bench.round(World::one_by_one));
+        together.push(round(&mut filled, World::burst));
+        alone.push(round(&mut filled, World::one_by_one));
     }
-    let ratios = quotients(&together, &alone);
-    let [_, together, _] = quartiles(together);
-    let [_, alone, _] = quartiles(alone);
-    let [low, ratio, high] = quartiles(ratios);
+    let ratio = Spread::of_ratios(&together, &alone)?;
+    let [together, alone] = [together, alone].map(Spread::new);
     println!(
-        "| {flows} | {family:?} | {together:.0} | {alone:.0} | {ratio:.2} | {low:.2} to {high:.2} |"
+        "| {flows} | {family:?} | {:.0} | {:.0} | {:.2} | {:.2} to {:.2} |",
+        together?.median, alone?.median, ratio.median, ratio.lower_quartile, ratio.upper_quartile
     );
+    Ok(())
 }
 
 /// Two pinned threads, each with a pipeline and flows of its own: the first
 /// one alone, then both, and so on.
-fn one_or_two(flows: u32) -> Result<(), Box<dyn Error>> {
+fn one_or_two(flows: u32) -> Result<(), Error> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let &[first, second, ..] = cores.as_slice() else {
         println!("| {flows} | | | a second worker takes a second core | |");
@@ -138,25 +110,25 @@ fn one_or_two(flows: u32) -> Result<(), Box<dyn Error>> {
     let (one, two) = thread::scope(|scope| {
         let other = scope.spawn(|| {
             core_affinity::set_for_current(second);
-            let mut bench = Bench::new(flows, Family::V4);
+            let mut filled = Filled::new(flows, Family::V4);
             let mut both = Vec::new();
             for _ in 0..ROUNDS {
                 // The other one is measured alone in between.
                 meet.wait();
                 meet.wait();
-                both.push(bench.round(World::burst));
+                both.push(round(&mut filled, World::burst));
             }
             both
         });
         let this = scope.spawn(|| {
             core_affinity::set_for_current(first);
-            let mut bench = Bench::new(flows, Family::V4);
+            let mut filled = Filled::new(flows, Family::V4);
             let (mut alone, mut both) = (Vec::new(), Vec::new());
             for _ in 0..ROUNDS {
                 meet.wait();
-                alone.push(bench.round(World::burst));
+                alone.push(round(&mut filled, World::burst));
                 meet.wait();
-                both.push(bench.round(World::burst));
+                both.push(round(&mut filled, World::burst));
             }
             (alone, both)
         });
@@ -164,22 +136,14 @@ fn one_or_two(flows: u32) -> Result<(), Box<dyn Error>> {
         let others = other.join().map_err(|_| "a worker panicked")?;
         let each: Vec<_> =
             both.iter().zip(&others).map(|(a, b)| 2.0 / (1.0 / a + 1.0 / b)).collect();
-        Ok::<_, Box<dyn Error>>((alone, each))
+        Ok::<_, Error>((alone, each))
     })?;
-    let gains = quotients(&one, &two).into_iter().map(|ratio| 2.0 * ratio).collect();
-    let [_, one, _] = quartiles(one);
-    let [_, two, _] = quartiles(two);
-    let [low, gain, high] = quartiles(gains);
-    println!("| {flows} | {one:.0} | {two:.0} | {gain:.2} | {low:.2} to {high:.2} |");
+    let gains = one.iter().zip(&two).map(|(one, two)| 2.0 * one / two);
+    let gain = Spread::new(gains.collect())?;
+    let [one, two] = [one, two].map(Spread::new);
+    println!(
+        "| {flows} | {:.0} | {:.0} | {:.2} | {:.2} to {:.2} |",
+        one?.median, two?.median, gain.median, gain.lower_quartile, gain.upper_quartile
+    );
     Ok(())
-}
-
-fn quotients(these: &[f64], those: &[f64]) -> Vec<f64> {
-    these.iter().zip(those).map(|(this, that)| this / that).collect()
-}
-
-/// The lower quartile, the median and the upper quartile.
-fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
-    values.sort_by(f64::total_cmp);
-    [1, 2, 3].map(|quarter| values.get(values.len() * quarter / 4).copied().unwrap_or(f64::NAN))
 }

@@ -24,8 +24,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one, now.
-    pub fn here() -> Self {
+    /// This one, now, for who was called by `program` and arguments.
+    pub fn here(program: &str) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");
         let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name"));
@@ -40,7 +40,7 @@ impl Machine {
             load: load.unwrap_or_default(),
             date: output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
             commit: output("git", &["describe", "--always", "--abbrev=12", "--dirty"]),
-            command: format!("scripts/bench {}", arguments.join(" ")).trim().to_owned(),
+            command: format!("{program} {}", arguments.join(" ")).trim().to_owned(),
         }
     }
 }
