@@ -51,9 +51,9 @@ drop_reasons! {
     NoEndpoint = "no_endpoint", "The chosen Service has no endpoint of the packet's address family that takes new flows. TCP is answered with a RST.";
     NoFlow = "no_flow", "The packet belongs to no known flow and cannot start one. TCP is answered with a RST.";
     EndpointGone = "endpoint_gone", "The flow's endpoint no longer exists. TCP is answered with a RST.";
-    FlowTableFull = "flow_table_full", "There is no room for a new flow; raise --flow-capacity.";
-    SnatPorts = "snat_ports", "Each SNAT port is in use towards this endpoint; add a --snat-address.";
-    NoSnatAddress = "no_snat_address", "There is no SNAT address of the packet's address family; add a --snat-address.";
+    FlowTableFull = "flow_table_full", "There is no room for a new flow.";
+    SnatPorts = "snat_ports", "Each SNAT port is in use towards this endpoint.";
+    NoSnatAddress = "no_snat_address", "There is no SNAT address of the packet's address family.";
     HopLimit = "hop_limit", "The packet's TTL or hop limit ran out; answered with an ICMP time exceeded.";
     TooBig = "too_big", "The packet does not fit the next link's MTU; answered with an ICMP that names the MTU.";
     TooBigToFragment = "too_big_to_fragment", "The packet does not fit the next link's MTU and allows fragmenting, which is not done yet.";
