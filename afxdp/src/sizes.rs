@@ -44,7 +44,8 @@ impl FrameBytes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
     /// Frames of each UMEM: one for the sockets in zero-copy mode, one for
-    /// those in copy mode. Rounded up to whole huge pages.
+    /// those in copy mode. On huge pages, if they fill whole ones and the kernel
+    /// has some.
     pub frames: u32,
     /// Bytes of each.
     pub frame_bytes: FrameBytes,

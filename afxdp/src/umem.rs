@@ -24,7 +24,7 @@ pub(crate) struct SocketKey(pub(crate) u16);
 const USER_SPACE: SocketKey = SocketKey(0);
 
 /// On `x86_64`, and on `aarch64` with pages of 4 KiB.
-const HUGE_PAGE_BYTES: u32 = 2 << 20;
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// One UMEM with its pool and its ledger.
 #[derive(Debug)]
@@ -189,14 +189,14 @@ fn make(sizes: &Sizes) -> Result<(xsk_rs::Umem, Vec<FrameDesc>, bool), BindError
         .comp_queue_size(ring)
         .build()
         .map_err(|_| wrong_sizes())?;
-    // A mapping of huge pages must be unmapped in whole ones.
-    let whole = sizes.frames.next_multiple_of(HUGE_PAGE_BYTES / frame_bytes);
-    if let Some(frames) = NonZeroU32::new(whole)
+    let frames = NonZeroU32::new(sizes.frames).ok_or_else(wrong_sizes)?;
+    // A mapping of huge pages must be unmapped in whole ones; and who asks for
+    // less gets what he asked for.
+    if sizes.bytes().is_multiple_of(HUGE_PAGE_BYTES)
         && let Ok((xsk, descs)) = xsk_rs::Umem::new(config, frames, true)
     {
         return Ok((xsk, descs, true));
     }
-    let frames = NonZeroU32::new(sizes.frames).ok_or_else(wrong_sizes)?;
     let (xsk, descs) = xsk_rs::Umem::new(config, frames, false).map_err(|error| {
         refused(os_error(&error), (frames.get() as usize * frame_bytes as usize) >> 20)
     })?;

@@ -1,9 +1,14 @@
 //! How much memory the agent is going to take, and whether there is as much.
 //!
-//! All that packets need is taken at the start, so it can be told beforehand,
-//! to the byte. An agent that takes more than there is does not fail: the node
-//! begins to reclaim pages, and hangs or kills somebody. So it is refused in a
-//! sentence instead.
+//! All that packets need is taken at the start, so it can be told beforehand. An
+//! agent that takes more than there is does not fail: the node begins to reclaim
+//! pages, and hangs or kills somebody. So it is refused in a sentence instead.
+//!
+//! Each part is computed by who takes it, to the byte; tests there compare. What
+//! is around the parts is not in it: the kernel's rings and page tables, the few
+//! words that an allocator or a queue has of its own. Nor is a second set of
+//! frames, where interfaces in zero-copy and in copy mode meet, since that shows
+//! when they are bound.
 
 use std::fmt;
 use std::fs;

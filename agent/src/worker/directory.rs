@@ -243,6 +243,11 @@ mod tests {
         const FLOWS: usize = 300_000;
         let directory = FlowDirectory::new(FLOWS);
         assert!(FlowDirectory::bytes(FLOWS) <= FLOWS * 10 + 4_096);
+        for flows in [0, 1, 5_000, FLOWS] {
+            let FlowDirectory(shards) = FlowDirectory::new(flows);
+            let places = |shard: &Mutex<Shard>| size_of_val(&*shard.lock().unwrap().places);
+            assert_eq!(shards.iter().map(places).sum::<usize>(), FlowDirectory::bytes(flows));
+        }
         let mut next = noise();
         let flows: Vec<_> = (0..FLOWS).map(|_| next()).collect();
         for (n, &flow) in flows.iter().enumerate() {

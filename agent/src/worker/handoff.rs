@@ -163,6 +163,14 @@ mod tests {
     }
 
     #[test]
+    fn it_takes_what_is_told_of_it() {
+        let mailboxes = opened(4_096);
+        let parcels = std::iter::from_fn(|| mailboxes.of(ME).unwrap().empty.pop());
+        let taken: usize = parcels.map(|parcel| parcel.room.len()).sum();
+        assert_eq!(taken as u64, mailbox_bytes(4_096));
+    }
+
+    #[test]
     fn it_is_bounded_and_says_when_it_is_full() {
         let mailboxes = opened(64);
         let mailbox = mailboxes.of(ME).unwrap();
