@@ -60,6 +60,11 @@ pub struct Watch {
 
 /// Begins to watch.
 pub fn watch(directory: &Path) -> Result<Watch, WatchError> {
+    watch_and_look(directory, POLL)
+}
+
+/// The same, with a look that often although nothing was heard.
+fn watch_and_look(directory: &Path, poll: Duration) -> Result<Watch, WatchError> {
     let (wake, woken) = mpsc::channel();
     let mut watched = Watched::new(directory, wake)?;
     // Watching comes first: what changes in between is told after.
@@ -69,7 +74,7 @@ pub fn watch(directory: &Path) -> Result<Watch, WatchError> {
     let last = Ok(first.clone());
     thread::Builder::new()
         .name("manifests".to_owned())
-        .spawn(move || run(&mut watched, &woken, &sender, last))
+        .spawn(move || run(&mut watched, &woken, &sender, poll, last))
         .map_err(WatchError::Thread)?;
     Ok(Watch { changes, first })
 }
@@ -78,10 +83,11 @@ fn run(
     watched: &mut Watched,
     woken: &Receiver<()>,
     sender: &channel::Sender<Result<Contents, String>>,
+    poll: Duration,
     mut last: Result<Contents, String>,
 ) {
     while !sender.is_closed() {
-        match woken.recv_timeout(POLL) {
+        match woken.recv_timeout(poll) {
             Ok(()) => settle(woken),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -185,21 +191,35 @@ mod tests {
 
     /// Generous, since tests share the machine; how fast it is at best is
     /// measured where the whole agent runs.
-    const SOON: Duration = Duration::from_secs(2);
+    const SOON: Duration = Duration::from_secs(60);
 
-    fn next(watch: &mut Watch) -> Result<Contents, String> {
-        let begin = Instant::now();
-        loop {
-            match watch.changes.try_recv() {
-                Ok(change) => return change,
-                Err(_) if begin.elapsed() < SOON => thread::sleep(Duration::from_millis(1)),
-                Err(error) => panic!("nothing in {SOON:?}: {error}"),
-            }
-        }
+    /// Longer than that, so that what is found was heard of.
+    const NEVER: Duration = Duration::from_secs(3_600);
+
+    fn watch(path: &Path) -> Watch {
+        watch_and_look(path, NEVER).unwrap()
     }
 
-    fn text(contents: &Contents, name: &str) -> String {
-        String::from_utf8(contents[name].clone().unwrap()).unwrap()
+    /// Waits for a state like this. On a busy machine there are others before:
+    /// a file that is there, and has nothing in it yet.
+    fn wait_for(watch: &mut Watch, wanted: impl Fn(&Result<Contents, String>) -> bool) {
+        let begin = Instant::now();
+        let mut last = None;
+        while begin.elapsed() < SOON {
+            match watch.changes.try_recv() {
+                Ok(change) if wanted(&change) => return,
+                Ok(change) => last = Some(change),
+                Err(_) => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        panic!("not in {SOON:?}; the last was {last:?}");
+    }
+
+    /// A state with just these files.
+    fn is(contents: &Result<Contents, String>, files: &[(&str, &str)]) -> bool {
+        let text = |text: &str| Ok(text.as_bytes().to_vec());
+        let wanted = files.iter().map(|(name, body)| ((*name).to_owned(), text(body)));
+        contents.as_ref().is_ok_and(|contents| *contents == wanted.collect::<Contents>())
     }
 
     #[test]
@@ -207,20 +227,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         fs::write(path.join("a.yaml"), "0").unwrap();
-        let mut watch = watch(path).unwrap();
-        assert_eq!(text(&watch.first, "a.yaml"), "0");
+        let mut watch = watch(path);
+        assert!(is(&Ok(watch.first.clone()), &[("a.yaml", "0")]));
 
         fs::write(path.join("a.yaml"), "1").unwrap();
-        assert_eq!(text(&next(&mut watch).unwrap(), "a.yaml"), "1");
+        wait_for(&mut watch, |now| is(now, &[("a.yaml", "1")]));
 
         fs::write(path.join(".tmp"), "2").unwrap();
         fs::rename(path.join(".tmp"), path.join("a.yaml")).unwrap();
-        assert_eq!(text(&next(&mut watch).unwrap(), "a.yaml"), "2");
+        wait_for(&mut watch, |now| is(now, &[("a.yaml", "2")]));
 
         fs::write(path.join("b.yaml"), "3").unwrap();
-        assert_eq!(next(&mut watch).unwrap().len(), 2);
+        wait_for(&mut watch, |now| is(now, &[("a.yaml", "2"), ("b.yaml", "3")]));
         fs::remove_file(path.join("a.yaml")).unwrap();
-        assert_eq!(next(&mut watch).unwrap().len(), 1);
+        wait_for(&mut watch, |now| is(now, &[("b.yaml", "3")]));
 
         // What is no manifest is not told.
         fs::write(path.join("notes.txt"), "4").unwrap();
@@ -238,12 +258,12 @@ mod tests {
         }
         symlink("..1", path.join("..data")).unwrap();
         symlink("..data/a.yaml", path.join("a.yaml")).unwrap();
-        let mut watch = watch(path).unwrap();
-        assert_eq!(text(&watch.first, "a.yaml"), "one");
+        let mut watch = watch(path);
+        assert!(is(&Ok(watch.first.clone()), &[("a.yaml", "one")]));
 
         symlink("..2", path.join("..data_tmp")).unwrap();
         fs::rename(path.join("..data_tmp"), path.join("..data")).unwrap();
-        assert_eq!(text(&next(&mut watch).unwrap(), "a.yaml"), "two");
+        wait_for(&mut watch, |now| is(now, &[("a.yaml", "two")]));
     }
 
     #[test]
@@ -252,18 +272,14 @@ mod tests {
         let path = parent.path().join("manifests");
         fs::create_dir(&path).unwrap();
         fs::write(path.join("a.yaml"), "0").unwrap();
-        let mut watch = watch(&path).unwrap();
+        let mut watch = watch(&path);
 
         fs::rename(&path, parent.path().join("away")).unwrap();
-        assert!(next(&mut watch).is_err());
+        wait_for(&mut watch, Result::is_err);
         fs::create_dir(&path).unwrap();
-        assert_eq!(next(&mut watch), Ok(Contents::new()));
+        wait_for(&mut watch, |now| is(now, &[]));
         fs::write(path.join("a.yaml"), "1").unwrap();
-        let mut found = next(&mut watch).unwrap();
-        if found["a.yaml"] == Ok(vec![]) {
-            found = next(&mut watch).unwrap();
-        }
-        assert_eq!(text(&found, "a.yaml"), "1");
+        wait_for(&mut watch, |now| is(now, &[("a.yaml", "1")]));
     }
 
     #[test]
@@ -271,22 +287,29 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("manifests");
         fs::create_dir(&path).unwrap();
-        let mut watch = watch(&path).unwrap();
+        let mut watch = watch(&path);
         // File systems often reuse an inode at once, though not always.
         for round in 0..3 {
             fs::remove_dir_all(&path).unwrap();
             fs::create_dir(&path).unwrap();
+            // Time to watch the new one, on a machine that has some.
             thread::sleep(PATIENCE * 2);
-            while watch.changes.try_recv().is_ok() {}
-            let begin = Instant::now();
-            fs::write(path.join("a.yaml"), round.to_string()).unwrap();
-            let mut found = next(&mut watch).unwrap();
-            if found["a.yaml"] == Ok(vec![]) {
-                found = next(&mut watch).unwrap();
-            }
-            assert_eq!(text(&found, "a.yaml"), round.to_string());
-            // By inotify, not by a look every few seconds.
-            assert!(begin.elapsed() < POLL / 3, "{:?}", begin.elapsed());
+            let text = round.to_string();
+            fs::write(path.join("a.yaml"), &text).unwrap();
+            wait_for(&mut watch, |now| is(now, &[("a.yaml", &text)]));
         }
+    }
+
+    #[test]
+    fn what_was_not_heard_of_is_found_by_looking() {
+        let parent = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (parent.path().join("manifests"), parent.path().join("elsewhere"));
+        fs::create_dir(&path).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
+        fs::write(elsewhere.join("a"), "0").unwrap();
+        symlink(elsewhere.join("a"), path.join("a.yaml")).unwrap();
+        let mut watch = watch_and_look(&path, Duration::from_millis(10)).unwrap();
+        fs::write(elsewhere.join("a"), "1").unwrap();
+        wait_for(&mut watch, |now| is(now, &[("a.yaml", "1")]));
     }
 }
