@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_afxdp::{BindError, Exchange, Slot};
-use blixt_agent::worker::{AttachAnswer, Event, FrameAccount};
+use blixt_agent::worker::{AttachAnswer, Event, FrameAccount, HoldLimits, WorkerConfig};
+use blixt_dataplane::WorkerId;
 use blixt_testkit::netns::eventually;
 use blixt_testkit::require_root;
 use tokio::sync::oneshot;
 
-use super::given::{CLIENTS, ENDPOINTS, LIMIT, SIZES};
+use super::given::{CLIENTS, ENDPOINTS, LIMIT, SIZES, config};
+use super::threads::waits_of;
 use super::world::{World, in_namespace};
 
 #[test]
@@ -94,5 +96,35 @@ fn an_interface_that_vanishes_is_told_of_and_attached_again_when_it_returns() {
         assert_eq!(status.interface(ENDPOINTS).unwrap().copied.value(), 0);
         assert_eq!(status.frames(), FrameAccount { born: 4_096, home: 4_096 });
         assert_eq!(status.frames_now(), FrameAccount { born: 0, home: 0 });
+    });
+}
+
+#[test]
+fn letting_go_of_an_interface_makes_the_others_wait_for_nothing() {
+    const TIMES: u64 = 5;
+    require_root!();
+    in_namespace("letgo", |namespace| {
+        // One that never sleeps, so that whatever it waits for is that.
+        let busy = WorkerConfig { spin: true, ..config(WorkerId(8), HoldLimits::default()) };
+        let mut world = World::of(namespace, busy, 1);
+        world.attach_both();
+        let mut waits = 0;
+        for _ in 0..TIMES {
+            world.client_sends(0..100);
+            world.wait_at_endpoint(100);
+            let before = waits_of("blixt-worker-8");
+            let begin = Instant::now();
+            // Not the first: its socket stays as long as there are others.
+            assert_eq!(world.detach(ENDPOINTS), 1);
+            waits += waits_of("blixt-worker-8") - before;
+            println!("its queue was free after {:?}", begin.elapsed());
+            world.attach(ENDPOINTS);
+        }
+        let status = Arc::clone(world.worker.status());
+        world.stop();
+        let longest = Duration::from_nanos(status.longest_turn_ns.value());
+        println!("{waits} waits, and {longest:?} for the longest turn, with binding");
+        // To close a socket is to wait.
+        assert!(waits < TIMES / 2, "{waits}");
     });
 }

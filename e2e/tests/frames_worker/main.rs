@@ -20,5 +20,6 @@ mod links;
 mod pressure;
 mod sleeping;
 mod team;
+mod threads;
 mod waiting;
 mod world;

@@ -7,6 +7,7 @@ use blixt_agent::worker::HoldLimits;
 use blixt_dataplane::WorkerId;
 use blixt_testkit::require_root;
 
+use super::threads::cpu_time_of;
 use super::world::{World, in_namespace};
 
 #[test]
@@ -48,17 +49,4 @@ fn a_worker_with_nothing_to_do_sleeps() {
         assert!(world.worker.status().sleeps.value() > 0);
         world.stop();
     });
-}
-
-/// The CPU time of this process's threads of this name.
-fn cpu_time_of(thread: &str) -> Duration {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let of_name = tasks.filter(|task| {
-        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == thread)
-    });
-    of_name
-        .filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok())
-        .filter_map(|stat| stat.split_whitespace().next()?.parse().ok())
-        .map(Duration::from_nanos)
-        .sum()
 }
