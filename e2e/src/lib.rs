@@ -19,6 +19,7 @@ mod digest;
 mod manifests;
 mod servers;
 mod stage;
+mod starved;
 pub mod stream;
 mod transfers;
 
@@ -29,4 +30,5 @@ pub use digest::{get, get_over, put, put_over};
 pub use manifests::{Gateway, Listener, Manifests, Protocol, Service};
 pub use servers::{Server, serve_digests, serve_names, serve_streams, serve_udp_names};
 pub use stage::{Stage, StagePlan};
+pub use starved::Starved;
 pub use transfers::Transfers;
