@@ -3,17 +3,17 @@
 //! Names and labels are a promise; `tests/golden/metrics.txt` holds them. The
 //! same numbers, with the same meanings, are what `blixtctl counters` shows.
 
+mod page;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use blixt_dataplane::{Counter, Counters, DropReason, InterfaceSlot};
 use blixt_model::{Backend, Gateway, Listener, Snapshot, Target};
+use page::{NONE, Page, Samples, Write};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
 
 use crate::state::{LinkState, State};
@@ -472,93 +472,6 @@ fn backend_labels(
         ("backend_ref", number.to_string()),
         ("backend", target),
     ]
-}
-
-/// No labels.
-const NONE: [(&str, String); 0] = [];
-
-/// Where metrics are written.
-trait Write {
-    /// Writes one metric: a number for each set of labels.
-    fn metric<L: AsRef<[(&'static str, String)]>>(
-        &mut self,
-        name: &str,
-        help: &str,
-        grows: bool,
-        rows: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result;
-
-    /// Its name gets `_total` added.
-    fn counter<L: AsRef<[(&'static str, String)]>>(
-        &mut self,
-        name: &str,
-        help: &str,
-        rows: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        self.metric(name, help, true, rows)
-    }
-
-    fn gauge<L: AsRef<[(&'static str, String)]>>(
-        &mut self,
-        name: &str,
-        help: &str,
-        rows: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        self.metric(name, help, false, rows)
-    }
-}
-
-/// The page of `/metrics`.
-struct Page<'a> {
-    encoder: DescriptorEncoder<'a>,
-}
-
-impl Write for Page<'_> {
-    fn metric<L: AsRef<[(&'static str, String)]>>(
-        &mut self,
-        name: &str,
-        help: &str,
-        grows: bool,
-        rows: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        let kind = if grows { MetricType::Counter } else { MetricType::Gauge };
-        let mut encoder = self.encoder.encode_descriptor(name, help, None, kind)?;
-        for (labels, value) in rows {
-            let labels = labels.as_ref();
-            let encoder = encoder.encode_family(&labels)?;
-            if grows {
-                ConstCounter::new(value).encode(encoder)?;
-            } else {
-                ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The same in memory.
-#[derive(Default)]
-struct Samples(Vec<Sample>);
-
-impl Write for Samples {
-    fn metric<L: AsRef<[(&'static str, String)]>>(
-        &mut self,
-        name: &str,
-        help: &str,
-        grows: bool,
-        rows: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        let total = if grows { "_total" } else { "" };
-        self.0.extend(rows.into_iter().map(|(labels, value)| Sample {
-            name: format!("{PREFIX}_{name}{total}"),
-            labels: labels.as_ref().iter().cloned().collect(),
-            grows,
-            value,
-            meaning: help.to_owned(),
-            advice: None,
-        }));
-        Ok(())
-    }
 }
 
 #[cfg(test)]
