@@ -13,6 +13,7 @@ use std::time::Duration;
 use blixt_e2e::{Metrics, Stage, connect, get_over, put_over, serve_digests};
 use blixt_testkit::netns::{Arms, LabPlan};
 use blixt_testkit::require_root;
+use socket2::SockRef;
 
 use super::nothing_is_left;
 use super::pressure::{everywhere, stage};
@@ -26,6 +27,10 @@ const FRAME_BYTES: u32 = 2_048;
 /// How long a short connection may take: a lost packet or two, and then its
 /// client comes again.
 const SHORT: Duration = Duration::from_secs(2);
+
+/// How much of a transfer is under way, or half of it (socket(7)): four of them
+/// do not by themselves fill rings of 16 places over and over.
+const BUFFER: usize = 4 << 10;
 
 /// Reasons that say what there is too little of.
 const TOO_LITTLE: [&str; 4] = ["flow_table_full", "snat_ports", "no_frame", "tx_ring_full"];
@@ -71,6 +76,17 @@ fn as_many(to: SocketAddr) -> Vec<TcpStream> {
     std::iter::from_fn(|| (0..3).find_map(|_| connect(to).ok())).take(20).collect()
 }
 
+/// Has the kernels' TCP ask again after a second at most for what is lost several
+/// times, and not after many seconds, when its flow has been idle for too long
+/// (tcp_rto_max_ms in ip-sysctl.rst; where Linux is older than 6.15 it waits).
+fn impatient(stage: &Stage) {
+    let hosts = stage.lab.backends.iter().chain([&stage.lab.client]);
+    for host in hosts {
+        let write = "echo 1000 > /proc/sys/net/ipv4/tcp_rto_max_ms";
+        host.namespace.command("sh").args(["-c", write]).run();
+    }
+}
+
 /// Transfers with a digest, one in each direction over each family. All are
 /// connected before the first of them begins.
 fn transfers(stage: &Stage, enough: &Arc<AtomicBool>) -> Vec<(String, JoinHandle<u64>)> {
@@ -81,6 +97,9 @@ fn transfers(stage: &Stage, enough: &Arc<AtomicBool>) -> Vec<(String, JoinHandle
     let connected: Vec<_> = all
         .map(|(what, to, way)| {
             let stream = client.inside(move || connect(to).unwrap());
+            let socket = SockRef::from(&stream);
+            socket.set_recv_buffer_size(BUFFER).unwrap();
+            socket.set_send_buffer_size(BUFFER).unwrap();
             (format!("{what} {to}"), stream, way)
         })
         .collect();
@@ -132,6 +151,7 @@ fn everything_is_short(workers: u32) {
     let frames = metrics.sum("blixt_memory_bytes", &["part=\"frames\""]);
     assert_eq!(frames, f64::from(workers * FRAMES * FRAME_BYTES));
     assert_eq!(metrics.sum("blixt_flow_capacity", &[]), f64::from(workers * FLOWS));
+    impatient(&stage);
     let _servers = everywhere(&stage, |n| serve_digests(&stage.lab.backends[n].namespace, 8_080));
 
     let hosts = stage.lab.backends.iter().chain([&stage.lab.client]);
