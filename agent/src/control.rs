@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_dataplane::AddressRole;
-use blixt_dataplane::address::to_ip;
+use blixt_dataplane::address::{from_ip, to_ip};
 use blixt_gateway::{Kind, ObjectKey, Programming, Refusal, Update, Warning};
 use blixt_model::{Generation, ObjectName, Snapshot};
 use tokio::sync::mpsc;
@@ -16,10 +16,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::flags::Settings;
+use crate::hostpath::{Family, Fault, HostPath, OUR_END};
 use crate::interfaces::{Links, Shown};
 use crate::kernel::Mirror;
 use crate::run::RunError;
-use crate::state::{ControlState, State};
+use crate::state::{ControlState, InterfaceState, LinkState, State};
 use crate::tables::TablesWriter;
 use crate::wanted::Wanted;
 use crate::worker::{Command, Event, WorkerHandle};
@@ -63,6 +64,8 @@ pub struct Control {
     /// Why addresses are not in the XDP program's map, if they are not.
     unmapped: Option<String>,
     pulses: Vec<Pulse>,
+    /// The way through the node's kernel; `None` if it is off.
+    host: Option<Arc<HostPath>>,
 }
 
 /// When a worker was last seen to move.
@@ -73,6 +76,7 @@ struct Pulse {
 
 impl Control {
     /// Nothing is attached or applied yet.
+    #[expect(clippy::too_many_arguments, reason = "all that it owns, made by others")]
     pub fn new(
         settings: Settings,
         interfaces: Links,
@@ -81,6 +85,7 @@ impl Control {
         workers: Arc<Vec<WorkerHandle>>,
         mirror: Mirror,
         state: Arc<State>,
+        host: Option<Arc<HostPath>>,
     ) -> Self {
         let pulses = workers.iter().map(|_| Pulse { beats: 0, at: Instant::now() }).collect();
         Self {
@@ -99,6 +104,7 @@ impl Control {
             unreadable: None,
             unmapped: None,
             pulses,
+            host,
         }
     }
 
@@ -223,7 +229,10 @@ impl Control {
         let snat = self.settings.snat_addresses.iter().map(|&address| {
             (address, "is given as --snat-address: use one that nothing else has".to_owned())
         });
-        own.chain(snat).collect()
+        let host = self.host.iter().flat_map(|host| host.addresses().both()).map(|address| {
+            (address, "is what the agent's host path has on each node: use another".to_owned())
+        });
+        own.chain(snat).chain(host).collect()
     }
 
     /// Has the XDP program see to the addresses that the workers know.
@@ -235,6 +244,7 @@ impl Control {
                 let role = match role {
                     AddressRole::Vip => Role::Vip,
                     AddressRole::Snat => Role::Snat,
+                    AddressRole::Host => Role::Host,
                 };
                 (to_ip(address), role)
             })
@@ -246,11 +256,16 @@ impl Control {
         match self.map.set(&wanted) {
             Ok(_) => {
                 self.unmapped = None;
-                let v6 = wanted.keys().filter_map(|address| match address {
-                    IpAddr::V6(v6) => Some(*v6),
-                    IpAddr::V4(_) => None,
+                // No neighbour asks for those of the host path.
+                let v6 = wanted.iter().filter_map(|it| match it {
+                    (IpAddr::V6(v6), Role::Vip | Role::Snat) => Some(*v6),
+                    _ => None,
                 });
                 self.interfaces.join_groups(v6.collect());
+                if let Some(host) = &self.host {
+                    let vips = wanted.iter().filter(|(_, role)| **role == Role::Vip);
+                    host.lead(vips.map(|(vip, _)| *vip).collect());
+                }
                 self.addresses = wanted;
                 if news {
                     self.announce();
@@ -351,7 +366,12 @@ impl Control {
         self.feel_pulses();
         let stuck = self.stuck();
         let Shown { states, faults, .. } = self.interfaces.shown();
+        let host_path_faults = self.host_path_faults(&states);
         let mut not_ready = faults;
+        if !host_path_faults.is_empty() {
+            let needed = self.families_that_need_the_host_path();
+            not_ready.extend(sentences(&host_path_faults, &needed));
+        }
         not_ready.extend(stuck.clone());
         not_ready.extend(self.unmapped.clone());
         not_ready.extend(self.stolen_addresses());
@@ -367,6 +387,7 @@ impl Control {
             refused: self.tables.refused().map(str::to_owned),
             xdp: self.map.counters().ok(),
             not_ready,
+            host_path_faults: sentences(&host_path_faults, &self.families_served()),
             stuck,
         };
         self.state.control.store(Arc::new(control));
@@ -386,8 +407,48 @@ impl Control {
 
     /// What was hardly meant so, with what only this node knows.
     fn warnings(&self) -> Vec<Warning> {
-        let missing = missing_families(self.wanted.snapshot(), &self.settings.snat_addresses);
+        let missing = match self.host {
+            // Flows without a SNAT address go through the kernel.
+            Some(_) => Vec::new(),
+            None => missing_families(self.wanted.snapshot(), &self.settings.snat_addresses),
+        };
         self.wanted.warnings().iter().cloned().chain(missing).collect()
+    }
+
+    /// What keeps packets from going through the node's kernel.
+    fn host_path_faults(&self, states: &[InterfaceState]) -> Vec<Fault> {
+        let Some(host) = &self.host else { return Vec::new() };
+        let mut faults = host.faults();
+        let end = states.iter().find(|state| state.name == OUR_END).map(|state| &state.link);
+        let sentence = match end {
+            Some(LinkState::Attached(attached)) if attached.running => return faults,
+            Some(LinkState::Failed { reason }) => reason.clone(),
+            _ => format!("{OUR_END}, the agent's end of the host path, is not up"),
+        };
+        faults.push(Fault { family: None, sentence });
+        faults
+    }
+
+    /// The families of VIPs.
+    fn families_served(&self) -> BTreeSet<Family> {
+        let gateways = self.wanted.snapshot().gateways().iter();
+        gateways.flat_map(|gateway| gateway.addresses.iter().map(Family::of)).collect()
+    }
+
+    /// Those of them that have endpoints which nothing else than the node's
+    /// kernel leads to.
+    fn families_that_need_the_host_path(&self) -> BTreeSet<Family> {
+        let fib = self.state.published.fib.load();
+        let services = self.wanted.snapshot().services().iter();
+        let endpoints = services.flat_map(|service| &service.endpoints).map(|it| it.address);
+        let served = self.families_served();
+        let has_snat =
+            |family| self.settings.snat_addresses.iter().any(|it| Family::of(it) == family);
+        let needs = |endpoint: &IpAddr| {
+            let family = Family::of(endpoint);
+            served.contains(&family) && (!has_snat(family) || fib.needs_host(from_ip(*endpoint)))
+        };
+        endpoints.filter(needs).map(|endpoint| Family::of(&endpoint)).collect()
     }
 
     /// SNAT addresses that somebody gave to an interface meanwhile.
@@ -412,7 +473,17 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// Gateways whose flows would need a SNAT address of a family that has none.
+/// What is at fault for packets of these families.
+fn sentences(faults: &[Fault], families: &BTreeSet<Family>) -> Vec<String> {
+    let matters = |fault: &&Fault| match fault.family {
+        Some(family) => families.contains(&family),
+        None => !families.is_empty(),
+    };
+    faults.iter().filter(matters).map(|fault| fault.sentence.clone()).collect()
+}
+
+/// Gateways whose flows would need a SNAT address of a family that has none,
+/// where there is no host path.
 fn missing_families(snapshot: &Snapshot, snat: &BTreeSet<IpAddr>) -> Vec<Warning> {
     let mut missing = Vec::new();
     for gateway in snapshot.gateways() {
@@ -428,7 +499,7 @@ fn missing_families(snapshot: &Snapshot, snat: &BTreeSet<IpAddr>) -> Vec<Warning
                     },
                     message: format!(
                         "has an {family} address, but the agent has no {family} address for flows to \
-                         endpoints, so these are dropped: give it an {family} --snat-address"
+                         endpoints, so these are dropped: give it an {family} --snat-address, or let --host-path be auto"
                     ),
                 });
             }
@@ -441,6 +512,16 @@ fn missing_families(snapshot: &Snapshot, snat: &BTreeSet<IpAddr>) -> Vec<Warning
 mod tests {
     use super::*;
     use blixt_model::{Gateway, HashSeed};
+
+    #[test]
+    fn faults_of_a_family_that_nobody_uses_do_not_matter() {
+        let fault = |family, word: &str| Fault { family, sentence: word.to_owned() };
+        let faults = [fault(Some(Family::V6), "six"), fault(None, "all")];
+        let told = |families: &[Family]| sentences(&faults, &families.iter().copied().collect());
+        assert_eq!(told(&[]), [""; 0]);
+        assert_eq!(told(&[Family::V4]), ["all"]);
+        assert_eq!(told(&[Family::V4, Family::V6]), ["six", "all"]);
+    }
 
     #[test]
     fn a_family_without_a_snat_address_is_told() {

@@ -13,6 +13,7 @@ use blixt_afxdp::Sizes;
 use blixt_dataplane::{MaglevSize, Timeouts};
 use clap::{Parser, ValueEnum};
 
+use crate::hostpath::{HOST_END, OUR_END};
 use crate::worker::MAX_INTERFACES;
 
 /// Flows a worker holds unless told otherwise: 32 MB of memory.
@@ -63,9 +64,10 @@ pub struct Flags {
     workers: u16,
 
     /// Address that flows to endpoints leave from; give the flag once for
-    /// each, and at least one of each IP version that is used. It must be a
-    /// free address of a network of the node: the agent answers ARP and
-    /// neighbour discovery for it, and no interface may have it.
+    /// each, and best one of each IP version that is used: flows without one go
+    /// through the node's kernel (see --host-path). It must be a free address of
+    /// a network of the node: the agent answers ARP and neighbour discovery for
+    /// it, and no interface may have it.
     #[arg(long = "snat-address", value_name = "IP")]
     snat_addresses: Vec<IpAddr>,
 
@@ -92,6 +94,14 @@ pub struct Flags {
     /// flag what is available bounds it.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory_budget: Option<u64>,
+
+    /// Whether packets may go through the node's own kernel, which takes longer:
+    /// where no attached interface leads (a pod or process of this node, a
+    /// tunnel), and where there is no SNAT address. It makes a pair of veths,
+    /// blixt-host and blixt-agent, routes to the Gateways' addresses, and a
+    /// table in nf_tables.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = HostPathMode::Auto)]
+    host_path: HostPathMode,
 
     /// How the XDP program is attached: by the driver (native), by the kernel
     /// (generic; slow, and wrong on veth), or native with generic where the
@@ -166,6 +176,15 @@ pub enum XdpMode {
     Generic,
 }
 
+/// Whether packets may go through the node's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HostPathMode {
+    /// Where nothing else does.
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -184,7 +203,7 @@ pub struct Settings {
     pub interfaces: Vec<String>,
     /// How many workers there are.
     pub workers: u16,
-    /// The SNAT addresses: at least one.
+    /// The SNAT addresses: at least one, unless there is a host path.
     pub snat_addresses: BTreeSet<IpAddr>,
     /// The ports that are used of each.
     pub snat_ports: RangeInclusive<u16>,
@@ -194,6 +213,8 @@ pub struct Settings {
     pub ring_entries: u32,
     /// The most memory that may be taken, in bytes.
     pub memory_budget: Option<u64>,
+    /// Whether packets may go through the node's kernel.
+    pub host_path: HostPathMode,
     /// How the XDP program is attached.
     pub xdp_mode: XdpMode,
     /// Where HTTP is served.
@@ -229,12 +250,17 @@ pub enum FlagError {
     /// No interface has such a name.
     #[error("--interface {0:?} is no interface name: use one that `ip link` shows")]
     InterfaceName(String),
+    /// It is the agent's own.
+    #[error(
+        "--interface {0} is an end of the agent's own host path: name the interfaces of the node"
+    )]
+    HostPathEnd(String),
     /// There is no number for one more.
-    #[error("--interface is given {0} times: at most {MAX_INTERFACES} interfaces are possible")]
+    #[error("--interface is given {0} times: at most {most} interfaces are possible", most = MAX_INTERFACES - 1)]
     TooManyInterfaces(usize),
     /// Every flow needs an address of ours.
     #[error(
-        "--snat-address is missing: give a free address of the node's network, which the agent will answer ARP for and endpoints reply to, such as --snat-address 192.0.2.10"
+        "--snat-address is missing, and --host-path is off: give a free address of the node's network, which the agent will answer ARP for and endpoints reply to, such as --snat-address 192.0.2.10"
     )]
     NoSnatAddress,
     /// An address that no packet can come from.
@@ -284,7 +310,7 @@ impl Flags {
         if ports < self.workers.into() {
             return Err(FlagError::FewPorts { ports, workers: self.workers });
         }
-        if self.snat_addresses.is_empty() {
+        if self.snat_addresses.is_empty() && self.host_path == HostPathMode::Off {
             return Err(FlagError::NoSnatAddress);
         }
         if let Some(&bad) = self.snat_addresses.iter().find(|address| !is_host_unicast(**address)) {
@@ -307,6 +333,7 @@ impl Flags {
             flow_capacity: self.flow_capacity,
             ring_entries: self.ring_entries,
             memory_budget: self.memory_budget,
+            host_path: self.host_path,
             xdp_mode: self.xdp_mode,
             http: self.http,
             socket: self.socket,
@@ -328,7 +355,8 @@ fn check_interfaces(names: &[String]) -> Result<(), FlagError> {
     if names.is_empty() {
         return Err(FlagError::NoInterface);
     }
-    if names.len() > MAX_INTERFACES {
+    // One place is for the host path.
+    if names.len() >= MAX_INTERFACES {
         return Err(FlagError::TooManyInterfaces(names.len()));
     }
     let mut seen = BTreeSet::new();
@@ -341,6 +369,9 @@ fn check_interfaces(names: &[String]) -> Result<(), FlagError> {
             && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
         if !valid {
             return Err(FlagError::InterfaceName(name.clone()));
+        }
+        if [HOST_END, OUR_END].contains(&name.as_str()) {
+            return Err(FlagError::HostPathEnd(name.clone()));
         }
         if !seen.insert(name) {
             return Err(FlagError::InterfaceTwice(name.clone()));
@@ -447,6 +478,13 @@ mod tests {
         assert_eq!(settings.timeouts, Timeouts::default());
         assert_eq!(settings.maglev, MaglevSize::DEFAULT);
         assert_eq!(settings.xdp_mode, XdpMode::Auto);
+        assert_eq!(settings.host_path, HostPathMode::Auto);
+    }
+
+    #[test]
+    fn the_host_path_needs_no_snat_address() {
+        let settings = parse("--manifests /m --interface eth0").unwrap().settings().unwrap();
+        assert!(settings.snat_addresses.is_empty());
     }
 
     #[test]
@@ -463,7 +501,10 @@ mod tests {
         for (line, start) in [
             ("--interface eth0 --snat-address 192.0.2.10", "--manifests is missing"),
             ("--manifests /m --snat-address 192.0.2.10", "--interface is missing"),
-            ("--manifests /m --interface eth0", "--snat-address is missing: give a free address"),
+            (
+                "--manifests /m --interface eth0 --host-path off",
+                "--snat-address is missing, and --host-path is off: give a free address",
+            ),
         ] {
             assert!(refused(line).starts_with(start), "{}", refused(line));
         }
@@ -475,6 +516,7 @@ mod tests {
             ("--interface eth0", "given twice"),
             ("--interface a/b", "no interface name"),
             ("--interface sixteen-letters-", "no interface name"),
+            ("--interface blixt-agent", "the agent's own host path"),
             ("--workers 0", "use 1 to 256"),
             ("--workers 257", "use 1 to 256"),
             ("--workers 4 --snat-ports 7-9", "3 ports for --workers 4"),
@@ -508,6 +550,7 @@ mod tests {
             ("--memory-budget 5", "size with a unit"),
             ("--memory-budget 5GB", "size with a unit"),
             ("--snat-address 192.0.2", "--snat-address"),
+            ("--host-path on", "[possible values: auto, off]"),
             ("--xdp-mode fast", "[possible values: auto, native, generic]"),
             ("--controller https://x", "--controller"),
         ] {

@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod flags;
+pub mod hostpath;
 pub mod http;
 pub mod interfaces;
 pub mod kernel;

@@ -22,21 +22,25 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::control::Control;
-use crate::flags::{Settings, XdpMode};
+use crate::flags::{HostPathMode, Settings, XdpMode};
+use crate::hostpath::{HOST_STATION, HostPath, OUR_END, OUR_STATION};
 use crate::http::{self, HttpError};
 use crate::interfaces::{AttachError, Links, Means};
-use crate::kernel::{Attachments, Mirror, MirrorError, Publish, Resolver};
+use crate::kernel::{Attachments, HostEnd, Mirror, MirrorError, Publish, Resolver};
 use crate::local::{self, SocketError};
 use crate::manifests::{self, WatchError};
 use crate::memory::{Available, Memory, MemoryError};
 use crate::offloads::{Offloads, StateDirError};
 use crate::preflight::{self, Lack};
-use crate::state::{ControlState, State, WorkerState};
+use crate::state::{ControlState, HostPathState, State, WorkerState};
 use crate::tables::TablesWriter;
 use crate::worker::{
     Command, Event, HoldLimits, Published, SpawnError, WorkerConfig, WorkerHandle, spawn,
 };
-use crate::xdp::{Capacities, Mode, Xdp, XdpError};
+use crate::xdp::{Addresses, Capacities, Mode, Xdp, XdpError};
+
+/// The smallest MTU that IPv6 runs on (RFC 8200, 5).
+const IPV6_MTU: u32 = 1_280;
 
 /// How long workers may take to end.
 const STOPPING: Duration = Duration::from_secs(5);
@@ -98,28 +102,67 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let stop = stop_signal()?;
     preflight::check_manifests(&settings.manifests)?;
     let offloads = Offloads::open(&settings.state_dir)?;
-    let sizes = sizes(&settings)?;
+    let (sizes, mtu) = sizes(&settings)?;
     let memory = Memory::needed(&settings, &sizes);
     memory.check(&settings, &sizes, &Available::now())?;
     let (xdp, addresses) = Xdp::load(Capacities::default())?;
     let http = http::bind(settings.http).await?;
     let (socket, socket_file) = local::bind(&settings.socket)?;
+    let host = start_host_path(&settings, mtu).await;
+    let prepared = Prepared {
+        stop,
+        offloads,
+        sizes,
+        memory,
+        xdp,
+        addresses,
+        http,
+        socket,
+        host: host.clone(),
+    };
+    let ended = serve(settings, prepared).await;
+    if let Some(host) = host {
+        host.remove().await;
+    }
+    drop(socket_file);
+    info!("stopped");
+    ended
+}
 
+/// What there is before workers start.
+struct Prepared {
+    stop: watch::Receiver<bool>,
+    offloads: Offloads,
+    sizes: Sizes,
+    memory: Memory,
+    xdp: Xdp,
+    addresses: Addresses,
+    http: TcpListener,
+    socket: UnixListener,
+    host: Option<Arc<HostPath>>,
+}
+
+/// Runs from there on, until a signal says to stop.
+async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
+    let Prepared { stop, offloads, sizes, memory, xdp, addresses, http, socket, host } = prepared;
     let count = usize::from(settings.workers);
     let published = Published::with_room_for(count, count * settings.flow_capacity);
     let published = Arc::new(published);
     let (events, unasked) = mpsc::unbounded_channel();
     let workers = Arc::new(start_workers(&settings, sizes, &published, &events)?);
-    let (attachments, attached) =
-        watch::channel(Attachments { slots: settings.interfaces.len(), ..Attachments::default() });
+    let slots = settings.interfaces.len() + usize::from(host.is_some());
+    let (attachments, attached) = watch::channel(Attachments { slots, ..Attachments::default() });
     let mirror = start_mirror(attached, &published, &workers).await?;
     let asked = resolve_at_once(unasked, mirror.resolver.clone());
     preflight::check_snat(&settings, &mirror.view.borrow().own_addresses())?;
 
-    let options =
-        CompileOptions { maglev: settings.maglev, snat_addresses: settings.snat_addresses.clone() };
+    let options = CompileOptions {
+        maglev: settings.maglev,
+        snat_addresses: settings.snat_addresses.clone(),
+        host_addresses: host.as_ref().map(|host| host.addresses().both()).unwrap_or_default(),
+    };
     let tables = TablesWriter::new(Arc::clone(&published), options, preflight::node_name());
-    let state = Arc::new(state(&settings, memory, &workers, &published, &tables));
+    let state = Arc::new(state(&settings, memory, &workers, &published, &tables, host.as_deref()));
     let servers = Servers::start(http, socket, &state, &workers);
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -143,13 +186,20 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         attachments,
         published,
         workers: Arc::clone(&workers),
+        host: host.as_ref().map(|host| HostEnd {
+            stations: [HOST_STATION, OUR_STATION],
+            flows_per_worker: host.flows_per_worker(),
+        }),
     };
+    let mut interfaces = settings.interfaces.clone();
+    // The last, so that the others' numbers are as the flags have them.
+    interfaces.extend(host.is_some().then(|| OUR_END.to_owned()));
     let objects = manifests::objects(manifests::watch(&settings.manifests)?)?;
-    let links = Links::start(&settings.interfaces, means, mirror.view.clone())
+    let links = Links::start(&interfaces, means, mirror.view.clone())
         .map_err(|source| RunError::System { what: "a thread for the interfaces", source })?;
     let mut control =
-        Control::new(settings, links, addresses, tables, Arc::clone(&workers), mirror, state);
-    let serve = async {
+        Control::new(settings, links, addresses, tables, Arc::clone(&workers), mirror, state, host);
+    let served = async {
         control.start(objects.first).await?;
         control.run(objects.changes, asked).await
     };
@@ -157,15 +207,28 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         biased;
         // Wherever it is: a signal waits for no interface.
         () = until(stop) => Ok(()),
-        ended = serve => ended,
+        ended = served => ended,
     };
     control.stop().await;
     drop(control);
     stop_workers(&workers).await;
     servers.stop().await;
-    drop(socket_file);
-    info!("stopped");
     ended
+}
+
+/// Makes the way through the node's kernel, if it is wanted. What is wrong with
+/// it keeps nobody from starting.
+async fn start_host_path(settings: &Settings, mtu: u32) -> Option<Arc<HostPath>> {
+    if settings.host_path == HostPathMode::Off {
+        return None;
+    }
+    match HostPath::start(settings.workers, mtu).await {
+        Ok(host) => Some(Arc::new(host)),
+        Err(error) => {
+            warn!("there is no host path, since the kernel does not answer: {error}");
+            None
+        }
+    }
 }
 
 /// Becomes true when SIGTERM, SIGINT, or SIGHUP of a closed terminal comes.
@@ -188,8 +251,9 @@ fn stop_signal() -> Result<watch::Receiver<bool>, RunError> {
     Ok(receiver)
 }
 
-/// Frames for all queues of all interfaces, large enough for each MTU.
-fn sizes(settings: &Settings) -> Result<Sizes, RunError> {
+/// Frames for all queues of all interfaces, large enough for each MTU; and the
+/// largest of these that is possible.
+fn sizes(settings: &Settings) -> Result<(Sizes, u32), RunError> {
     let (mut queues, mut sockets, mut mtu) = (0, 0, 0);
     for name in &settings.interfaces {
         let nic = Nic::new(name)?;
@@ -199,11 +263,16 @@ fn sizes(settings: &Settings) -> Result<Sizes, RunError> {
         queues += own.div_ceil(usize::from(settings.workers.max(1)));
         mtu = mtu.max(nic.mtu()?);
     }
+    if settings.host_path != HostPathMode::Off {
+        queues += 1;
+        sockets += usize::from(settings.workers);
+    }
     preflight::check_descriptors(sockets)?;
     // An MTU that no frame fits is refused when its interface is attached,
     // with its name.
     let frame_bytes = FrameBytes::for_mtu(mtu).unwrap_or(FrameBytes::Page);
-    Ok(Sizes::for_queues(queues, frame_bytes, settings.ring_entries))
+    let sizes = Sizes::for_queues(queues, frame_bytes, settings.ring_entries);
+    Ok((sizes, mtu.clamp(IPV6_MTU, frame_bytes.largest_mtu())))
 }
 
 fn start_workers(
@@ -314,6 +383,7 @@ fn state(
     workers: &[WorkerHandle],
     published: &Arc<Published>,
     tables: &TablesWriter,
+    host: Option<&HostPath>,
 ) -> State {
     let starting =
         ControlState { not_ready: vec!["the agent is starting".into()], ..ControlState::default() };
@@ -324,6 +394,10 @@ fn state(
         snat_addresses: settings.snat_addresses.clone(),
         snat_ports: settings.snat_ports.clone(),
         flow_capacity: settings.flow_capacity,
+        host_path: host.map(|host| HostPathState {
+            addresses: host.addresses(),
+            flow_limit: host.flows_per_worker() * usize::from(settings.workers),
+        }),
         memory,
         workers: workers
             .iter()

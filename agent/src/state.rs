@@ -14,6 +14,7 @@ use blixt_afxdp::nic::Offload;
 use blixt_gateway::{Refusal, Statuses, Warning};
 use blixt_model::Generation;
 
+use crate::hostpath::Addresses;
 use crate::memory::Memory;
 use crate::tables::Applied;
 use crate::traffic::Counted;
@@ -35,6 +36,8 @@ pub struct State {
     pub snat_ports: RangeInclusive<u16>,
     /// Flows that each worker can hold.
     pub flow_capacity: usize,
+    /// The way through the node's kernel; `None` if it is off.
+    pub host_path: Option<HostPathState>,
     /// What flows and frames take.
     pub memory: Memory,
     /// The workers.
@@ -45,6 +48,15 @@ pub struct State {
     pub applied: Arc<ArcSwap<Applied>>,
     /// All that the control thread knows.
     pub control: ArcSwap<ControlState>,
+}
+
+/// The way through the node's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostPathState {
+    /// What flows on it leave from.
+    pub addresses: Addresses,
+    /// How many of them there may be, of all workers.
+    pub flow_limit: usize,
 }
 
 /// One worker.
@@ -75,6 +87,8 @@ pub struct ControlState {
     pub xdp: Option<Counts>,
     /// Why the agent is not ready; empty if it is.
     pub not_ready: Vec<String>,
+    /// What keeps packets from going through the node's kernel.
+    pub host_path_faults: Vec<String>,
     /// Which worker does not move, if one does not.
     pub stuck: Option<String>,
 }
@@ -248,6 +262,13 @@ pub(crate) mod tests {
             snat_addresses: [[192, 0, 2, 10].into()].into(),
             snat_ports: 1_024..=65_535,
             flow_capacity: 4_096,
+            host_path: Some(HostPathState {
+                addresses: Addresses {
+                    v4: [169, 254, 42, 1].into(),
+                    v6: "fd62:6c69:7874:2a::1".parse().unwrap(),
+                },
+                flow_limit: 1_000,
+            }),
             memory: Memory { flows: 4 << 20, frames: 32 << 20, ..Memory::default() },
             workers: vec![WorkerState { core: Some(1), status }],
             applied: tables.applied(),

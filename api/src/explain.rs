@@ -46,7 +46,7 @@ pub fn of_tables(
     let decision = tables.decide(source, destination, protocol);
     let side = match decision.role {
         Some(AddressRole::Vip) => v1alpha1::Side::ToVip,
-        Some(AddressRole::Snat) => v1alpha1::Side::ToSnat,
+        Some(AddressRole::Snat | AddressRole::Host) => v1alpha1::Side::ToSnat,
         None => v1alpha1::Side::NotOurs,
     };
     let wire: v1alpha1::Protocol = protocol.into();

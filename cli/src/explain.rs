@@ -181,7 +181,12 @@ fn fate(fate: &Fate) -> String {
 }
 
 fn hop(hop: &NextHop) -> String {
-    let NextHop { interface, address, mac, mtu_bytes } = hop;
+    let NextHop { interface, address, mac, mtu_bytes, by_host } = hop;
+    if *by_host {
+        return format!(
+            "takes the host path: through {interface} into the node's kernel, whose routes lead to {address}, MTU {mtu_bytes}"
+        );
+    }
     match mac {
         Some(mac) => format!("leaves through {interface} to {address} ({mac}), MTU {mtu_bytes}"),
         None => format!(

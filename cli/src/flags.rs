@@ -290,6 +290,7 @@ impl Node {
         CompileOptions {
             maglev: MaglevSize::new(self.maglev_size).unwrap_or_default(),
             snat_addresses: self.snat_addresses.iter().copied().collect(),
+            ..CompileOptions::default()
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blixt_api::Word;
 use blixt_api::v1alpha1::{
-    Condition, GetStatusResponse, Interface, InterfaceState, Memory, ObjectName, Queue,
+    Condition, GetStatusResponse, HostPath, Interface, InterfaceState, Memory, ObjectName, Queue,
     RouteParent, Tables, Worker,
 };
 use blixt_model::Bytes;
@@ -21,6 +21,7 @@ pub(crate) fn draw(status: &GetStatusResponse, now_unix_ms: u64, width: Option<u
         interfaces(&status.interfaces, width),
         workers(&status.workers, width),
         snat(status, width),
+        host_path(status, width),
         objects(status, width),
         refusals(status.tables.as_ref(), width),
         warnings(status, width),
@@ -229,6 +230,25 @@ fn snat(status: &GetStatusResponse, width: Option<u16>) -> String {
         .map(|snat| vec![snat.address.clone(), format!("{}-{}", snat.first_port, snat.last_port)])
         .collect();
     section(&[text("SNAT ADDRESS"), text("PORTS")], &rows, width)
+}
+
+/// How it is with the way through the node's kernel.
+fn host_path(status: &GetStatusResponse, width: Option<u16>) -> String {
+    let Some(host_path) = &status.host_path else { return String::new() };
+    let mut told = match &host_path.whole_families[..] {
+        [] => "for endpoints and clients that no interface above leads to".to_owned(),
+        families => format!(
+            "for ALL flows to {} endpoints, which is slower: they have no --snat-address",
+            families.join(" and "),
+        ),
+    };
+    let HostPath { addresses, flow_entries, flow_limit, .. } = host_path;
+    let from = addresses.join(" and ");
+    let _ = write!(told, "\n{flow_entries} flows of {flow_limit}, from {from}");
+    for fault in &host_path.faults {
+        let _ = write!(told, "\nNOT USABLE: {fault}");
+    }
+    list(&[("Host path", told)], width)
 }
 
 pub(crate) fn objects(status: &GetStatusResponse, width: Option<u16>) -> String {

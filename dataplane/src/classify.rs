@@ -37,7 +37,7 @@ pub(crate) fn as_rewritten(burst: &mut Burst<'_>, tables: &Tables) {
     for packet in burst {
         packet.meta.rewritten = packet.meta.tuple;
         match tables.role(packet.meta.tuple.src) {
-            Some(AddressRole::Snat) => packet.meta.side = Side::ToVip,
+            Some(AddressRole::Snat | AddressRole::Host) => packet.meta.side = Side::ToVip,
             Some(AddressRole::Vip) => packet.meta.side = Side::ToSnat,
             // The address was taken away meanwhile.
             None => packet.refuse(DropReason::NotOurAddress),
@@ -64,7 +64,7 @@ fn side(packet: &Packet<'_>, tables: &Tables, fib: &Fib) -> Result<Side, DropRea
     }
     let side = match tables.role(meta.tuple.dst) {
         Some(AddressRole::Vip) => Side::ToVip,
-        Some(AddressRole::Snat) => Side::ToSnat,
+        Some(AddressRole::Snat | AddressRole::Host) => Side::ToSnat,
         None => return Err(not_ours(meta, tables)),
     };
     if meta.hop_limit <= 1 {
@@ -89,7 +89,7 @@ fn otherwise(meta: &Meta, tables: &Tables) -> Result<Side, DropReason> {
     }
     let side = match tables.role(meta.tuple.dst) {
         Some(AddressRole::Vip) => Side::ToVip,
-        Some(AddressRole::Snat) => Side::ToSnat,
+        Some(AddressRole::Snat | AddressRole::Host) => Side::ToSnat,
         None if is_solicitation && is_solicited_node(meta.tuple.dst) => Side::default(),
         None => return Err(DropReason::NotOurAddress),
     };

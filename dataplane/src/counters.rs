@@ -63,6 +63,9 @@ pub struct Counters {
     pub flow_entries: Counter,
     /// Entries that only keep a SNAT port at rest.
     pub flow_entries_resting: Counter,
+    /// Entries whose flow goes through the node's kernel, resting ones
+    /// included.
+    pub flow_entries_by_host: Counter,
     /// Packets given to the worker that owns their flow. Counted by whoever
     /// carries them there, once there was room.
     pub handed_off: Counter,
@@ -107,6 +110,7 @@ impl Counters {
             ("flow.reset", &self.flows_reset),
             ("flow.entries", &self.flow_entries),
             ("flow.resting", &self.flow_entries_resting),
+            ("flow.by_host", &self.flow_entries_by_host),
             ("handed_off", &self.handed_off),
             ("to_endpoints", &self.packets_to_endpoints),
             ("to_clients", &self.packets_to_clients),

@@ -51,15 +51,16 @@ drop_reasons! {
     NoEndpoint = "no_endpoint", "The chosen Service has no endpoint of the packet's address family that takes new flows. TCP is answered with a RST.";
     NoFlow = "no_flow", "The packet belongs to no known flow and cannot start one. TCP is answered with a RST.";
     EndpointGone = "endpoint_gone", "The flow's endpoint no longer exists. TCP is answered with a RST.";
+    HostPathFull = "host_path_full", "As many flows go through the node's kernel as may of its connection tracking.";
     FlowTableFull = "flow_table_full", "There is no room for a new flow.";
     SnatPorts = "snat_ports", "Each SNAT port is in use towards this endpoint.";
-    NoSnatAddress = "no_snat_address", "There is no SNAT address of the packet's address family.";
+    NoSnatAddress = "no_snat_address", "There is no SNAT address of the packet's address family, and no host path.";
     HopLimit = "hop_limit", "The packet's TTL or hop limit ran out; answered with an ICMP time exceeded.";
     TooBig = "too_big", "The packet does not fit the next link's MTU; answered with an ICMP that names the MTU.";
     TooBigToFragment = "too_big_to_fragment", "The packet does not fit the next link's MTU and allows fragmenting, which is not done yet.";
     Unroutable = "unroutable", "The kernel has no route to the destination, or one that forbids it.";
-    NotAttached = "not_attached", "The route leads out of an interface that the agent is not attached to; give it with --interface.";
-    LocalEndpoint = "local_endpoint", "The destination is the node itself, which a packet cannot reach from here yet.";
+    NotAttached = "not_attached", "The route leads out of an interface that the agent is not attached to, and the flow does not go through the node's kernel.";
+    LocalEndpoint = "local_endpoint", "The destination is the node itself, and the flow does not go through the node's kernel.";
     Unresolved = "unresolved", "The next hop did not answer ARP or neighbour discovery in time.";
     HoldFull = "hold_full", "Too many packets already wait for next hops to be resolved.";
     ResetLimit = "reset_limit", "The limit of resets a second is used up; the sender is not answered.";
@@ -125,13 +126,18 @@ impl DropReason {
             Self::EndpointGone => {
                 "Nothing; clients connect anew. If it goes on, look why endpoints come and go."
             }
+            Self::HostPathFull => {
+                "Give the agent a --snat-address, so that fewer flows go through the kernel, or raise net.netfilter.nf_conntrack_max: half of it is for these flows."
+            }
             Self::FlowTableFull => {
                 "Raise --flow-capacity, or look with `blixtctl flows` for who opens that many flows."
             }
             Self::SnatPorts => {
                 "Add a --snat-address, or widen --snat-ports; more endpoints help too, since ports count for each."
             }
-            Self::NoSnatAddress => "Add a --snat-address of that IP version.",
+            Self::NoSnatAddress => {
+                "Add a --snat-address of that IP version, or see in `blixtctl status` why there is no host path."
+            }
             Self::HopLimit => "Nothing, if it is a traceroute; else look for a routing loop.",
             Self::TooBig => {
                 "Nothing; the sender learns the MTU. If it goes on, somebody on the way drops ICMP."
@@ -143,10 +149,10 @@ impl DropReason {
                 "Add a route to the clients or endpoints: `ip route get ADDRESS` shows what is missing."
             }
             Self::NotAttached => {
-                "Give the interface with --interface: `ip route get ADDRESS` names it."
+                "Give the interface with --interface (`ip route get ADDRESS` names it), or let --host-path be auto; nothing, for flows that began before the route changed."
             }
             Self::LocalEndpoint => {
-                "Run the endpoint on another node, or in a namespace behind an attached interface."
+                "Let --host-path be auto; `blixtctl status` says why there is no host path."
             }
             Self::Unresolved => {
                 "Look whether the next hop is up: `ip neigh` shows it as FAILED or INCOMPLETE."

@@ -128,7 +128,7 @@ impl Asked<'_> {
             return Fate::Refused(DropReason::SourceAddress);
         }
         let side = match self.view.tables.role(self.tuple.dst) {
-            Some(AddressRole::Snat) => Side::ToSnat,
+            Some(AddressRole::Snat | AddressRole::Host) => Side::ToSnat,
             Some(AddressRole::Vip) | None => Side::ToVip,
         };
         if let Some(owner) = self.flows.other_owner(side, &self.tuple, self.hash) {
@@ -148,7 +148,11 @@ impl Asked<'_> {
         Fate::Becomes {
             source: at(tuple.src, tuple.src_port),
             destination: at(tuple.dst, tuple.dst_port),
-            hop: self.view.fib.told(tuple.dst, forward::spread(tuple)),
+            hop: self.view.fib.told(
+                tuple.dst,
+                forward::spread(tuple),
+                forward::ways(tuple, self.view.tables),
+            ),
         }
     }
 }

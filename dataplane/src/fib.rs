@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 
 use crate::drops::DropReason;
 use crate::packet::{InterfaceSlot, Neighbour};
-use crate::routes::{Route, RouteAction, Routes};
+use crate::routes::{Path, Route, RouteAction, Routes};
 use crate::rss::Rss;
 use crate::wire;
 
@@ -48,6 +48,35 @@ pub struct Link {
     pub mtu: u32,
     /// The tags its frames carry.
     pub tags: Tags,
+}
+
+/// The way into the node's own kernel: a link whose other end the kernel has,
+/// with routes that lead back into it. What no attached interface leads to
+/// goes there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostPath {
+    /// The attached interface that is our end.
+    pub egress: InterfaceSlot,
+    /// The largest IP packet that it takes, in bytes.
+    pub mtu: u32,
+    /// The station at the other end, and the one that we are at ours.
+    pub stations: [Mac; 2],
+    /// How many flows each worker may have the kernel track.
+    pub flows_per_worker: usize,
+}
+
+/// Which ways a packet may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ways {
+    /// Out of an attached interface only: what comes from a SNAT address could
+    /// not be answered otherwise.
+    Out,
+    /// Through the node's kernel where no attached interface leads there: to
+    /// clients that are on the node, or behind a tunnel of it.
+    OutOrHost,
+    /// Through the node's kernel in any case: only it can make the source one
+    /// that others can answer.
+    Host,
 }
 
 /// Names a [`NextHop`] of one [`Fib`].
@@ -109,6 +138,9 @@ pub struct Hop {
     pub mac: Option<Mac>,
     /// The largest IP packet that the link takes, in bytes.
     pub mtu: usize,
+    /// It goes into the node's kernel, whose routes lead it on. There is no
+    /// other station: `neighbour` is the destination.
+    pub by_host: bool,
 }
 
 /// The next [`Fib`]'s stamp.
@@ -126,6 +158,8 @@ pub struct Fib {
     neighbours: HashMap<Neighbour, HopId>,
     /// How interfaces spread what they receive, by slot.
     rss: Vec<(InterfaceSlot, Arc<Rss>)>,
+    /// The way into the node's kernel, if there is one.
+    host: Option<(HopId, HostPath)>,
 }
 
 impl Fib {
@@ -167,6 +201,41 @@ impl Fib {
     pub fn with_rss(mut self, slot: InterfaceSlot, rss: Arc<Rss>) -> Self {
         self.rss.push((slot, rss));
         self
+    }
+
+    /// The same, with a way into the node's kernel.
+    #[must_use]
+    pub fn with_host_path(mut self, path: HostPath) -> Self {
+        let [to, from] = path.stations;
+        let hop = NextHop::new(path.egress, path.mtu as usize, to, from, Tags::new());
+        // There are fewer than 2^32 neighbours.
+        self.host = Some((HopId(self.hops.len() as u32), path));
+        self.hops.push(hop);
+        self
+    }
+
+    /// The way into the node's kernel, if there is one.
+    pub fn host_path(&self) -> Option<&HostPath> {
+        self.host.as_ref().map(|(_, path)| path)
+    }
+
+    /// Its hop; [`HopId::NONE`] if there is none.
+    #[inline(always)]
+    pub(crate) fn host_hop(&self) -> HopId {
+        self.host.as_ref().map_or(HopId::NONE, |(hop, _)| *hop)
+    }
+
+    /// Whether some way to `destination` leads out of no attached interface, so
+    /// that only the node's kernel gets a packet there; if that is not told to
+    /// refuse it.
+    pub fn needs_host(&self, destination: u128) -> bool {
+        let leads_out =
+            |path: &Path| self.links.get(&path.ifindex).is_some_and(|link| link.attached.is_some());
+        match self.routes.towards(destination) {
+            Some(RouteAction::Forward(paths)) => paths.is_empty() || !paths.iter().all(leads_out),
+            Some(RouteAction::Refuse) => false,
+            Some(RouteAction::Local) | None => true,
+        }
     }
 
     /// How the interface through which `destination` is reached spreads what
@@ -224,8 +293,29 @@ impl Fib {
         self.routes.spreads()
     }
 
-    /// How to reach `destination`. `spread` chooses among equal paths.
-    pub(crate) fn resolve(&self, destination: u128, spread: u32) -> Resolution {
+    /// How to reach `destination` by one of these `ways`. `spread` chooses among
+    /// equal paths.
+    pub(crate) fn resolve(&self, destination: u128, spread: u32, ways: Ways) -> Resolution {
+        let host = self.host.map(|(hop, _)| Resolution::Hop(hop));
+        let out = match ways {
+            Ways::Host => return host.unwrap_or(Resolution::Drop(DropReason::NotAttached)),
+            Ways::Out | Ways::OutOrHost => self.resolve_out(destination, spread),
+        };
+        match (ways, out, host) {
+            // Where the main table leads nowhere, the kernel may have others.
+            // What it is told to refuse is refused here, by name.
+            (Ways::OutOrHost, Resolution::Drop(_), Some(host)) if !self.refuses(destination) => {
+                host
+            }
+            _ => out,
+        }
+    }
+
+    fn refuses(&self, destination: u128) -> bool {
+        self.routes.towards(destination) == Some(&RouteAction::Refuse)
+    }
+
+    fn resolve_out(&self, destination: u128, spread: u32) -> Resolution {
         let neighbour = match self.neighbour(destination, spread) {
             Ok(neighbour) => neighbour,
             Err(reason) => return Resolution::Drop(reason),
@@ -242,19 +332,28 @@ impl Fib {
     }
 
     /// What [`Fib::resolve`] says, for people.
-    pub(crate) fn told(&self, destination: u128, spread: u32) -> Result<Hop, DropReason> {
-        let neighbour = self.neighbour(destination, spread)?;
-        match self.resolve(destination, spread) {
+    pub(crate) fn told(
+        &self,
+        destination: u128,
+        spread: u32,
+        ways: Ways,
+    ) -> Result<Hop, DropReason> {
+        match self.resolve(destination, spread, ways) {
             Resolution::Drop(reason) => Err(reason),
             Resolution::Hop(id) => {
+                let by_host = id == self.host_hop();
+                let neighbour = match by_host {
+                    true => Neighbour { ifindex: 0, address: destination },
+                    false => self.neighbour(destination, spread)?,
+                };
                 let hop = self.hop(id).ok_or(DropReason::Unroutable)?;
                 let mac = Some(wire::array_at(&hop.macs, 0));
-                Ok(Hop { egress: hop.egress, neighbour, mac, mtu: hop.mtu })
+                Ok(Hop { egress: hop.egress, neighbour, mac, mtu: hop.mtu, by_host })
             }
             Resolution::Unresolved { neighbour, mtu } => {
                 let link = self.links.get(&neighbour.ifindex);
                 let egress = link.and_then(|link| link.attached).ok_or(DropReason::NotAttached)?;
-                Ok(Hop { egress, neighbour, mac: None, mtu })
+                Ok(Hop { egress, neighbour, mac: None, mtu, by_host: false })
             }
         }
     }
@@ -340,22 +439,27 @@ mod tests {
             route("10.9.0.0", 16, 50, 3, None),
             route("10.9.0.0", 16, 70, 1, None),
         ]);
-        let egress = |to: &str| match fib.resolve(ip(to), 0) {
+        let egress = |to: &str| match fib.resolve(ip(to), 0, Ways::Out) {
             Resolution::Hop(id) => fib.hop(id).unwrap().egress.0,
             other => panic!("{other:?}"),
         };
         assert_eq!(egress("8.8.8.8"), 0);
         assert_eq!(egress("10.9.0.1"), 1);
         let waits = Resolution::Unresolved { neighbour: near(3, "10.9.0.2"), mtu: 1_500 };
-        assert_eq!(fib.resolve(ip("10.9.0.2"), 0), waits);
+        assert_eq!(fib.resolve(ip("10.9.0.2"), 0, Ways::Out), waits);
         // IPv4's default route is none for IPv6.
-        assert_eq!(fib.resolve(ip("2001:db8::1"), 0), Resolution::Drop(DropReason::Unroutable));
+        assert_eq!(
+            fib.resolve(ip("2001:db8::1"), 0, Ways::Out),
+            Resolution::Drop(DropReason::Unroutable)
+        );
     }
 
     #[test]
     fn a_hop_knows_its_frame() {
         let fib = fib(vec![route("10.0.0.0", 24, 0, 1, None)]);
-        let Resolution::Hop(id) = fib.resolve(ip("10.0.0.1"), 0) else { panic!("no hop") };
+        let Resolution::Hop(id) = fib.resolve(ip("10.0.0.1"), 0, Ways::Out) else {
+            panic!("no hop")
+        };
         let hop = fib.hop(id).unwrap();
         assert_eq!(hop.macs, [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9]);
         assert_eq!(hop.mtu, 1_500);
@@ -365,7 +469,10 @@ mod tests {
     fn links_that_are_not_attached_are_named() {
         let fib = fib(vec![route("10.2.0.0", 24, 0, 2, None), route("10.3.0.0", 24, 0, 77, None)]);
         for to in ["10.2.0.1", "10.3.0.1"] {
-            assert_eq!(fib.resolve(ip(to), 0), Resolution::Drop(DropReason::NotAttached));
+            assert_eq!(
+                fib.resolve(ip(to), 0, Ways::Out),
+                Resolution::Drop(DropReason::NotAttached)
+            );
         }
     }
 
@@ -377,7 +484,7 @@ mod tests {
             special("10.0.0.8", RouteAction::Refuse),
             special("10.0.0.7", RouteAction::Forward(vec![])),
         ]);
-        let drop = |to: &str| fib.resolve(ip(to), 5);
+        let drop = |to: &str| fib.resolve(ip(to), 5, Ways::Out);
         assert_eq!(drop("10.0.0.9"), Resolution::Drop(DropReason::LocalEndpoint));
         assert_eq!(drop("10.0.0.8"), Resolution::Drop(DropReason::Unroutable));
         assert_eq!(drop("10.0.0.7"), Resolution::Drop(DropReason::Unroutable));
@@ -391,9 +498,61 @@ mod tests {
         ];
         let route = Route::new("::".parse().unwrap(), 0, 0, RouteAction::Forward(paths));
         let fib = fib(vec![route]);
-        let hops: Vec<_> = (0..4).map(|spread| fib.resolve(ip("2001:db8::1"), spread)).collect();
+        let hops: Vec<_> =
+            (0..4).map(|spread| fib.resolve(ip("2001:db8::1"), spread, Ways::Out)).collect();
         assert_eq!(hops[0], hops[2]);
         assert_eq!(hops[1], hops[3]);
         assert_ne!(hops[0], hops[1]);
+    }
+
+    #[test]
+    fn what_no_interface_leads_to_goes_through_the_kernel() {
+        let special = |prefix: &str, action| Route::new(prefix.parse().unwrap(), 32, 0, action);
+        let both = RouteAction::Forward(
+            [1, 2].map(|ifindex| Path { ifindex, via: Some(ip("10.0.0.1")) }).into(),
+        );
+        let routes = vec![
+            route("10.0.0.0", 24, 0, 1, None),
+            route("10.2.0.0", 24, 0, 2, None),
+            special("10.0.0.9", RouteAction::Local),
+            special("10.0.0.8", RouteAction::Refuse),
+            special("10.5.0.1", both),
+        ];
+        let without = fib(routes.clone());
+        let host = HostPath {
+            egress: InterfaceSlot(7),
+            mtu: 1_400,
+            stations: [[2; 6], [4; 6]],
+            flows_per_worker: 1,
+        };
+        let with = fib(routes).with_host_path(host);
+        let egress = |to: &str, ways| match with.resolve(ip(to), 0, ways) {
+            Resolution::Hop(id) => Ok(with.hop(id).unwrap().egress.0),
+            Resolution::Unresolved { neighbour, .. } => Ok(neighbour.ifindex as u16 - 1),
+            Resolution::Drop(reason) => Err(reason),
+        };
+        for (to, out, or_host, needs) in [
+            ("10.0.0.1", Ok(0), Ok(0), false),
+            ("10.0.0.5", Ok(0), Ok(0), false),
+            ("10.2.0.1", Err(DropReason::NotAttached), Ok(7), true),
+            ("10.0.0.9", Err(DropReason::LocalEndpoint), Ok(7), true),
+            ("10.0.0.8", Err(DropReason::Unroutable), Err(DropReason::Unroutable), false),
+            // The kernel may have more tables than we look at.
+            ("192.0.2.1", Err(DropReason::Unroutable), Ok(7), true),
+            // Flows that some day take another path need what works on both.
+            ("10.5.0.1", Ok(0), Ok(0), true),
+        ] {
+            assert_eq!(egress(to, Ways::Out), out, "{to}");
+            assert_eq!(egress(to, Ways::OutOrHost), or_host, "{to}");
+            assert_eq!(egress(to, Ways::Host), Ok(7), "{to}");
+            assert_eq!(with.needs_host(ip(to)), needs, "{to}");
+            assert_eq!(
+                without.resolve(ip(to), 0, Ways::OutOrHost),
+                without.resolve(ip(to), 0, Ways::Out)
+            );
+            assert!(matches!(without.resolve(ip(to), 0, Ways::Host), Resolution::Drop(_)), "{to}");
+        }
+        let told = with.told(ip("10.2.0.1"), 0, Ways::OutOrHost).unwrap();
+        assert!(told.by_host && told.mac == Some([2; 6]) && told.mtu == 1_400, "{told:?}");
     }
 }

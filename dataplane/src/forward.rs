@@ -4,26 +4,32 @@
 
 use crate::counters::Counters;
 use crate::drops::DropReason;
-use crate::fib::{Fib, HopId, NextHop, Resolution};
+use crate::fib::{Fib, HopId, NextHop, Resolution, Ways};
 use crate::hops::Hops;
 use crate::packet::{Burst, Kind, Packet, Side, Tuple, Verdict};
 use crate::parse::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::tables::{AddressRole, Tables};
 use crate::wire;
 
 /// Finds the next hop of each packet that goes on, and refuses what does not
 /// fit or has none. A neighbour that is not known yet leaves the hop open.
 #[inline(never)]
-pub(crate) fn resolve(burst: &mut Burst<'_>, hops: &mut Hops, fib: &Fib) {
+pub(crate) fn resolve(burst: &mut Burst<'_>, hops: &mut Hops, tables: &Tables, fib: &Fib) {
     hops.begin(fib);
+    let host = fib.host_hop();
     for packet in burst {
         if !goes_on(packet) {
             continue;
         }
         let tuple = &packet.meta.rewritten;
+        if tables.is_host_address(tuple.src) {
+            through_the_kernel(packet, fib);
+            continue;
+        }
         let spread = if fib.spreads() { spread(tuple) } else { 0 };
         match hops.known(tuple.dst, spread, packet.meta.l3_bytes) {
-            Some(hop) => packet.meta.hop = hop,
-            None => ask(packet, hops, fib, spread),
+            Some(hop) if hop != host || packet.meta.side == Side::ToSnat => packet.meta.hop = hop,
+            _ => ask(packet, hops, fib, spread),
         }
     }
 }
@@ -32,18 +38,42 @@ pub(crate) fn resolve(burst: &mut Burst<'_>, hops: &mut Hops, fib: &Fib) {
 /// be told of a packet that is too big.
 #[inline(never)]
 fn ask(packet: &mut Packet<'_>, hops: &mut Hops, fib: &Fib, spread: u32) {
-    match hops.learn(fib, packet.meta.rewritten.dst, spread) {
-        Resolution::Hop(id) => {
-            packet.meta.hop = id;
-            if let Some(hop) = fib.hop(id) {
-                check_size(packet, hop.mtu);
-            }
-        }
+    let ways = match packet.meta.side {
+        Side::ToVip => Ways::Out,
+        Side::ToSnat => Ways::OutOrHost,
+    };
+    match hops.learn(fib, packet.meta.rewritten.dst, spread, ways) {
+        Resolution::Hop(id) => take(packet, fib, id),
         Resolution::Unresolved { mtu, .. } => {
             packet.meta.hop = HopId::NONE;
             check_size(packet, mtu);
         }
         Resolution::Drop(reason) => packet.refuse(reason),
+    }
+}
+
+/// Has a packet leave by a hop, if it fits.
+fn take(packet: &mut Packet<'_>, fib: &Fib, id: HopId) {
+    packet.meta.hop = id;
+    if let Some(hop) = fib.hop(id) {
+        check_size(packet, hop.mtu);
+    }
+}
+
+/// The way of flows that the node's kernel carries: nothing is asked.
+fn through_the_kernel(packet: &mut Packet<'_>, fib: &Fib) {
+    match fib.host_hop() {
+        HopId::NONE => packet.refuse(DropReason::NotAttached),
+        hop => take(packet, fib, hop),
+    }
+}
+
+/// The ways that are open to a packet with this tuple, which we send.
+pub(crate) fn ways(tuple: &Tuple, tables: &Tables) -> Ways {
+    match tables.role(tuple.src) {
+        Some(AddressRole::Host) => Ways::Host,
+        Some(AddressRole::Vip) => Ways::OutOrHost,
+        Some(AddressRole::Snat) | None => Ways::Out,
     }
 }
 
@@ -111,7 +141,8 @@ fn check_size(packet: &mut Packet<'_>, mtu: usize) {
 /// The rare way: asks again for the neighbour to wait for.
 #[cold]
 fn hold(packet: &mut Packet<'_>, fib: &Fib) -> bool {
-    match fib.resolve(packet.meta.rewritten.dst, spread(&packet.meta.rewritten)) {
+    // Nobody waits for the kernel, so none of these has its way.
+    match fib.resolve(packet.meta.rewritten.dst, spread(&packet.meta.rewritten), Ways::Out) {
         Resolution::Unresolved { neighbour, .. } => {
             packet.decide(Verdict::Hold(neighbour));
             true

@@ -4,7 +4,7 @@
 //! next; it never makes a difference but in time.
 
 use crate::address;
-use crate::fib::{Fib, HopId, NextHop, Resolution};
+use crate::fib::{Fib, HopId, NextHop, Resolution, Ways};
 
 /// Enough for the endpoints and the busiest clients of a burst after another,
 /// in the second-level cache.
@@ -48,7 +48,8 @@ impl Hops {
     }
 
     /// The hop for an IP packet of so many bytes, if [`Fib::resolve`] said it
-    /// lately and the packet fits.
+    /// lately and the packet fits. It may be the node's kernel's, which is not
+    /// open to every packet: see [`Ways`].
     #[inline(always)]
     pub(crate) fn known(&self, destination: u128, spread: u32, bytes: usize) -> Option<HopId> {
         let place = self.places.get(home(destination, spread))?;
@@ -58,8 +59,14 @@ impl Hops {
 
     /// What [`Fib::resolve`] says; a hop is remembered.
     #[inline(never)]
-    pub(crate) fn learn(&mut self, fib: &Fib, destination: u128, spread: u32) -> Resolution {
-        let resolution = fib.resolve(destination, spread);
+    pub(crate) fn learn(
+        &mut self,
+        fib: &Fib,
+        destination: u128,
+        spread: u32,
+        ways: Ways,
+    ) -> Resolution {
+        let resolution = fib.resolve(destination, spread, ways);
         // Neighbours and routes that are missing may come with the next.
         if let Resolution::Hop(hop) = resolution
             && let Some(NextHop { mtu, .. }) = fib.hop(hop)
@@ -123,14 +130,14 @@ mod tests {
             for host in (0..10_000).chain(0..10_000) {
                 for spread in [0, 1, 7, u32::MAX] {
                     let (destination, expected) =
-                        (NETWORK + host, fib.resolve(NETWORK + host, spread));
+                        (NETWORK + host, fib.resolve(NETWORK + host, spread, Ways::Out));
                     let hop = match expected {
                         Resolution::Hop(id) => Some(id),
                         _ => None,
                     };
                     let known = hops.known(destination, spread, 1);
                     assert!(known.is_none() || known == hop, "{known:?} for {hop:?}");
-                    assert_eq!(hops.learn(&fib, destination, spread), expected);
+                    assert_eq!(hops.learn(&fib, destination, spread, Ways::Out), expected);
                     assert_eq!(hops.known(destination, spread, 1_500), hop);
                     assert_eq!(hops.known(destination, spread, 1_501), None, "too big");
                 }
@@ -143,12 +150,12 @@ mod tests {
         let (old, new) = (fib(1), Fib::default());
         let mut hops = Hops::new();
         hops.begin(&old);
-        assert!(matches!(hops.learn(&old, NETWORK, 0), Resolution::Hop(_)));
+        assert!(matches!(hops.learn(&old, NETWORK, 0, Ways::Out), Resolution::Hop(_)));
         assert!(hops.known(NETWORK, 0, 1).is_some());
         hops.begin(&new);
         assert_eq!(hops.known(NETWORK, 0, 1), None);
         let nowhere = Resolution::Drop(DropReason::Unroutable);
-        assert_eq!(hops.learn(&new, NETWORK, 0), nowhere);
+        assert_eq!(hops.learn(&new, NETWORK, 0, Ways::Out), nowhere);
         assert_eq!(hops.known(NETWORK, 0, 1), None);
     }
 }

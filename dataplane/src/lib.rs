@@ -44,7 +44,7 @@ mod wire;
 pub use counters::{Counter, Counters, SlotCounters, SlotStats};
 pub use drops::DropReason;
 pub use explain::{Explanation, Fate};
-pub use fib::{Fib, Hop, Interface, Link, Mac, Tags};
+pub use fib::{Fib, Hop, HostPath, Interface, Link, Mac, Tags};
 pub use flows::{
     BYTES_PER_FLOW, FLOWS_AT_ONCE, FlowFilter, FlowRecord, FlowState, Network, PeerFilter, Scanned,
     flow_bytes,

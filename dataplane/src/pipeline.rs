@@ -202,7 +202,7 @@ impl Pipeline {
         after(PipelineStage::Track);
         icmp::burst(burst, &self.flows);
         after(PipelineStage::Icmp);
-        forward::resolve(burst, &mut self.hops, view.fib);
+        forward::resolve(burst, &mut self.hops, view.tables, view.fib);
         after(PipelineStage::Resolve);
         rewrite::burst(burst, counters);
         after(PipelineStage::Rewrite);
@@ -220,7 +220,7 @@ impl Pipeline {
         let counters = &*self.counters;
         parse::burst(burst, view.fib);
         classify::as_rewritten(burst, view.tables);
-        forward::resolve(burst, &mut self.hops, view.fib);
+        forward::resolve(burst, &mut self.hops, view.tables, view.fib);
         forward::burst(burst, view.fib, counters);
         answers::drop_refused(burst, counters);
     }

@@ -14,6 +14,7 @@ use crate::pipeline::View;
 use crate::snat::Steering;
 use crate::tables::EndpointChoice;
 use crate::tcp::{self, TcpState};
+use crate::team::Membership;
 use crate::udp::UdpState;
 use crate::wire;
 
@@ -23,6 +24,44 @@ pub(crate) enum Started {
     Here(FlowId),
     /// Another worker has just begun it.
     Elsewhere(WorkerId),
+}
+
+/// Which way a flow takes to its endpoint.
+struct Way<'a> {
+    /// Where it may leave from.
+    addresses: &'a [u128],
+    /// Whether it goes through the node's kernel, and how many flows of this
+    /// worker may.
+    by_host: Option<usize>,
+}
+
+impl<'a> Way<'a> {
+    /// Out of an attached interface where all routes lead there, and there is an
+    /// address to leave from; else through the node's kernel, if it can be.
+    fn to(endpoint: u128, view: View<'a>) -> Self {
+        let v4 = address::is_v4(endpoint);
+        let own = view.tables.snat_addresses(v4);
+        let host = view.tables.host_addresses(v4);
+        match view.fib.host_path() {
+            Some(path) if !host.is_empty() && (own.is_empty() || view.fib.needs_host(endpoint)) => {
+                Self { addresses: host, by_host: Some(path.flows_per_worker) }
+            }
+            _ => Self { addresses: own, by_host: None },
+        }
+    }
+
+    /// How replies can be brought to this worker. Nobody knows how the kernel
+    /// spreads those that it brings.
+    fn steering(
+        &self,
+        endpoint: u128,
+        protocol: u8,
+        team: Option<&'a Membership>,
+        view: View<'a>,
+    ) -> Option<Steering<'a>> {
+        let team = team.filter(|_| self.by_host.is_none())?;
+        Steering::towards(endpoint, protocol, view.fib, team)
+    }
 }
 
 /// Starts a flow with a packet that belongs to none, or says why that cannot
@@ -81,13 +120,14 @@ pub(crate) fn foresee(
     if flows.table.is_full() && removed.is_none() && !flows.table.has_half_open_besides(rests) {
         return Err(DropReason::FlowTableFull);
     }
-    let steering = flows
-        .team
-        .as_ref()
-        .and_then(|team| Steering::towards(endpoint.address, tuple.protocol, view.fib, team));
+    let way = Way::to(endpoint.address, view);
+    if let Some(most) = way.by_host {
+        flows.room_by_host(most, before)?;
+    }
+    let steering = way.steering(endpoint.address, tuple.protocol, flows.team.as_ref(), view);
     let source = flows.snat.foresee(
         &flows.table,
-        view.tables.snat_addresses(address::is_v4(endpoint.address)),
+        way.addresses,
         &endpoint,
         tuple.protocol,
         view.stats.slot(endpoint.slot),
@@ -127,13 +167,15 @@ fn admit(
         return Err(DropReason::FlowTableFull);
     }
     let tuple = &packet.meta.tuple;
-    let steering = flows
-        .team
-        .as_ref()
-        .and_then(|team| Steering::towards(endpoint.address, tuple.protocol, view.fib, team));
+    let way = Way::to(endpoint.address, view);
+    let gives_way = match way.by_host {
+        Some(most) => flows.room_by_host(most, Before::default())?,
+        None => None,
+    };
+    let steering = way.steering(endpoint.address, tuple.protocol, flows.team.as_ref(), view);
     let source = flows.snat.find(
         &flows.table,
-        view.tables.snat_addresses(address::is_v4(endpoint.address)),
+        way.addresses,
         endpoint,
         tuple.protocol,
         moment.stats.slot(endpoint.slot),
@@ -143,10 +185,12 @@ fn admit(
     if let Err(owner) = flows.claim(packet.meta.hash) {
         return Ok(Started::Elsewhere(owner));
     }
-    match source.taken_by {
-        Some(half_open) => flows.evict(half_open, moment),
-        None if flows.table.is_full() => flows.make_room(moment),
-        None => {}
+    match (source.taken_by, gives_way) {
+        // It goes that way too, if it has a source of that way.
+        (Some(half_open), _) => flows.evict(half_open, moment),
+        (None, Some(half_open)) => flows.give_way_by_host(half_open, moment),
+        (None, None) if flows.table.is_full() => flows.make_room(moment),
+        (None, None) => {}
     }
     let mut flow = Flow {
         client: tuple.src,
@@ -160,6 +204,7 @@ fn admit(
         protocol: tuple.protocol,
         endpoint_slot: endpoint.slot,
         backend_slot,
+        by_host: way.by_host.is_some().into(),
         expires: flows.expiry(stage, moment.now).0,
         ..Flow::zeroed()
     };

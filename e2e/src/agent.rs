@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use blixt_testkit::netns::{Lab, Process, Ran, eventually_some, program};
+use blixt_testkit::netns::{Lab, Namespace, Process, Program, Ran, eventually_some, program};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -50,24 +50,58 @@ impl Agent {
         agent
     }
 
-    /// Starts it, and does not wait.
+    /// Starts it, and does not wait. Where labs are, nobody needs the host path:
+    /// it has a place of its own.
     pub fn launch(lab: &Lab, manifests: &Manifests, flags: &[String]) -> Self {
+        // Those given by flags come first.
+        let interfaces = lab.interfaces().iter().flat_map(|name| ["--interface", name]);
+        let snat = lab.snat_addresses().map(|address| format!("--snat-address={address}"));
+        let flags: Vec<_> = flags
+            .iter()
+            .cloned()
+            .chain(interfaces.map(str::to_owned))
+            .chain(snat)
+            .chain(["--host-path=off".to_owned()])
+            .collect();
+        Self::spawn(&lab.lb, lab.lb.command(binaries::agent()), manifests, &flags)
+    }
+
+    /// Starts it anywhere as if in a container, and does not wait: it can't write
+    /// to /proc/sys, and has no more capabilities than it needs.
+    pub fn launch_in(namespace: &Namespace, manifests: &Manifests, flags: &[String]) -> Self {
+        const CONFINED: &str = "mount --bind /proc/sys /proc/sys\n\
+             mount -o remount,bind,ro /proc/sys\n\
+             caps=-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock\n\
+             exec setpriv --bounding-set=$caps --inh-caps=-all \"$@\"";
+
+        let shell = namespace.command("unshare").args(["--mount", "sh", "-ec", CONFINED, "sh"]);
+        Self::spawn(namespace, shell.arg(binaries::agent()), manifests, flags)
+    }
+
+    fn spawn(
+        namespace: &Namespace,
+        agent: Program,
+        manifests: &Manifests,
+        flags: &[String],
+    ) -> Self {
         let files = tempfile::tempdir().unwrap();
-        let process = lab
-            .lb
-            .command(binaries::agent())
+        let process = agent
             .arg("--manifests")
             .arg(manifests.path())
-            // Those given by flags come first.
             .args(flags)
-            .args(lab.interfaces().iter().flat_map(|name| ["--interface", name]))
-            .args(lab.snat_addresses().map(|address| format!("--snat-address={address}")))
             .arg("--socket")
             .arg(files.path().join("agent.sock"))
             .arg("--state-dir")
             .arg(files.path().join("state"))
             .spawn();
-        Self { process: Some(process), files, namespace: lab.lb.name().to_owned() }
+        Self { process: Some(process), files, namespace: namespace.name().to_owned() }
+    }
+
+    /// Starts it anywhere, and waits until it is ready.
+    pub fn start_in(namespace: &Namespace, manifests: &Manifests, flags: &[String]) -> Self {
+        let mut agent = Self::launch_in(namespace, manifests, flags);
+        eventually_some("the agent to be ready", START, || agent.ready());
+        agent
     }
 
     /// Whether it is ready, or what it says instead.
@@ -96,7 +130,7 @@ impl Agent {
     }
 
     /// Asks it over HTTP; gives the body, or what went wrong.
-    fn get(&self, path: &str) -> Result<String, String> {
+    pub fn get(&self, path: &str) -> Result<String, String> {
         let ran = program("ip")
             .args(["netns", "exec", &self.namespace])
             .args(["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "5"])

@@ -432,6 +432,32 @@ fn addresses_come_and_go() {
     });
 }
 
+/// Who knows nothing of the host path may have the same address on a network.
+#[test]
+fn an_address_of_the_host_path_is_ours_there_only() {
+    require_root!();
+    given(|judge| {
+        let hosts = ["169.254.42.1", "fd62:6c69:7874:2a::1"];
+        let mut wanted = ours();
+        wanted.extend(hosts.map(|address| (ip(address), Role::Host)));
+        judge.addresses.set(&wanted).unwrap();
+        let frames = hosts.map(|host| frame::tcp(at(client_of(host), 80), at(host, 1_024)));
+        let asked = frame::arp_request((ROUTER_MAC, ip(CLIENT4)), ip(hosts[0]));
+        let to_vip = frame::tcp_syn(at(CLIENT4, 40_000), at(VIP4, 80));
+        for frame in frames.iter().chain([&asked]) {
+            judge.expect(frame, Action::Pass, &[]);
+        }
+        judge.xdp.detach(LOOPBACK).unwrap();
+        judge.xdp.attach_host_end(LOOPBACK, "lo", Mode::Generic).unwrap();
+        judge.expect(&frames[0], Action::Drop, &["dropped_no_socket"]);
+        let socket = Socket::new(Domain::from(AF_XDP), Type::RAW, None).unwrap();
+        judge.xdp.set_socket(LOOPBACK, 0, &socket).unwrap();
+        for frame in frames.iter().chain([&to_vip]) {
+            judge.expect(frame, Action::Redirect, &["redirected_ip"]);
+        }
+    });
+}
+
 #[test]
 fn a_full_set_can_be_exchanged_and_one_more_is_refused() {
     require_root!();

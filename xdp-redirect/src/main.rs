@@ -7,6 +7,9 @@
 //! - a neighbour solicitation for one of our addresses, sent to its
 //!   solicited-node group.
 //!
+//! One kind of address is ours on one interface only: what the node's kernel
+//! replies to on the host path.
+//!
 //! Up to two VLAN tags may stand before. Everything else passes on to the
 //! kernel, untouched. The addresses are ours alone: without a socket a frame
 //! for them is dropped, never given to the kernel, which might answer.
@@ -49,7 +52,7 @@ pub fn blixt_redirect(frame: XdpContext) -> u32 {
 
 #[inline(always)]
 fn redirect_if_ours(frame: &XdpContext, address: &[u8; 16], redirected: Counter) -> u32 {
-    if !maps::is_ours(address) {
+    if !maps::is_ours(frame, address) {
         return XDP_PASS;
     }
     match maps::redirect(frame) {

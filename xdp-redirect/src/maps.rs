@@ -7,7 +7,7 @@ use aya_ebpf::bindings::xdp_action::XDP_DROP;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, XskMap};
 use aya_ebpf::programs::XdpContext;
-use blixt_xdp_abi::{AddressKey, QUEUES_PER_INTERFACE};
+use blixt_xdp_abi::{AddressKey, HOST_END, QUEUES_PER_INTERFACE, Role};
 
 #[map]
 static ADDRESSES: HashMap<AddressKey, u32> = HashMap::with_max_entries(1, 0);
@@ -18,10 +18,16 @@ static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(QUEUES_PER_INTERFACE, 0);
 
-/// Whether an address is one of ours.
+/// Whether an address is one of ours where the frame came in.
 #[inline(always)]
-pub fn is_ours(address: &AddressKey) -> bool {
-    ADDRESSES.get_ptr(address).is_some()
+pub fn is_ours(frame: &XdpContext, address: &AddressKey) -> bool {
+    let Some(role) = ADDRESSES.get_ptr(address) else { return false };
+    // SAFETY: values are 4 bytes of a preallocated map. Its row may be given to
+    // another address meanwhile, and then says that one's role: as if the frame
+    // had come a moment later.
+    let role = unsafe { *role };
+    // Who knows nothing of the host path may use such an address himself.
+    role != Role::Host.value() || base(frame).is_some_and(|base| base & HOST_END != 0)
 }
 
 /// Sends the frame to the socket of its interface and queue, if there is one.
@@ -31,12 +37,18 @@ pub fn redirect(frame: &XdpContext) -> Option<u32> {
     if queue >= QUEUES_PER_INTERFACE {
         return None;
     }
+    let base = base(frame)? & !HOST_END;
+    // The low bits of the flags are the answer when there is no socket
+    // (kernel 5.3, net/core/filter.c, bpf_xdp_redirect_map).
+    SOCKETS.redirect(base + queue, XDP_DROP.into()).ok()
+}
+
+/// Where the sockets of the frame's interface begin, as the map has it.
+#[inline(always)]
+fn base(frame: &XdpContext) -> Option<u32> {
     let interface = frame.ingress_ifindex() as u32;
     // SAFETY: the agent gives an interface its row before it attaches the
     // program and takes it only after it has detached it, so no row is freed
     // or reused while a frame of its interface is here.
-    let base = unsafe { INTERFACES.get(interface) }?;
-    // The low bits of the flags are the answer when there is no socket
-    // (kernel 5.3, net/core/filter.c, bpf_xdp_redirect_map).
-    SOCKETS.redirect(base + queue, XDP_DROP.into()).ok()
+    unsafe { INTERFACES.get(interface) }.copied()
 }

@@ -27,7 +27,7 @@ use super::{AttachError, Interface, Interfaces, Seen, too_large};
 use crate::kernel::{AttachedInterface, Device};
 use crate::state::{AttachedState, QueueState};
 use crate::worker::{Attach, AttachAnswer, BoundQueue, Command, Epoch};
-use crate::xdp::AttachedMode;
+use crate::xdp::{AttachedMode, Mode};
 
 /// How long a worker may take to answer. Binding waits up to 2 s for a queue
 /// that is still held.
@@ -128,7 +128,11 @@ impl Interfaces {
         let nic = Nic::new(&name)?;
         let queues = nic.rx_queues()?;
         fits(&name, queues, self.means.workers.len())?;
-        let hook = self.means.xdp.attach(device.ifindex, &name, self.means.mode)?;
+        let is_host_end = self.means.is_host_end(&name);
+        let hook = match is_host_end {
+            true => self.means.xdp.attach_host_end(device.ifindex, &name, Mode::Native)?,
+            false => self.means.xdp.attach(device.ifindex, &name, self.means.mode)?,
+        };
         if let Some(reason) = hook.native_refused {
             warn!("{name} runs XDP in generic mode, which is slow: {reason}");
         }
@@ -204,6 +208,7 @@ impl Interfaces {
             slot,
             ifindex: on.attached.ifindex,
             partial_checksums: on.attached.driver == VETH,
+            host: self.means.host.filter(|_| self.means.is_host_end(&interface.name)),
         };
         self.means.attachments.send_modify(|attachments| {
             match rss {

@@ -24,7 +24,8 @@ use tracing::{info, warn};
 use self::attaching::{Asked, On};
 pub use self::error::AttachError;
 pub use self::links::{Links, Shown};
-use crate::kernel::{Attachments, Device, View};
+use crate::hostpath::OUR_END;
+use crate::kernel::{Attachments, Device, HostEnd, View};
 use crate::multicast::Groups;
 use crate::offloads::Offloads;
 use crate::state::{InterfaceState, LinkState};
@@ -54,6 +55,15 @@ pub struct Means {
     pub published: Arc<Published>,
     /// The workers.
     pub workers: Arc<Vec<WorkerHandle>>,
+    /// What [`OUR_END`] is to them, if there is a host path.
+    pub host: Option<HostEnd>,
+}
+
+impl Means {
+    /// Whether an interface is our end of the host path.
+    fn is_host_end(&self, name: &str) -> bool {
+        self.host.is_some() && name == OUR_END
+    }
 }
 
 /// All interfaces, and what is needed to attach them.
@@ -152,7 +162,9 @@ impl Interfaces {
 
     /// What keeps them from carrying traffic, as sentences.
     fn faults(&self) -> Vec<String> {
-        let faults = self.list.iter().filter_map(|interface| match interface.state().link {
+        // How it is with the host path is told apart: it may not be needed.
+        let list = self.list.iter().filter(|interface| !self.means.is_host_end(&interface.name));
+        let faults = list.filter_map(|interface| match interface.state().link {
             LinkState::Attached(attached) if attached.running => None,
             LinkState::Attached(_) => Some(is_down(&interface.name)),
             LinkState::Gone => Some(format!("interface {} is not there", interface.name)),
@@ -166,18 +178,34 @@ impl Interfaces {
         for place in 0..self.list.len() {
             let Some(interface) = self.list.get(place) else { continue };
             let name = &interface.name;
+            // Whether it is needed is seen later.
+            let may_fail = self.means.is_host_end(name);
+            if may_fail && view.device(name).is_none() {
+                continue;
+            }
             let device = view.device(name).ok_or_else(|| AttachError::Absent(name.clone()))?;
             // Later less than all is better than nothing, but not now.
             if let Some(why) = too_large(name, device.mtu, self.means.frames) {
                 return Err(AttachError::Mtu(why));
             }
-            self.begin(place, device)?;
+            match self.begin(place, device) {
+                Err(error) if may_fail => {
+                    self.failed(place, error);
+                    continue;
+                }
+                begun => begun?,
+            }
             while !self.serves(place) {
                 let news = self.news().await;
                 self.take(news);
                 let failure = self.list.get_mut(place).and_then(|found| found.failure.take());
-                if let Some(Failure { error, .. }) = failure {
-                    return Err(error);
+                match failure {
+                    Some(Failure { error, .. }) if may_fail => {
+                        self.failed(place, error);
+                        break;
+                    }
+                    Some(Failure { error, .. }) => return Err(error),
+                    None => {}
                 }
             }
         }
@@ -331,6 +359,14 @@ impl Interfaces {
     }
 
     fn join_groups(&mut self, ifindex: u32) {
+        let on_host_path = self.list.iter().any(|interface| {
+            let is_it = |on: &On| on.attached.ifindex == ifindex;
+            self.means.is_host_end(&interface.name) && interface.on.as_ref().is_some_and(is_it)
+        });
+        // Its one neighbour asks nobody.
+        if on_host_path {
+            return;
+        }
         if let Err(error) = self.groups.set(ifindex, &self.addresses) {
             warn!("{error}");
         }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use blixt_dataplane::{Fib, Interface, Link, Route, RouteAction, Routes, Tags};
+use blixt_dataplane::{Fib, HostPath, Interface, Link, Route, RouteAction, Routes, Tags};
 
-use super::{Attachments, Device, State, View};
+use super::{AttachedInterface, Attachments, Device, State, View};
 
 /// How deep devices may be stacked on each other: two tags are all that a
 /// frame may carry.
@@ -17,8 +17,25 @@ pub(super) fn build(state: &State, attachments: &Attachments) -> Fib {
     let neighbours = state.neighbours.iter().map(|(neighbour, entry)| (*neighbour, entry.mac));
     let interfaces = interfaces(&state.view, attachments);
     let fib = Fib::with_routes(interfaces, links, Arc::clone(&state.routes), neighbours);
+    let host = attachments.attached.iter().find_map(|attached| host_path(attached, &state.view));
+    let fib = match host {
+        Some(host) => fib.with_host_path(host),
+        None => fib,
+    };
     let rss = attachments.rss.iter();
     rss.fold(fib, |fib, (slot, rss)| fib.with_rss(*slot, Arc::clone(rss)))
+}
+
+/// The way through the kernel, if its pair can carry packets.
+fn host_path(attached: &AttachedInterface, view: &View) -> Option<HostPath> {
+    let host = attached.host?;
+    let device = view.devices.get(&attached.ifindex).filter(|device| device.running)?;
+    Some(HostPath {
+        egress: attached.slot,
+        mtu: device.mtu,
+        stations: host.stations,
+        flows_per_worker: host.flows_per_worker,
+    })
 }
 
 /// The routes, as the kernel would choose among them: where a local and another
@@ -49,7 +66,8 @@ fn interfaces(view: &View, attachments: &Attachments) -> Vec<Interface> {
         if let (Some(device), Some(place)) = (device, place) {
             *place = Interface {
                 ifindex: device.ifindex,
-                mac: device.mac,
+                // The kernel sends to our station, which is not the device's.
+                mac: attached.host.map_or(device.mac, |host| host.stations[1]),
                 partial_checksums: attached.partial_checksums,
             };
         }
@@ -88,7 +106,7 @@ fn link(device: &Device, view: &View, attachments: &Attachments) -> Link {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AttachedInterface, Vlan};
+    use super::super::{HostEnd, Vlan};
     use super::*;
     use blixt_dataplane::InterfaceSlot;
 
@@ -122,7 +140,12 @@ mod tests {
         let slot = InterfaceSlot(1);
         Attachments {
             slots: 3,
-            attached: vec![AttachedInterface { slot, ifindex: 1, partial_checksums: true }],
+            attached: vec![AttachedInterface {
+                slot,
+                ifindex: 1,
+                partial_checksums: true,
+                host: None,
+            }],
             ..Attachments::default()
         }
     }
@@ -140,6 +163,20 @@ mod tests {
         assert_eq!(found(3), (Some(1), vec![20, 30]), "outer first");
         assert_eq!(found(4), (None, vec![]), "three tags are too many");
         assert_eq!(found(5), (None, vec![]), "nothing below");
+    }
+
+    #[test]
+    fn our_end_of_the_host_path_is_a_way_while_it_is_up() {
+        let stations = [[2; 6], [4; 6]];
+        let mut attachments = attachments();
+        attachments.attached[0].host = Some(HostEnd { stations, flows_per_worker: 9 });
+        let mut state = State { view: view(), ..State::default() };
+        let fib = build(&state, &attachments);
+        let path = fib.host_path().unwrap();
+        assert_eq!((path.egress, path.mtu, path.flows_per_worker), (InterfaceSlot(1), 1_500, 9));
+        assert_eq!(fib.interfaces()[1].mac, stations[1], "not the device's");
+        state.view.devices.get_mut(&1).unwrap().running = false;
+        assert_eq!(build(&state, &attachments).host_path(), None);
     }
 
     #[test]

@@ -82,6 +82,17 @@ pub struct AttachedInterface {
     pub ifindex: u32,
     /// See [`blixt_dataplane::Interface::partial_checksums`].
     pub partial_checksums: bool,
+    /// It is our end of the host path.
+    pub host: Option<HostEnd>,
+}
+
+/// What our end of the host path is to workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostEnd {
+    /// The kernel's station, and ours.
+    pub stations: [Mac; 2],
+    /// How many flows each worker may have the kernel track.
+    pub flows_per_worker: usize,
 }
 
 /// Which interfaces are attached.

@@ -117,9 +117,9 @@ pub(super) async fn answered<T>(worker: u16, answer: oneshot::Receiver<T>) -> Re
 /// A worker that would start the flow if it had room.
 fn refusing((worker, told): &(u32, Explanation)) -> Option<api::WorkerRefusal> {
     match told.opening {
-        Fate::Refused(reason @ (DropReason::FlowTableFull | DropReason::SnatPorts)) => {
-            Some(api::WorkerRefusal { worker: *worker, drop: Some(reason.into()) })
-        }
+        Fate::Refused(
+            reason @ (DropReason::HostPathFull | DropReason::FlowTableFull | DropReason::SnatPorts),
+        ) => Some(api::WorkerRefusal { worker: *worker, drop: Some(reason.into()) }),
         _ => None,
     }
 }
@@ -140,6 +140,7 @@ fn fate(fate: &Fate, state: &State) -> Option<api::Fate> {
                 address: address::to_ip(hop.neighbour.address).to_string(),
                 mac: hop.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")),
                 mtu_bytes: u32::try_from(hop.mtu).unwrap_or(u32::MAX),
+                by_host: hop.by_host,
             }),
         }),
     }

@@ -33,6 +33,7 @@ pub(super) fn of(state: &State) -> api::GetStatusResponse {
             .collect(),
         tables: Some(tables(state, &control)),
         snat_addresses: snat_addresses(state),
+        host_path: host_path(state, &control),
         gateway_classes: objects::gateway_classes(statuses),
         address_pools: objects::address_pools(statuses),
         gateways: objects::gateways(statuses),
@@ -174,6 +175,20 @@ fn snat_addresses(state: &State) -> Vec<api::SnatAddress> {
         last_port: (*state.snat_ports.end()).into(),
     });
     addresses.collect()
+}
+
+fn host_path(state: &State, control: &ControlState) -> Option<api::HostPath> {
+    let host_path = state.host_path?;
+    let flows = state.workers.iter().map(|it| it.status.pipeline.flow_entries_by_host.value());
+    let is_without = |v4: &bool| !state.snat_addresses.iter().any(|it| it.is_ipv4() == *v4);
+    let word = |v4: bool| if v4 { "IPv4" } else { "IPv6" }.to_owned();
+    Some(api::HostPath {
+        addresses: [true, false].map(|v4| host_path.addresses.of(v4).to_string()).into(),
+        flow_entries: flows.sum(),
+        flow_limit: host_path.flow_limit as u64,
+        whole_families: [true, false].into_iter().filter(is_without).map(word).collect(),
+        faults: control.host_path_faults.clone(),
+    })
 }
 
 fn drops(state: &State) -> Vec<api::Drops> {

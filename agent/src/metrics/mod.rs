@@ -135,6 +135,7 @@ fn agent(page: &mut impl Write, state: &State) -> fmt::Result {
 }
 
 fn flows(page: &mut impl Write, state: &State) -> fmt::Result {
+    let control = state.control.load();
     let sum = |counter: fn(&Counters) -> &Counter| {
         state.workers.iter().map(|worker| counter(&worker.status.pipeline).value()).sum::<u64>()
     };
@@ -149,6 +150,25 @@ fn flows(page: &mut impl Write, state: &State) -> fmt::Result {
         "flow_entries_resting",
         "Those of them that only keep the SNAT port of an ended TCP flow at rest.",
         [(NONE, sum(|counters| &counters.flow_entries_resting))],
+    )?;
+    page.gauge(
+        "host_path_flow_entries",
+        "Those of them whose flow goes through the node's kernel, which takes longer. Many: give \
+         the agent a --snat-address, where there is none.",
+        [(NONE, sum(|counters| &counters.flow_entries_by_host))],
+    )?;
+    let limit = state.host_path.map_or(0, |host_path| host_path.flow_limit as u64);
+    page.gauge(
+        "host_path_flow_limit",
+        "How many of these there may be: half of net.netfilter.nf_conntrack_max; 0 without a host \
+         path.",
+        [(NONE, limit)],
+    )?;
+    page.gauge(
+        "host_path_faults",
+        "What keeps packets from going through the node's kernel. Above 0: blixtctl status says \
+         what it is.",
+        [(NONE, control.host_path_faults.len() as u64)],
     )?;
     page.gauge(
         "flow_capacity",

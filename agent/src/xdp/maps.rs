@@ -10,7 +10,8 @@ use std::os::fd::AsFd;
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::{Ebpf, EbpfLoader};
 use blixt_xdp_abi::{
-    ADDRESSES, AddressKey, COUNTERS, Counter, INTERFACES, QUEUES_PER_INTERFACE, Role, SOCKETS,
+    ADDRESSES, AddressKey, COUNTERS, Counter, HOST_END, INTERFACES, QUEUES_PER_INTERFACE, Role,
+    SOCKETS,
 };
 
 use super::{Capacities, XdpError};
@@ -88,8 +89,14 @@ impl Maps {
         self.capacities
     }
 
-    pub(super) fn add_interface(&mut self, ifindex: u32, slot: u32) -> Result<(), XdpError> {
-        self.interfaces.insert(ifindex, first_socket(slot), 0).map_err(in_map(INTERFACES))
+    pub(super) fn add_interface(
+        &mut self,
+        ifindex: u32,
+        slot: u32,
+        is_host_end: bool,
+    ) -> Result<(), XdpError> {
+        let base = first_socket(slot) | if is_host_end { HOST_END } else { 0 };
+        self.interfaces.insert(ifindex, base, 0).map_err(in_map(INTERFACES))
     }
 
     /// Forgets an interface and its sockets.

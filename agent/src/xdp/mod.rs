@@ -137,6 +137,27 @@ impl Xdp {
     /// Attaches the program to an interface, in the best mode that is asked
     /// for and possible.
     pub fn attach(&mut self, ifindex: u32, name: &str, mode: Mode) -> Result<Attached, XdpError> {
+        self.attach_as(ifindex, name, mode, false)
+    }
+
+    /// Attaches the program to our end of the host path, where addresses of
+    /// [`Role::Host`] are ours too.
+    pub fn attach_host_end(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        mode: Mode,
+    ) -> Result<Attached, XdpError> {
+        self.attach_as(ifindex, name, mode, true)
+    }
+
+    fn attach_as(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        mode: Mode,
+        is_host_end: bool,
+    ) -> Result<Attached, XdpError> {
         let link = existing(ifindex, name)?;
         if link.kind == Kind::Bond {
             return Err(XdpError::Bond { interface: name.into(), members: link::members(ifindex) });
@@ -148,7 +169,7 @@ impl Xdp {
             return Err(error::other_program(name, other));
         }
         let slot = self.free_slot(name)?;
-        self.maps.add_interface(ifindex, slot)?;
+        self.maps.add_interface(ifindex, slot, is_host_end)?;
         match self.attach_in_mode(ifindex, name, mode, &link) {
             Ok((xdp_link, attached)) => {
                 let (link, mode) = (Some(xdp_link), attached.mode);

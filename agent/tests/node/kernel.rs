@@ -48,7 +48,7 @@ impl Mirrored {
         let index = node.ip("-o link show eth");
         let ifindex: u32 = index.split(':').next().unwrap().parse().unwrap();
         let slot = InterfaceSlot(0);
-        let attached = AttachedInterface { slot, ifindex, partial_checksums: true };
+        let attached = AttachedInterface { slot, ifindex, partial_checksums: true, host: None };
         let (sender, attachments) = watch::channel(Attachments {
             slots: 1,
             attached: vec![attached],

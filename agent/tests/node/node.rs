@@ -111,6 +111,8 @@ impl Node {
             "--state-dir",
             &path(self.files.path().join("state")),
             "--flow-capacity=4096",
+            // It has tests of its own.
+            "--host-path=off",
         ]
         .map(str::to_owned)
         .to_vec()

@@ -67,7 +67,7 @@ fn without_a_snat_address_it_says_what_to_give() {
     let flags = node.flags();
     let flags: Vec<_> =
         flags.into_iter().filter(|flag| !flag.starts_with("--snat-address")).collect();
-    assert!(refused(&node, &flags).contains("--snat-address is missing: give a free address"));
+    assert!(refused(&node, &flags).contains("--snat-address is missing, and --host-path is off"));
 }
 
 #[test]

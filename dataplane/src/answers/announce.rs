@@ -10,6 +10,7 @@ use crate::forward;
 use crate::packet::InterfaceSlot;
 use crate::parse::{ARP_BYTES, ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV6, IPV6_BYTES};
 use crate::pipeline::{Sink, View};
+use crate::tables::AddressRole;
 use crate::wire;
 
 const BROADCAST: Mac = [0xff; 6];
@@ -20,21 +21,24 @@ const MAX_FRAME_BYTES: usize = ETHERNET_BYTES + 8 + IPV6_BYTES + ndp::ADVERTISEM
 /// Announces every address on every attached interface, and on the VLANs the
 /// node has on top of them.
 pub(crate) fn announce(view: View<'_>, sink: &mut dyn Sink, counters: &Counters) {
+    let host = view.fib.host_path().map(|path| path.egress);
     let untagged = view
         .fib
         .interfaces()
         .iter()
         .zip(0_u16..)
-        // Not those that are not attached now.
-        .filter(|(interface, _)| interface.ifindex != 0)
-        .map(|(interface, slot)| (InterfaceSlot(slot), interface.mac, Tags::new()));
+        .map(|(interface, slot)| (interface, InterfaceSlot(slot)))
+        // Not those that are not attached now, nor to the node's own kernel.
+        .filter(|(interface, slot)| interface.ifindex != 0 && Some(*slot) != host)
+        .map(|(interface, slot)| (slot, interface.mac, Tags::new()));
     let tagged = view
         .fib
         .attached_links()
         .filter(|(_, link)| !link.tags.is_empty())
         .map(|(slot, link)| (slot, link.mac, link.tags.clone()));
     for (egress, our_mac, tags) in untagged.chain(tagged) {
-        for (target, _) in view.tables.addresses() {
+        let known_to_others = |(_, role): &(u128, AddressRole)| *role != AddressRole::Host;
+        for (target, _) in view.tables.addresses().filter(known_to_others) {
             let mut buffer = [0_u8; MAX_FRAME_BYTES];
             let end = frame(&mut buffer, target, our_mac, egress, tags.clone());
             if !sink.send(egress, wire::slice(&buffer, 0, end)) {

@@ -6,7 +6,7 @@ use crate::address;
 use crate::checksum::{self, Sum};
 use crate::counters::Counters;
 use crate::drops::DropReason;
-use crate::fib::{Fib, Mac, Resolution};
+use crate::fib::{Fib, Mac, Resolution, Ways};
 use crate::forward;
 use crate::packet::{Packet, Tuple};
 use crate::parse::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_BYTES};
@@ -57,7 +57,7 @@ pub(super) fn answer(packet: &mut Packet<'_>, our_mac: Mac) -> Result<(), DropRe
 /// now learns it from the answer to its next segment.
 pub(crate) fn send(reset: &Reset, fib: &Fib, sink: &mut dyn Sink, counters: &Counters) {
     let tuple = &reset.tuple;
-    let Resolution::Hop(id) = fib.resolve(tuple.dst, 0) else { return };
+    let Resolution::Hop(id) = fib.resolve(tuple.dst, 0, Ways::OutOrHost) else { return };
     let Some(hop) = fib.hop(id) else { return };
     let mut buffer = [0_u8; MAX_FRAME_BYTES];
     let ethertype = if address::is_v4(tuple.dst) { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };

@@ -45,7 +45,9 @@ pub(crate) struct Flow {
     /// A [`Stage`] as a number; see [`Flow::stage`].
     pub(crate) stage: u8,
     /// Not 0 once another flow has the client's tuple.
-    pub(crate) replaced: u16,
+    pub(crate) replaced: u8,
+    /// Not 0 if it reaches its endpoint through the node's kernel.
+    pub(crate) by_host: u8,
     /// Whose flow it is; see [`crate::tables::Slots`].
     pub(crate) endpoint_slot: u32,
     pub(crate) backend_slot: u32,
@@ -157,6 +159,11 @@ impl Flow {
     #[inline(always)]
     pub(crate) fn is_replaced(&self) -> bool {
         self.replaced != 0
+    }
+
+    /// Whether it reaches its endpoint through the node's kernel.
+    pub(crate) fn is_by_host(&self) -> bool {
+        self.by_host != 0
     }
 
     pub(super) fn replace(&mut self) {

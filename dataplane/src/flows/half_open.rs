@@ -101,6 +101,21 @@ impl HalfOpen {
         Some(next)
     }
 
+    /// Those whose turn it is next, in their order, each once.
+    pub(super) fn in_turn(&self) -> impl Iterator<Item = u32> {
+        let mut hand = self.hand;
+        (0..self.count).map_while(move |_| {
+            let next = self.first_from(hand).or_else(|| self.first_from(0))?;
+            hand = next + 1;
+            Some(next)
+        })
+    }
+
+    /// One of those was taken out of turn: the hand goes on behind it.
+    pub(super) fn taken(&mut self, number: u32) {
+        self.hand = number + 1;
+    }
+
     fn first_from(&self, number: u32) -> Option<u32> {
         let mut at = number as usize;
         for (height, level) in self.levels.iter().enumerate() {
@@ -151,6 +166,21 @@ mod tests {
             assert!(set.is_empty() && set.next().is_none());
             assert!(set.levels.iter().flatten().all(|word| *word == 0));
         }
+    }
+
+    #[test]
+    fn whose_turn_it_is_can_be_looked_at() {
+        let mut set = HalfOpen::new(200);
+        for number in [3, 70, 150, 199] {
+            set.add(number);
+        }
+        let all = |set: &HalfOpen| set.in_turn().collect::<Vec<_>>();
+        assert_eq!(all(&set), [3, 70, 150, 199]);
+        assert_eq!(set.next(), Some(3));
+        assert_eq!(all(&set), [70, 150, 199, 3]);
+        set.taken(150);
+        assert_eq!((all(&set), set.next()), (vec![199, 3, 70, 150], Some(199)));
+        assert_eq!(all(&HalfOpen::new(200)), [0; 0]);
     }
 
     #[test]

@@ -23,8 +23,10 @@ pub use listing::{FLOWS_AT_ONCE, FlowFilter, FlowRecord, FlowState, Network, Pee
 pub(crate) use table::{FlowTable, Likely};
 
 use crate::counters::{Counters, SlotCounters, SlotStats};
+use crate::drops::DropReason;
 use crate::packet::{FlowId, Side, Tuple, WorkerId};
 use crate::pipeline::PipelineConfig;
+use crate::select::Before;
 use crate::snat::SnatPorts;
 use crate::sweep::Cursor;
 use crate::tcp::TcpState;
@@ -44,6 +46,10 @@ pub const fn flow_bytes(capacity: usize) -> usize {
     table::bytes(capacity)
 }
 
+/// How many half-open flows are looked at for one that goes through the node's
+/// kernel: where these are too many, nearly all of them do.
+const HALF_OPEN_LOOKED_AT: usize = 16;
+
 /// All that a worker remembers.
 #[derive(Debug)]
 pub(crate) struct Flows {
@@ -58,6 +64,8 @@ pub(crate) struct Flows {
     pub(crate) team: Option<Membership>,
     /// Entries that only keep a SNAT port at rest.
     resting: usize,
+    /// Entries whose flow goes through the node's kernel, resting or not.
+    by_host: usize,
 }
 
 /// What a tuple belongs to.
@@ -100,6 +108,7 @@ impl Flows {
             cursor: Cursor::default(),
             idle: IdleTimes::new(&config.timeouts),
             resting: 0,
+            by_host: 0,
         })
     }
 
@@ -167,6 +176,7 @@ impl Flows {
         moment: Moment<'_>,
     ) -> Option<FlowId> {
         let id = self.table.insert(flow, hashes)?;
+        self.by_host += usize::from(flow.is_by_host());
         for_slots(flow, moment.stats, |slot| {
             slot.flows.add(1);
             slot.active_flows.add(1);
@@ -239,6 +249,34 @@ impl Flows {
         }
     }
 
+    /// Looks for room for one more flow through the node's kernel, which takes
+    /// `most` from this worker, after what comes before. `Ok(Some(_))` is a
+    /// half-open one that has to give way for it.
+    pub(crate) fn room_by_host(
+        &self,
+        most: usize,
+        Before { removed, rests }: Before,
+    ) -> Result<Option<FlowId>, DropReason> {
+        let is_by_host = |id: &FlowId| self.flow(*id).is_some_and(Flow::is_by_host);
+        let freed = usize::from(removed.is_some_and(|id| is_by_host(&id)));
+        if self.by_host - freed < most {
+            return Ok(None);
+        }
+        let half_open = self.table.half_open_in_turn().filter(|id| Some(*id) != rests);
+        half_open
+            .take(HALF_OPEN_LOOKED_AT)
+            .find(is_by_host)
+            .map(Some)
+            .ok_or(DropReason::HostPathFull)
+    }
+
+    /// Has a half-open flow of those give way.
+    #[cold]
+    pub(crate) fn give_way_by_host(&mut self, id: FlowId, moment: Moment<'_>) {
+        self.table.takes_its_turn(id);
+        self.evict(id, moment);
+    }
+
     /// Has this half-open flow give way.
     #[cold]
     pub(crate) fn evict(&mut self, id: FlowId, moment: Moment<'_>) {
@@ -250,6 +288,7 @@ impl Flows {
     /// ends.
     pub(crate) fn remove(&mut self, id: FlowId, moment: Moment<'_>) {
         let Some(flow) = self.table.flow(id) else { return };
+        let by_host = usize::from(flow.is_by_host());
         match flow.stage() {
             Stage::Free => return,
             Stage::Resting => self.resting -= 1,
@@ -262,12 +301,14 @@ impl Flows {
             self.release(flow);
         }
         self.table.remove(id);
+        self.by_host -= by_host;
     }
 
     /// Shows how many entries there are.
     pub(crate) fn publish(&self, counters: &Counters) {
         counters.flow_entries.set(self.table.len() as u64);
         counters.flow_entries_resting.set(self.resting as u64);
+        counters.flow_entries_by_host.set(self.by_host as u64);
     }
 }
 

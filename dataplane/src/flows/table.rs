@@ -220,6 +220,16 @@ impl FlowTable {
         self.half_open.next().map(FlowId)
     }
 
+    /// The half-open flows whose turn it is next.
+    pub(crate) fn half_open_in_turn(&self) -> impl Iterator<Item = FlowId> {
+        self.half_open.in_turn().map(FlowId)
+    }
+
+    /// One of them gives way out of turn.
+    pub(crate) fn takes_its_turn(&mut self, id: FlowId) {
+        self.half_open.taken(id.0);
+    }
+
     /// Lets another flow have the client's tuple, while the endpoint's stays
     /// taken.
     pub(crate) fn replace(&mut self, id: FlowId) {

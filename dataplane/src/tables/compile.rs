@@ -25,6 +25,9 @@ pub struct CompileOptions {
     pub maglev: MaglevSize,
     /// The addresses that flows leave from.
     pub snat_addresses: BTreeSet<IpAddr>,
+    /// The address of each family that flows leave from which go through the
+    /// node's kernel; see [`crate::HostPath`].
+    pub host_addresses: BTreeSet<IpAddr>,
 }
 
 /// Why a snapshot cannot be compiled. The last tables stay.
@@ -33,6 +36,16 @@ pub enum CompileError {
     /// One address for clients and for endpoints.
     #[error("gateway {gateway} has the address {address}, which is given as --snat-address")]
     VipIsSnat {
+        /// The Gateway.
+        gateway: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// One address for clients and for what goes through the node's kernel.
+    #[error(
+        "gateway {gateway} has the address {address}, which is the agent's own for its host path"
+    )]
+    VipIsHost {
         /// The Gateway.
         gateway: String,
         /// The address.
@@ -118,6 +131,7 @@ impl Tables {
             services,
             endpoints,
             snat: snat_addresses(options),
+            host: host_addresses(options),
         })
     }
 }
@@ -131,17 +145,28 @@ fn snat_addresses(options: &CompileOptions) -> SnatAddresses {
     SnatAddresses { v4: v4.into(), v6: v6.into() }
 }
 
+fn host_addresses(options: &CompileOptions) -> [u128; 2] {
+    let of = |v4: bool| {
+        let mut addresses = options.host_addresses.iter();
+        addresses.find(|address| address.is_ipv4() == v4).map_or(0, |&it| address::from_ip(it))
+    };
+    [of(true), of(false)]
+}
+
 fn addresses(snapshot: &Snapshot, options: &CompileOptions) -> Result<Roles, CompileError> {
-    let mut addresses: Vec<_> = options
-        .snat_addresses
-        .iter()
-        .map(|&snat| (address::from_ip(snat), AddressRole::Snat))
-        .collect();
+    let snat = options.snat_addresses.iter().map(|&snat| (snat, AddressRole::Snat));
+    let host = options.host_addresses.iter().map(|&host| (host, AddressRole::Host));
+    let mut addresses: Vec<_> =
+        snat.chain(host).map(|(ours, role)| (address::from_ip(ours), role)).collect();
     for gateway in snapshot.gateways() {
         for &vip in &gateway.addresses {
             if options.snat_addresses.contains(&vip) {
                 let gateway = gateway.name.to_string();
                 return Err(CompileError::VipIsSnat { gateway, address: vip });
+            }
+            if options.host_addresses.contains(&vip) {
+                let gateway = gateway.name.to_string();
+                return Err(CompileError::VipIsHost { gateway, address: vip });
             }
             addresses.push((address::from_ip(vip), AddressRole::Vip));
         }

@@ -106,6 +106,11 @@ impl Tables {
         })
     }
 
+    /// Whether flows to endpoints of a family have an address to leave from.
+    fn has_source(&self, v4: bool) -> bool {
+        !self.snat_addresses(v4).is_empty() || !self.host_addresses(v4).is_empty()
+    }
+
     fn decide_for_vip(&self, tuple: &Tuple) -> Decision {
         let choice = self.choose(tuple);
         let maglev = |slot, of: usize| MaglevSlot { slot, of: of as u32 };
@@ -131,7 +136,7 @@ impl Tables {
             Ok(endpoint) if self.fate(endpoint.slot) == EndpointFate::Gone => {
                 Some(DropReason::EndpointGone)
             }
-            Ok(endpoint) if self.snat_addresses(address::is_v4(endpoint.address)).is_empty() => {
+            Ok(endpoint) if !self.has_source(address::is_v4(endpoint.address)) => {
                 Some(DropReason::NoSnatAddress)
             }
             Ok(_) => None,

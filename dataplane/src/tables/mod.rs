@@ -35,6 +35,8 @@ pub struct Tables {
     /// By slot.
     endpoints: Vec<EndpointFate>,
     snat: SnatAddresses,
+    /// The addresses of the host path, IPv4 first; 0 where there is none.
+    host: [u128; 2],
 }
 
 /// A map that is asked for keys off the wire, but holds only those of our own
@@ -135,6 +137,28 @@ impl Tables {
     #[inline]
     pub(crate) fn snat_addresses(&self, v4: bool) -> &[u128] {
         if v4 { &self.snat.v4 } else { &self.snat.v6 }
+    }
+
+    /// The address that flows leave from which go through the node's kernel;
+    /// at most one.
+    pub(crate) fn host_addresses(&self, v4: bool) -> &[u128] {
+        let [four, six] = &self.host;
+        let address = if v4 { four } else { six };
+        if *address == 0 { &[] } else { std::slice::from_ref(address) }
+    }
+
+    /// Whether what comes from there goes through the node's kernel.
+    #[inline(always)]
+    pub(crate) fn is_host_address(&self, address: u128) -> bool {
+        let [four, six] = self.host;
+        // Half of it says no for nearly every packet.
+        let low = address as u64;
+        (low == four as u64 || low == six as u64) && self.is_whole_host_address(address)
+    }
+
+    #[cold]
+    fn is_whole_host_address(&self, address: u128) -> bool {
+        self.host.contains(&address)
     }
 
     /// Whether flows to the endpoint of this slot may go on.

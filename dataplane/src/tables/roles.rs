@@ -13,6 +13,9 @@ pub enum AddressRole {
     Vip,
     /// Endpoints reply to it.
     Snat,
+    /// Endpoints that are reached through the node's kernel reply to it; no
+    /// other host knows it.
+    Host,
 }
 
 /// Addresses and their roles. Only our own configuration puts addresses in, so

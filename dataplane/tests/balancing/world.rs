@@ -208,6 +208,7 @@ impl World {
             options: CompileOptions {
                 maglev: MaglevSize::new(1_021).unwrap(),
                 snat_addresses: snat.collect(),
+                ..CompileOptions::default()
             },
             slots: Slots::default(),
             fib: fib(),

@@ -73,6 +73,9 @@ fn story(reason: DropReason) -> Option<World> {
         R::NoSnatAddress => {
             given(Situation { snat: false, ..one_endpoint_each() }).client_sends(query_to(53))
         }
+        R::HostPathFull => {
+            given(Situation { host: Some(0), ..one_endpoint_each() }).client_sends(query_to(LOCAL))
+        }
         R::HopLimit => world.client_sends(query_to(53).hop_limit(1)),
         R::TooBig => world.with_web_flow(&v4()).client_sends(big),
         R::TooBigToFragment => {

@@ -15,9 +15,9 @@ use proptest::prelude::*;
 
 use crate::flows::at_port;
 use crate::world::{
-    BAD_BACKEND, CLIENT_MAC, CLIENTS, Cast, ENDPOINT_MAC, ENDPOINTS, IFINDEXES, LOCAL, NO_ENDPOINT,
-    NO_LISTENER, NO_ROUTE, NO_WEIGHT, NOWHERE, OUR_MACS, SILENT, Situation, UNATTACHED, World,
-    casts, given, one_endpoint_each, v4,
+    BAD_BACKEND, CLIENT_MAC, CLIENTS, Cast, ENDPOINT_MAC, ENDPOINTS, HOST, IFINDEXES, LOCAL,
+    NO_ENDPOINT, NO_LISTENER, NO_ROUTE, NO_WEIGHT, NOWHERE, OUR_MACS, SILENT, Situation,
+    UNATTACHED, World, casts, given, one_endpoint_each, v4,
 };
 
 impl World {
@@ -79,6 +79,8 @@ impl Sent {
                 0 => (cast.web_endpoint, cast.snat, Protocol::Tcp),
                 1 => (cast.dns_endpoint, cast.snat, Protocol::Udp),
                 2 => (cast.web, cast.snat, Protocol::Tcp),
+                3 => (cast.web_endpoint, cast.host, Protocol::Tcp),
+                4 => (SocketAddr::new(cast.local, 1), cast.host, Protocol::Udp),
                 _ => (cast.web_endpoint, at_port(cast.snat, 1_024), Protocol::Tcp),
             };
         }
@@ -168,9 +170,10 @@ proptest! {
         packets in vec(a_packet(), 1..40),
         endpoints_go_at in 0..80_usize,
         flow_capacity in prop_oneof![Just(16_usize), 1..4_usize],
-        snat in prop_oneof![9 => Just(true), 1 => Just(false)],
+        snat in prop_oneof![3 => Just(true), 1 => Just(false)],
+        host in prop_oneof![Just(None), (0..3_usize).prop_map(Some), Just(Some(16))],
     ) {
-        let mut world = given(Situation { flow_capacity, snat, ..one_endpoint_each() });
+        let mut world = given(Situation { flow_capacity, snat, host, ..one_endpoint_each() });
         for (place, sent) in packets.iter().enumerate() {
             if place == endpoints_go_at {
                 world = world.endpoints_go();
@@ -193,6 +196,7 @@ proptest! {
                 }
                 Fate::Becomes { source, destination, hop: Ok(hop) } => {
                     prop_assert_eq!(dropped, [], "{:?}: {:?}", sent, told);
+                    prop_assert_eq!(hop.by_host, outcome.verdict == Verdict::Transmit(HOST));
                     let verdict = match hop.mac {
                         Some(mac) => {
                             prop_assert_eq!(&outcome.frame[..6], mac);

@@ -11,6 +11,7 @@ mod answers;
 mod drops;
 mod explained;
 mod flows;
+mod hostpath;
 mod icmp;
 mod properties;
 mod team;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use blixt_dataplane::{
-    Burst, CompileOptions, DropReason, Fib, Interface, InterfaceSlot, Limits, Link, Mac,
+    Burst, CompileOptions, DropReason, Fib, HostPath, Interface, InterfaceSlot, Limits, Link, Mac,
     MaglevSize, Neighbour, Packet, Path, Pipeline, PipelineConfig, Route, RouteAction, Sink,
     SlotStats, Slots, Tables, Tags, Tick, Timeouts, Verdict, View, WorkerId, address,
 };
@@ -25,6 +25,10 @@ pub(crate) const ENDPOINTS: InterfaceSlot = InterfaceSlot(1);
 pub(crate) const CLIENT_MAC: Mac = [2, 0, 0, 0, 0, 0xc1];
 pub(crate) const ENDPOINT_MAC: Mac = [2, 0, 0, 0, 0, 0xe1];
 pub(crate) const OUR_MACS: [Mac; 2] = [[2, 0, 0, 0, 0, 0xb0], [2, 0, 0, 0, 0, 0xb1]];
+/// The interface whose other end is the node's kernel, with an MTU of its own.
+pub(crate) const HOST: InterfaceSlot = InterfaceSlot(2);
+pub(crate) const HOST_MTU: u32 = 1_400;
+pub(crate) const HOST_MACS: [Mac; 2] = [[2, 0, 0, 0, 0, 0xa0], [2, 0, 0, 0, 0, 0xa1]];
 pub(crate) const IFINDEXES: [u32; 2] = [10, 11];
 
 /// Listeners of the Gateway besides 80 (TCP) and 53 (UDP), each refusing for
@@ -51,6 +55,8 @@ pub(crate) struct Cast {
     pub(crate) dns: SocketAddr,
     /// The only SNAT port there is.
     pub(crate) snat: SocketAddr,
+    /// The same, of what goes through the node's kernel.
+    pub(crate) host: SocketAddr,
     pub(crate) web_endpoint: SocketAddr,
     pub(crate) dns_endpoint: SocketAddr,
     /// A router on the way to the endpoints, and one on the way to clients.
@@ -63,7 +69,7 @@ pub(crate) struct Cast {
 }
 
 pub(crate) fn casts() -> [Cast; 2] {
-    [cast("192.0.2.", "198.51.100.1", "10.0.0.9", "10.1.0."), cast6()]
+    [cast("192.0.2.", "198.51.100.1", "10.0.0.9", "10.1.0.", "169.254.42.1"), cast6()]
 }
 
 pub(crate) fn v4() -> Cast {
@@ -76,7 +82,7 @@ pub(crate) fn v6() -> Cast {
     v6
 }
 
-fn cast(client: &str, vip: &str, snat: &str, endpoint: &str) -> Cast {
+fn cast(client: &str, vip: &str, snat: &str, endpoint: &str, host: &str) -> Cast {
     let ip = |text: String| text.parse::<IpAddr>().unwrap();
     let at = |text: String, port| SocketAddr::new(ip(text), port);
     Cast {
@@ -84,6 +90,7 @@ fn cast(client: &str, vip: &str, snat: &str, endpoint: &str) -> Cast {
         web: at(vip.to_owned(), 80),
         dns: at(vip.to_owned(), 53),
         snat: at(snat.to_owned(), SNAT_PORT),
+        host: at(host.to_owned(), SNAT_PORT),
         web_endpoint: at(format!("{endpoint}1"), 8_080),
         dns_endpoint: at(format!("{endpoint}1"), 5_353),
         router: ip(format!("{endpoint}254")),
@@ -96,7 +103,7 @@ fn cast(client: &str, vip: &str, snat: &str, endpoint: &str) -> Cast {
 }
 
 fn cast6() -> Cast {
-    cast("2001:db8:c::", "2001:db8:f::1", "2001:db8:a::9", "2001:db8:e::")
+    cast("2001:db8:c::", "2001:db8:f::1", "2001:db8:a::9", "2001:db8:e::", "fd62:6c69:7874:2a::1")
 }
 
 pub(crate) const SNAT_PORT: u16 = 50_000;
@@ -111,6 +118,8 @@ pub(crate) struct Situation {
     pub(crate) limits: Limits,
     pub(crate) flow_capacity: usize,
     pub(crate) snat: bool,
+    /// How many flows may go through the node's kernel, if any may.
+    pub(crate) host: Option<usize>,
     /// Bytes a frame's buffer has.
     pub(crate) room: usize,
 }
@@ -125,6 +134,7 @@ pub(crate) fn one_endpoint_each() -> Situation {
         limits: Limits::default(),
         flow_capacity: 16,
         snat: true,
+        host: None,
         room: 2_048,
     }
 }
@@ -201,6 +211,19 @@ impl World {
     pub(crate) fn endpoint_sends(self, frame: Frame) -> Self {
         let frame = frame.or_between(ENDPOINT_MAC, OUR_MACS[1]);
         self.receives(ENDPOINTS, &frame.bytes())
+    }
+
+    /// A frame comes out of the node's kernel.
+    #[track_caller]
+    pub(crate) fn host_sends(self, frame: Frame) -> Self {
+        let [kernel, ours] = HOST_MACS;
+        self.receives(HOST, &frame.or_between(kernel, ours).bytes())
+    }
+
+    #[track_caller]
+    pub(crate) fn host_gets(self, frame: Frame) -> Self {
+        let [kernel, ours] = HOST_MACS;
+        self.leaves(HOST, &frame.or_between(ours, kernel).bytes())
     }
 
     /// Bytes come in as they are.
@@ -401,7 +424,18 @@ pub(crate) fn fib(situation: &Situation, answered: &[IpAddr]) -> Fib {
         let address = address::from_ip(address);
         neighbours.push((Neighbour { ifindex: to_endpoints, address }, ENDPOINT_MAC));
     }
-    Fib::new(interfaces.collect(), links, routes, neighbours)
+    let host = Interface { ifindex: 12, mac: HOST_MACS[1], partial_checksums: false };
+    let interfaces = interfaces.chain(situation.host.map(|_| host)).collect();
+    let fib = Fib::new(interfaces, links, routes, neighbours);
+    match situation.host {
+        None => fib,
+        Some(flows_per_worker) => fib.with_host_path(HostPath {
+            egress: HOST,
+            mtu: HOST_MTU,
+            stations: HOST_MACS,
+            flows_per_worker,
+        }),
+    }
 }
 
 trait Masked {
@@ -458,7 +492,15 @@ pub(crate) fn tables(
         Snapshot::new(Generation(generation), HashSeed(1), vec![gateway], services).unwrap();
     let snat_addresses: BTreeSet<_> =
         casts().iter().filter(|_| situation.snat).map(|cast| cast.snat.ip()).collect();
-    let options = CompileOptions { maglev: MaglevSize::new(251).unwrap(), snat_addresses };
+    let options = CompileOptions {
+        maglev: MaglevSize::new(251).unwrap(),
+        snat_addresses,
+        host_addresses: casts()
+            .iter()
+            .filter(|_| situation.host.is_some())
+            .map(|cast| cast.host.ip())
+            .collect(),
+    };
     Tables::compile(&snapshot, &options, slots, previous).unwrap()
 }
 

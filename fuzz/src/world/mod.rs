@@ -121,7 +121,11 @@ impl World {
             .filter(|&v6| wish.variety & if v6 { 0x10 } else { 0x08 } == 0)
             .map(snat)
             .collect();
-        let options = CompileOptions { maglev: MaglevSize::new(251).unwrap(), snat_addresses };
+        let options = CompileOptions {
+            maglev: MaglevSize::new(251).unwrap(),
+            snat_addresses,
+            ..CompileOptions::default()
+        };
         let snapshot = snapshot(self.generation, wish);
         self.tables = Tables::compile(&snapshot, &options, &mut self.slots, &self.tables).unwrap();
         for worker in &mut self.workers {

@@ -16,8 +16,13 @@ pub const PROGRAM: &str = "blixt_redirect";
 pub const ADDRESSES: &str = "ADDRESSES";
 
 /// Hash map from interface index (`u32`) to the index in [`SOCKETS`] of the
-/// interface's queue 0 (`u32`): one program serves many interfaces.
+/// interface's queue 0 (`u32`), with [`HOST_END`] where it is that: one program
+/// serves many interfaces.
 pub const INTERFACES: &str = "INTERFACES";
+
+/// The bit in [`INTERFACES`] of the interface whose other end is the node's own
+/// kernel: addresses of [`Role::Host`] are ours there.
+pub const HOST_END: u32 = 1 << 31;
 
 /// XSKMAP of the AF_XDP sockets: [`QUEUES_PER_INTERFACE`] of them in a row for
 /// each interface.
@@ -46,8 +51,8 @@ pub const fn v4_key(octets: [u8; 4]) -> AddressKey {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
-/// What an address of ours is for. The program treats both alike; the value
-/// tells a person who dumps the map.
+/// What an address of ours is for. The program treats the first two alike;
+/// their values tell a person who dumps the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Role {
@@ -55,6 +60,9 @@ pub enum Role {
     Vip = 1,
     /// Endpoints reply to it.
     Snat = 2,
+    /// What goes through the node's kernel is replied to there. On any other
+    /// interface than that of [`HOST_END`] it is not ours.
+    Host = 3,
 }
 
 impl Role {
