@@ -89,6 +89,36 @@ impl Index {
         }
     }
 
+    /// What it knows, in no particular order.
+    pub fn keys(&self) -> impl Iterator<Item = ObjectKey> {
+        fn cluster<V>(kind: Kind, map: &BTreeMap<String, V>) -> impl Iterator<Item = ObjectKey> {
+            map.keys().map(move |name| ObjectKey { kind, namespace: None, name: name.clone() })
+        }
+        fn namespaced<'a>(
+            kind: Kind,
+            names: impl Iterator<Item = &'a ObjectName>,
+        ) -> impl Iterator<Item = ObjectKey> {
+            names.map(move |name| ObjectKey {
+                kind,
+                namespace: Some(name.namespace().to_owned()),
+                name: name.name().to_owned(),
+            })
+        }
+        let routes = |wanted| {
+            let routes = self.routes.keys().filter(move |route| route.kind == wanted);
+            routes.map(|route| &route.name)
+        };
+        cluster(Kind::Namespace, &self.namespaces)
+            .chain(cluster(Kind::GatewayClass, &self.classes))
+            .chain(cluster(Kind::AddressPool, &self.pools))
+            .chain(namespaced(Kind::Gateway, self.gateways.keys()))
+            .chain(namespaced(Kind::TcpRoute, routes(RouteKind::Tcp)))
+            .chain(namespaced(Kind::UdpRoute, routes(RouteKind::Udp)))
+            .chain(namespaced(Kind::ReferenceGrant, self.grants.keys()))
+            .chain(namespaced(Kind::Service, self.services.keys()))
+            .chain(namespaced(Kind::EndpointSlice, self.slices.keys()))
+    }
+
     fn upsert(&mut self, object: Object) -> bool {
         let key = object.key();
         match object {

@@ -3,9 +3,10 @@
 
 use crate::GATEWAY_GROUP;
 use crate::apis::{
-    Condition, GatewayClassStatus, GatewayClassStatusSupportedFeatures, GatewayStatus,
-    GatewayStatusAddresses, GatewayStatusListeners, GatewayStatusListenersSupportedKinds,
-    TcpRouteStatus, TcpRouteStatusParents, Time, UdpRouteStatus, UdpRouteStatusParents,
+    AddressPoolStatus, Condition, GatewayClassStatus, GatewayClassStatusSupportedFeatures,
+    GatewayStatus, GatewayStatusAddresses, GatewayStatusListeners,
+    GatewayStatusListenersSupportedKinds, TcpRouteStatus, TcpRouteStatusParents, Time,
+    UdpRouteStatus, UdpRouteStatusParents,
 };
 use crate::status::{self, RouteStatus, SUPPORTED_FEATURES};
 
@@ -26,6 +27,21 @@ pub fn gateway_class(
     GatewayClassStatus {
         conditions: Some(conditions(existing.conditions.as_deref(), &wanted.conditions, now)),
         supported_features: Some(features.collect()),
+    }
+}
+
+/// The status an AddressPool should have. Equal to the one it has if there is
+/// nothing to write.
+pub fn address_pool(
+    existing: Option<&AddressPoolStatus>,
+    wanted: &status::PoolStatus,
+    now: &Time,
+) -> AddressPoolStatus {
+    let existing = existing.and_then(|existing| existing.conditions.as_deref());
+    AddressPoolStatus {
+        used: Some(i64::try_from(wanted.used).unwrap_or(i64::MAX)),
+        free: Some(i64::try_from(wanted.free).unwrap_or(i64::MAX)),
+        conditions: Some(conditions(existing, &wanted.conditions, now)),
     }
 }
 

@@ -1,0 +1,64 @@
+//! What the controller is told at its start.
+
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+
+use clap::{Parser, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// Serves Gateway API: gives addresses to Gateways and writes what became of
+/// each object into its status.
+///
+/// It speaks to the API server that its pod's service account, or a
+/// kubeconfig, leads to. Several replicas may run: one of them leads, and only
+/// that one writes.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "blixt-controller", version, max_term_width = 100)]
+pub struct Flags {
+    /// The namespace of its lease.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", default_value = "blixt-system")]
+    pub namespace: String,
+    /// Its name among the replicas; no two may have one name.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub identity: String,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9876")]
+    pub http: SocketAddr,
+    /// What is logged: error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Lines for people, or JSON objects.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Flags {
+    /// Begins to log, for the whole process.
+    pub fn log(&self) -> Result<(), String> {
+        let level = &self.log_level;
+        let filter = EnvFilter::builder().parse(level).map_err(|why| {
+            format!(
+                "--log-level {level:?} cannot be read ({why}): use error, warn, info, debug or trace"
+            )
+        })?;
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .with_target(false)
+            .with_ansi(io::stderr().is_terminal());
+        let begun = match self.log_format {
+            LogFormat::Text => log.compact().try_init(),
+            LogFormat::Json => log.json().flatten_event(true).with_target(true).try_init(),
+        };
+        begun.map_err(|why| format!("there is no log: {why}"))
+    }
+}

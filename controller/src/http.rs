@@ -1,0 +1,64 @@
+//! `/metrics`, `/healthz` and `/readyz`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::metrics;
+
+/// The address is not to be had.
+#[derive(Debug, thiserror::Error)]
+#[error("--http {address} can't be used ({source}): stop what uses it, or give another address")]
+pub struct HttpError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// What the servers look at.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) registry: Registry,
+    /// What keeps it from being ready.
+    pub(crate) awaited: watch::Receiver<Vec<String>>,
+}
+
+/// Takes the address, and serves for ever.
+pub(crate) async fn serve(address: SocketAddr, shown: Shown) -> Result<(), HttpError> {
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| HttpError { address, source })?;
+    let router = Router::new()
+        .route("/metrics", get(render))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(Arc::new(shown));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Ok(())
+}
+
+async fn render(State(shown): State<Arc<Shown>>) -> Response {
+    const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match metrics::render(&shown.registry) {
+        Ok(page) => ([(CONTENT_TYPE, TYPE)], page).into_response(),
+        // Writing into a text does not fail.
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn ready(State(shown): State<Arc<Shown>>) -> Response {
+    let awaited = shown.awaited.borrow().clone();
+    if awaited.is_empty() {
+        return "ok\n".into_response();
+    }
+    let text = format!("waiting for the API server to tell all {}\n", awaited.join(", "));
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}

@@ -1,0 +1,17 @@
+//! The controller: watches the cluster's objects, compiles them with
+//! `blixt-gateway`, and, while it holds the lease, writes what became of them
+//! into their status.
+//!
+//! Everything is one loop ([`run`]): changes in, a compilation out. Several
+//! replicas run it; only the leader writes.
+
+#![forbid(unsafe_code)]
+
+pub mod flags;
+mod http;
+mod leader;
+mod metrics;
+pub mod run;
+mod status;
+mod watch;
+mod world;

@@ -1,0 +1,29 @@
+//! The controller of Blixt: reads its flags and runs.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use blixt_controller::flags::Flags;
+use blixt_controller::run;
+use clap::Parser;
+use tracing::error;
+
+/// What clap exits with when flags can't be read.
+const USAGE: u8 = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let flags = Flags::parse();
+    if let Err(why) = flags.log() {
+        eprintln!("blixt-controller: {why}");
+        return ExitCode::from(USAGE);
+    }
+    match run::run(flags).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! What became of each object, into its status: only where it differs from
+//! what is there, and only as an answer to the version that was looked at. A
+//! write that comes too late is refused by the API server, and the newer
+//! version is on its way to us.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use blixt_gateway::apis::{AddressPool, Gateway, GatewayClass, TcpRoute, Time, UdpRoute};
+use blixt_gateway::status::{self, RouteStatus};
+use blixt_gateway::{CONTROLLER_NAME, Compiled, Object, ObjectKey};
+use blixt_model::{ObjectName, RouteId, RouteKind};
+use kube::api::PostParams;
+use kube::{Api, Client};
+
+/// Keeps a GatewayClass there as long as a Gateway uses it (Gateway API,
+/// `GatewayClassFinalizerGatewaysExist`).
+const FINALIZER: &str = "gateway-exists-finalizer.gateway.networking.k8s.io";
+
+/// One write that is due.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Write {
+    /// An object with another status.
+    Status(Object),
+    /// A GatewayClass with other finalizers.
+    Finalizers(Box<GatewayClass>),
+}
+
+impl Write {
+    pub(crate) fn key(&self) -> ObjectKey {
+        match self {
+            Self::Status(object) => object.key(),
+            Self::Finalizers(class) => Object::GatewayClass(class.clone()).key(),
+        }
+    }
+
+    /// The version it is an answer to.
+    pub(crate) fn before(&self) -> Option<String> {
+        match self {
+            Self::Status(object) => object.metadata().resource_version.clone(),
+            Self::Finalizers(class) => class.metadata.resource_version.clone(),
+        }
+    }
+
+    /// Sends it, and gives the object as it is then.
+    pub(crate) async fn send(self, client: &Client) -> Result<Object, kube::Error> {
+        let params = PostParams::default();
+        Ok(match self {
+            Self::Finalizers(class) => {
+                let api = Api::<GatewayClass>::all(client.clone());
+                let name = class.metadata.name.clone().unwrap_or_default();
+                api.replace(&name, &params, &class).await?.into()
+            }
+            Self::Status(object) => {
+                let metadata = object.metadata();
+                let name = metadata.name.clone().unwrap_or_default();
+                let namespace = metadata.namespace.clone().unwrap_or_default();
+                macro_rules! replace {
+                    ($kind:ident, $api:expr, $object:expr) => {{
+                        let api: Api<$kind> = $api;
+                        api.replace_status(&name, &params, $object).await?.into()
+                    }};
+                }
+                match &object {
+                    Object::GatewayClass(class) => {
+                        replace!(GatewayClass, Api::all(client.clone()), class)
+                    }
+                    Object::AddressPool(pool) => {
+                        replace!(AddressPool, Api::all(client.clone()), pool)
+                    }
+                    Object::Gateway(gateway) => {
+                        replace!(Gateway, Api::namespaced(client.clone(), &namespace), gateway)
+                    }
+                    Object::TcpRoute(route) => {
+                        replace!(TcpRoute, Api::namespaced(client.clone(), &namespace), route)
+                    }
+                    Object::UdpRoute(route) => {
+                        replace!(UdpRoute, Api::namespaced(client.clone(), &namespace), route)
+                    }
+                    // Their status is not ours.
+                    Object::Namespace(_)
+                    | Object::ReferenceGrant(_)
+                    | Object::Service(_)
+                    | Object::EndpointSlice(_) => object,
+                }
+            }
+        })
+    }
+}
+
+/// All writes that are due, now that it has been compiled.
+pub(crate) fn due(
+    objects: &BTreeMap<ObjectKey, Object>,
+    compiled: &Compiled,
+    now: &Time,
+) -> Vec<Write> {
+    let in_use = classes_in_use(objects);
+    objects.values().filter_map(|object| due_for(object, compiled, &in_use, now)).collect()
+}
+
+fn due_for(
+    object: &Object,
+    compiled: &Compiled,
+    in_use: &BTreeSet<&str>,
+    now: &Time,
+) -> Option<Write> {
+    let statuses = &compiled.status;
+    macro_rules! changed {
+        ($object:expr, $merged:expr) => {{
+            let merged = $merged;
+            if $object.status.as_ref() == Some(&merged) {
+                return None;
+            }
+            let mut changed = $object.clone();
+            changed.status = Some(merged);
+            Some(Write::Status(changed.into()))
+        }};
+    }
+    match object {
+        Object::GatewayClass(class) => {
+            let name = class.metadata.name.as_deref()?;
+            let wanted = statuses.classes.get(name)?;
+            if let Some(write) = finalizers(class, in_use.contains(name)) {
+                return Some(write);
+            }
+            changed!(**class, status::gateway_class(class.status.as_ref(), wanted, now))
+        }
+        Object::Gateway(gateway) => {
+            let wanted = statuses.gateways.get(&name_of(object)?)?;
+            changed!(**gateway, status::gateway(gateway.status.as_ref(), wanted, now))
+        }
+        Object::AddressPool(pool) => {
+            let wanted = statuses.pools.get(pool.metadata.name.as_deref()?)?;
+            changed!(**pool, status::address_pool(pool.status.as_ref(), wanted, now))
+        }
+        Object::TcpRoute(route) => {
+            let existing = route.status.as_ref();
+            let wanted = wanted_of(RouteKind::Tcp, object, compiled)?;
+            let merged = status::tcp_route(existing, &wanted, CONTROLLER_NAME, now);
+            // One that nobody wrote to, and that is none of our business.
+            if existing.is_none() && merged.parents.is_empty() {
+                return None;
+            }
+            changed!(**route, merged)
+        }
+        Object::UdpRoute(route) => {
+            let existing = route.status.as_ref();
+            let wanted = wanted_of(RouteKind::Udp, object, compiled)?;
+            let merged = status::udp_route(existing, &wanted, CONTROLLER_NAME, now);
+            if existing.is_none() && merged.parents.is_empty() {
+                return None;
+            }
+            changed!(**route, merged)
+        }
+        Object::Namespace(_)
+        | Object::ReferenceGrant(_)
+        | Object::Service(_)
+        | Object::EndpointSlice(_) => None,
+    }
+}
+
+/// Our part of a route's status; none of it if the route refers to none of our
+/// Gateways (any more).
+fn wanted_of(kind: RouteKind, object: &Object, compiled: &Compiled) -> Option<RouteStatus> {
+    let id = RouteId { kind, name: name_of(object)? };
+    Some(compiled.status.routes.get(&id).cloned().unwrap_or_default())
+}
+
+fn name_of(object: &Object) -> Option<ObjectName> {
+    let key = object.key();
+    ObjectName::new(key.namespace?, key.name).ok()
+}
+
+fn classes_in_use(objects: &BTreeMap<ObjectKey, Object>) -> BTreeSet<&str> {
+    let gateways = objects.values().filter_map(|object| match object {
+        Object::Gateway(gateway) => Some(gateway.spec.gateway_class_name.as_str()),
+        _ => None,
+    });
+    gateways.collect()
+}
+
+fn finalizers(class: &GatewayClass, in_use: bool) -> Option<Write> {
+    let has_it = class.metadata.finalizers.iter().flatten().any(|other| other == FINALIZER);
+    // Nothing can be added to what is being deleted.
+    let wants_it = in_use && (has_it || class.metadata.deletion_timestamp.is_none());
+    if has_it == wants_it {
+        return None;
+    }
+    let mut changed = class.clone();
+    let finalizers = changed.metadata.finalizers.get_or_insert_default();
+    if wants_it {
+        finalizers.push(FINALIZER.to_owned());
+    } else {
+        finalizers.retain(|other| other != FINALIZER);
+    }
+    Some(Write::Finalizers(Box::new(changed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::Change;
+    use crate::world::World;
+    use blixt_gateway::{CrdVersion, Programming};
+    use serde_json::{Value, json};
+
+    fn read<T: serde::de::DeserializeOwned + Into<Object>>(value: Value) -> Change {
+        Change::Apply(serde_json::from_value::<T>(value).unwrap().into())
+    }
+
+    fn class(finalizers: &[&str], deleted: bool) -> Change {
+        read::<GatewayClass>(json!({
+            "metadata": {
+                "name": "blixt", "generation": 1, "finalizers": finalizers,
+                "deletionTimestamp": deleted.then_some("2026-01-02T00:00:00Z"),
+            },
+            "spec": {"controllerName": CONTROLLER_NAME},
+        }))
+    }
+
+    fn gateway() -> Change {
+        read::<Gateway>(json!({
+            "metadata": {"name": "edge", "namespace": "shop", "generation": 1},
+            "spec": {
+                "gatewayClassName": "blixt", "addresses": [{"value": "192.0.2.1"}],
+                "listeners": [{"name": "tcp", "protocol": "TCP", "port": 80}],
+            },
+        }))
+    }
+
+    fn route(gateway: &str) -> Change {
+        read::<TcpRoute>(json!({
+            "metadata": {"name": "web", "namespace": "shop", "generation": 1},
+            "spec": {
+                "parentRefs": [{"name": gateway}],
+                "rules": [{"backendRefs": [{"name": "web", "port": 80}]}],
+            },
+        }))
+    }
+
+    fn at(day: u8) -> Time {
+        Time(format!("2026-01-{day:02}T00:00:00Z").parse().unwrap())
+    }
+
+    fn compiled(world: &World) -> Compiled {
+        world.compile(CrdVersion::Supported, &|_| Programming::Applied).unwrap()
+    }
+
+    /// Writes, as an API server would take them, until nothing is due; the
+    /// number of each round's.
+    fn settle(world: &mut World, day: u8) -> Vec<usize> {
+        let mut rounds = Vec::new();
+        loop {
+            let due = due(world.objects(), &compiled(world), &at(day));
+            if due.is_empty() {
+                return rounds;
+            }
+            rounds.push(due.len());
+            assert!(rounds.len() < 5, "it writes for ever: {due:?}");
+            for write in due {
+                let object = match write {
+                    Write::Status(object) => object,
+                    Write::Finalizers(class) => Object::GatewayClass(class),
+                };
+                world.apply(Change::Apply(object));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_right_is_not_written_again() {
+        let mut world = World::new();
+        for change in [class(&[], false), gateway(), route("edge")] {
+            world.apply(change);
+        }
+        // The class gets its finalizer first, and its status with the next.
+        assert_eq!(settle(&mut world, 1), [3, 1]);
+        assert_eq!(settle(&mut world, 2), [0; 0]);
+        let key = |object: &&Object| matches!(object, Object::Gateway(_));
+        let Some(Object::Gateway(gateway)) = world.objects().values().find(key) else { panic!() };
+        let status = gateway.status.as_ref().unwrap();
+        assert_eq!(status.addresses.as_ref().unwrap()[0].value, "192.0.2.1");
+        let conditions = status.conditions.as_ref().unwrap();
+        assert!(conditions.iter().all(|condition| condition.last_transition_time == at(1)));
+    }
+
+    #[test]
+    fn a_route_that_leaves_takes_our_part_of_its_status_along() {
+        let mut world = World::new();
+        for change in [class(&[], false), gateway(), route("edge")] {
+            world.apply(change);
+        }
+        settle(&mut world, 1);
+        let Some(Object::TcpRoute(with_status)) =
+            world.objects().values().find(|object| matches!(object, Object::TcpRoute(_))).cloned()
+        else {
+            panic!()
+        };
+        let Change::Apply(Object::TcpRoute(mut elsewhere)) = route("other") else { panic!() };
+        elsewhere.status = with_status.status;
+        world.apply(Change::Apply(Object::TcpRoute(elsewhere)));
+        let due = due(world.objects(), &compiled(&world), &at(2));
+        let [Write::Status(Object::TcpRoute(route))] = due.as_slice() else { panic!("{due:?}") };
+        assert!(route.status.as_ref().unwrap().parents.is_empty());
+    }
+
+    #[test]
+    fn routes_of_others_are_left_alone() {
+        let mut world = World::new();
+        world.apply(route("edge"));
+        world.apply(gateway());
+        assert_eq!(due(world.objects(), &compiled(&world), &at(1)), []);
+    }
+
+    #[test]
+    fn a_class_stays_as_long_as_a_gateway_uses_it() {
+        let mut world = World::new();
+        world.apply(class(&["example.com/other", FINALIZER], true));
+        world.apply(gateway());
+        settle(&mut world, 1);
+        let finalizers = |world: &World| {
+            let object = world.objects().values().next().unwrap();
+            object.metadata().finalizers.clone().unwrap()
+        };
+        assert_eq!(finalizers(&world), ["example.com/other", FINALIZER]);
+        let Change::Apply(gateway) = gateway() else { panic!() };
+        world.apply(Change::Delete(gateway.key()));
+        settle(&mut world, 2);
+        assert_eq!(finalizers(&world), ["example.com/other"]);
+    }
+
+    #[test]
+    fn nothing_is_added_to_a_class_that_is_being_deleted() {
+        let mut world = World::new();
+        world.apply(class(&["example.com/other"], true));
+        world.apply(gateway());
+        let due = due(world.objects(), &compiled(&world), &at(1));
+        assert!(!due.iter().any(|write| matches!(write, Write::Finalizers(_))), "{due:?}");
+    }
+}
