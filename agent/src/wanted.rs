@@ -63,6 +63,7 @@ impl Wanted {
             crds: CrdVersion::Supported,
             unusable_addresses: unusable,
             assigned: &self.assigned,
+            nodes: &BTreeMap::new(),
             programmed,
         };
         let compiled = compile(&self.index, &environment);

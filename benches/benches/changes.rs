@@ -148,6 +148,7 @@ fn objects(criterion: &mut Criterion) {
                     crds: CrdVersion::Supported,
                     unusable_addresses: &BTreeMap::new(),
                     assigned: &BTreeMap::new(),
+                    nodes: &BTreeMap::new(),
                     programmed: &|_| Programming::Applied,
                 };
                 compile(&index, &environment).unwrap()

@@ -114,6 +114,7 @@ impl World {
             crds,
             unusable_addresses: &unusable,
             assigned: &assigned,
+            nodes: &BTreeMap::new(),
             programmed,
         };
         compile(&self.index, &environment)

@@ -89,6 +89,7 @@ impl World {
             crds: CrdVersion::Supported,
             unusable_addresses: &BTreeMap::new(),
             assigned: &BTreeMap::new(),
+            nodes: &BTreeMap::new(),
             programmed: &|_| Programming::Applied,
         };
         let compiled = compile(&self.index, &environment)

@@ -24,7 +24,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 
 /// Fields of types that every user of Kubernetes knows: what they are for is
 /// said, what is in them is not said again.
-const KNOWN: [&str; 3] = ["conditions", "gatewaySelector", "namespaceSelector"];
+const KNOWN: [&str; 4] = ["conditions", "gatewaySelector", "namespaceSelector", "nodeSelector"];
 
 /// An optional field that says `null` is one that is left out, as in the CRDs
 /// of Gateway API: without `nullable` the API server drops it.

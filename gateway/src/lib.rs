@@ -27,7 +27,7 @@ pub mod status;
 mod validate;
 mod warnings;
 
-pub use compile::{Compiled, CrdVersion, Environment, Programming, compile};
+pub use compile::{Compiled, CrdVersion, Environment, Node, Programming, compile};
 pub use crds::crds;
 pub use index::{Event, Index};
 pub use manifest::ObjectRef;

@@ -79,6 +79,7 @@ fn compiled(
         crds: CrdVersion::Supported,
         unusable_addresses: unusable,
         assigned: &BTreeMap::new(),
+        nodes: &BTreeMap::new(),
         programmed: &programmed,
     };
     compile(index, &environment).map_err(|fault| Failure::Fault(fault.to_string()))

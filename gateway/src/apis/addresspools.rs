@@ -48,6 +48,10 @@ pub struct AddressPoolSpec {
     /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway_selector: Option<LabelSelector>,
+    /// Nodes with these labels send from the addresses; all, if it is left out.
+    /// Of pools with use SNAT only: a node needs addresses of its own network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
 }
 
 fn yes() -> bool {
@@ -76,7 +80,20 @@ pub struct AddressPoolStatus {
     /// How many are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free: Option<i64>,
+    /// Which node sends from which of the addresses; of pools with use SNAT only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<AddressPoolStatusNode>>,
     /// Accepted: whether all of its addresses can be given out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conditions: Option<Vec<Condition>>,
+}
+
+/// A node, and what it has of the pool.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressPoolStatusNode {
+    /// The node's name.
+    pub name: String,
+    /// The addresses that it sends from.
+    pub addresses: Vec<String>,
 }

@@ -22,7 +22,9 @@ pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 
 mod addresspools;
 
-pub use addresspools::{AddressPool, AddressPoolSpec, AddressPoolStatus, PoolUse};
+pub use addresspools::{
+    AddressPool, AddressPoolSpec, AddressPoolStatus, AddressPoolStatusNode, PoolUse,
+};
 
 #[allow(
     missing_docs,

@@ -261,6 +261,7 @@ mod tests {
             crds: CrdVersion::Supported,
             unusable_addresses: &unusable,
             assigned,
+            nodes: &BTreeMap::new(),
             programmed: &|_| Programming::Applied,
         };
         let all: Vec<_> = index.gateways().iter().collect();

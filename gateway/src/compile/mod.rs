@@ -17,6 +17,7 @@ mod pools;
 mod routes;
 mod selector;
 mod snapshot;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,8 +46,19 @@ pub struct Environment<'a> {
     pub unusable_addresses: &'a BTreeMap<IpAddr, String>,
     /// The addresses that Gateways have had until now: who has one keeps it.
     pub assigned: &'a BTreeMap<ObjectName, Vec<IpAddr>>,
+    /// The nodes that send from addresses of pools. Who reads files knows none.
+    pub nodes: &'a BTreeMap<String, Node>,
     /// How far the data plane is with a Gateway.
     pub programmed: &'a dyn Fn(&ObjectName) -> Programming,
+}
+
+/// A node, as far as pools are concerned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its labels, which pools select by.
+    pub labels: BTreeMap<String, String>,
+    /// The addresses that it has sent from until now: it keeps them.
+    pub sources: Vec<IpAddr>,
 }
 
 /// Whether the Gateway API CRDs of the cluster are of a version we know.
@@ -85,6 +97,9 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// What becomes of each object that is ours.
     pub status: Statuses,
+    /// Which node sends from which addresses: one of each family at most. A
+    /// node that has none is not in it.
+    pub sources: BTreeMap<String, Vec<IpAddr>>,
 }
 
 /// Compiles all objects.
@@ -98,13 +113,15 @@ pub fn compile(index: &Index, environment: &Environment<'_>) -> Result<Compiled,
     let mut gateways = gateways::judge(index, &classes, &pools, environment);
     let attachments = routes::attach(index, &mut gateways);
     let resolved = backends::resolve(index, attachments.routes());
+    let sources = sources::assign(&pools, &gateways, environment);
     Ok(Compiled {
         snapshot: snapshot::build(index, environment, &gateways, &resolved)?,
         status: Statuses {
             classes: classes.statuses,
-            pools: pools.statuses(&gateways, environment.unusable_addresses),
+            pools: pools.statuses(&gateways, &sources, environment.unusable_addresses),
             gateways: conditions::gateways(&gateways),
             routes: conditions::routes(&attachments, &gateways, &resolved, environment),
         },
+        sources,
     })
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use blixt_model::ObjectName;
 
+use super::Node;
 use super::gateways::Gateways;
 use super::namespaces;
 use super::selector::Selector;
@@ -29,6 +30,7 @@ struct Pool<'a> {
     ranges: Vec<AddressRange>,
     namespaces: Option<Selector>,
     gateways: Option<Selector>,
+    nodes: Option<Selector>,
     /// What of it can't be read. The rest of its addresses are given out
     /// nevertheless, unless it can't be told to whom.
     faults: Vec<String>,
@@ -39,7 +41,9 @@ struct Pool<'a> {
 pub(super) fn judge(index: &Index) -> Pools<'_> {
     let mut all: Vec<_> =
         index.pools().iter().map(|(name, stored)| Pool::new(name, stored)).collect();
-    all.sort_by_key(|pool| pool.namespaces.is_none() && pool.gateways.is_none());
+    all.sort_by_key(|pool| {
+        [&pool.namespaces, &pool.gateways, &pool.nodes].iter().all(|selector| selector.is_none())
+    });
     Pools { index, all }
 }
 
@@ -98,6 +102,27 @@ impl Pools<'_> {
             .find_map(|range| range.addresses().find(|address| is_free(*address)))
     }
 
+    /// Whether a node may go on sending from an address that it has.
+    pub(super) fn leave_to_node(&self, address: IpAddr, node: &Node) -> bool {
+        let mut pools = self.all.iter().filter(|pool| !pool.is_for_gateways());
+        pools.any(|pool| pool.contains(address) && (pool.selects_nobody || pool.selects(node)))
+    }
+
+    /// The first address for a node that `is_free`.
+    pub(super) fn find_for_node(
+        &self,
+        is_v6: bool,
+        node: &Node,
+        is_free: impl Fn(IpAddr) -> bool,
+    ) -> Option<IpAddr> {
+        let pools = self.all.iter().filter(|pool| !pool.is_for_gateways());
+        pools
+            .filter(|pool| !pool.selects_nobody && pool.selects(node))
+            .flat_map(|pool| &pool.ranges)
+            .filter(|range| range.is_v6() == is_v6)
+            .find_map(|range| range.addresses().find(|address| is_free(*address)))
+    }
+
     /// The names of the pools that a Gateway may have addresses of, and
     /// whether it gets them unasked.
     pub(super) fn names(
@@ -131,18 +156,26 @@ impl Pools<'_> {
     pub(super) fn statuses(
         &self,
         gateways: &Gateways<'_>,
+        sources: &BTreeMap<String, Vec<IpAddr>>,
         unusable: &BTreeMap<IpAddr, String>,
     ) -> BTreeMap<String, PoolStatus> {
-        let given: BTreeSet<_> =
+        let of_gateways: BTreeSet<_> =
             gateways.values().flat_map(|gateway| &gateway.addresses.assigned).copied().collect();
+        let of_nodes: BTreeSet<_> = sources.values().flatten().copied().collect();
         let status = |pool: &Pool<'_>| {
             let within = |addresses: &mut dyn Iterator<Item = &IpAddr>| {
                 addresses.filter(|address| pool.contains(**address)).count()
             };
-            let used = if pool.is_for_gateways() { within(&mut given.iter()) } else { 0 };
+            let given = if pool.is_for_gateways() { &of_gateways } else { &of_nodes };
+            let used = within(&mut given.iter());
             let lost = within(&mut unusable.keys().filter(|address| !given.contains(*address)));
             let free = pool.len().saturating_sub((used + lost) as u128);
-            PoolStatus { used, free, conditions: vec![self.accepted(pool)] }
+            PoolStatus {
+                used,
+                free,
+                nodes: pool.nodes(sources),
+                conditions: vec![self.accepted(pool)],
+            }
         };
         self.all.iter().map(|pool| (pool.name.to_owned(), status(pool))).collect()
     }
@@ -200,7 +233,25 @@ impl<'a> Pool<'a> {
         };
         let namespaces = selector("namespaceSelector", spec.namespace_selector.as_ref());
         let gateways = selector("gatewaySelector", spec.gateway_selector.as_ref());
-        Self { name, stored, ranges, namespaces, gateways, faults, selects_nobody }
+        let nodes = selector("nodeSelector", spec.node_selector.as_ref());
+        Self { name, stored, ranges, namespaces, gateways, nodes, faults, selects_nobody }
+    }
+
+    fn selects(&self, node: &Node) -> bool {
+        let label = |key: &str| node.labels.get(key).map(String::as_str);
+        self.nodes.as_ref().is_none_or(|selector| selector.selects(label))
+    }
+
+    /// What nodes have of it.
+    fn nodes(&self, sources: &BTreeMap<String, Vec<IpAddr>>) -> BTreeMap<String, Vec<IpAddr>> {
+        if self.is_for_gateways() {
+            return BTreeMap::new();
+        }
+        let of_it = sources.iter().map(|(node, addresses)| {
+            let addresses = addresses.iter().copied().filter(|address| self.contains(*address));
+            (node.clone(), addresses.collect::<Vec<_>>())
+        });
+        of_it.filter(|(_, addresses)| !addresses.is_empty()).collect()
     }
 
     fn is_for_gateways(&self) -> bool {

@@ -3,10 +3,10 @@
 
 use crate::GATEWAY_GROUP;
 use crate::apis::{
-    AddressPoolStatus, Condition, GatewayClassStatus, GatewayClassStatusSupportedFeatures,
-    GatewayStatus, GatewayStatusAddresses, GatewayStatusListeners,
-    GatewayStatusListenersSupportedKinds, TcpRouteStatus, TcpRouteStatusParents, Time,
-    UdpRouteStatus, UdpRouteStatusParents,
+    AddressPoolStatus, AddressPoolStatusNode, Condition, GatewayClassStatus,
+    GatewayClassStatusSupportedFeatures, GatewayStatus, GatewayStatusAddresses,
+    GatewayStatusListeners, GatewayStatusListenersSupportedKinds, TcpRouteStatus,
+    TcpRouteStatusParents, Time, UdpRouteStatus, UdpRouteStatusParents,
 };
 use crate::status::{self, RouteStatus, SUPPORTED_FEATURES};
 
@@ -38,9 +38,14 @@ pub fn address_pool(
     now: &Time,
 ) -> AddressPoolStatus {
     let existing = existing.and_then(|existing| existing.conditions.as_deref());
+    let nodes = wanted.nodes.iter().map(|(name, addresses)| AddressPoolStatusNode {
+        name: name.clone(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+    });
     AddressPoolStatus {
         used: Some(i64::try_from(wanted.used).unwrap_or(i64::MAX)),
         free: Some(i64::try_from(wanted.free).unwrap_or(i64::MAX)),
+        nodes: (!wanted.nodes.is_empty()).then(|| nodes.collect()),
         conditions: Some(conditions(existing, &wanted.conditions, now)),
     }
 }

@@ -34,10 +34,12 @@ pub struct Statuses {
 /// The status of an AddressPool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolStatus {
-    /// How many of its addresses Gateways have.
+    /// How many of its addresses Gateways or nodes have.
     pub used: usize,
     /// How many nobody has.
     pub free: u128,
+    /// What nodes have of it.
+    pub nodes: BTreeMap<String, Vec<IpAddr>>,
     /// Accepted.
     pub conditions: Vec<Condition>,
 }

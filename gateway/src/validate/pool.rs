@@ -20,5 +20,6 @@ pub(super) fn rules(spec: &AddressPoolSpec) -> Vec<Problem> {
     };
     selector("namespaceSelector", spec.namespace_selector.as_ref());
     selector("gatewaySelector", spec.gateway_selector.as_ref());
+    selector("nodeSelector", spec.node_selector.as_ref());
     problems
 }

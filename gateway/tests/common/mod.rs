@@ -56,6 +56,7 @@ pub(crate) fn compiled_after(index: &Index, assigned: &Assigned) -> Compiled {
             crds: CrdVersion::Supported,
             unusable_addresses: &unusable,
             assigned,
+            nodes: &BTreeMap::new(),
             programmed: &programmed,
         },
     )
