@@ -35,7 +35,7 @@ pub use object::{Kind, Object, ObjectKey};
 pub use route::ParentRef;
 pub use standalone::{MAX_FILE_BYTES, Manifests, Refusal, SEED, Update, is_manifest};
 pub use status::Statuses;
-pub use warnings::{Warning, warnings};
+pub use warnings::{Warning, warnings, warnings_of_served};
 
 /// The `GatewayClass.spec.controllerName` that makes a class ours.
 pub const CONTROLLER_NAME: &str = "gateway.networking.k8s.io/blixt";

@@ -34,19 +34,36 @@ pub fn warnings(index: &Index, compiled: &Compiled) -> Vec<Warning> {
     unserved_gateways(index, compiled, &mut found);
     unattached_routes(index, compiled, &mut found);
     strayed_slices(index, &mut found);
-    for gateway in compiled.snapshot.gateways() {
-        for listener in &gateway.listeners {
-            idle_listener(gateway, listener, &mut found);
-            idle_backends(gateway, listener, index, compiled, &mut found);
-        }
-    }
-    circles(compiled, &mut found);
+    idle(index, compiled, &mut found);
+    tidy(found)
+}
+
+/// Those that are about Gateways of ours and what is behind them. In a
+/// cluster the other ones may well be about what is somebody else's.
+pub fn warnings_of_served(index: &Index, compiled: &Compiled) -> Vec<Warning> {
+    let mut found = Vec::new();
+    idle(index, compiled, &mut found);
+    tidy(found)
+}
+
+fn tidy(mut found: Vec<Warning>) -> Vec<Warning> {
     for warning in &mut found {
         warning.message = plain(&warning.message);
     }
     found.sort();
     found.dedup();
     found
+}
+
+/// What gets traffic and does nothing good with it.
+fn idle(index: &Index, compiled: &Compiled, found: &mut Vec<Warning>) {
+    for gateway in compiled.snapshot.gateways() {
+        for listener in &gateway.listeners {
+            idle_listener(gateway, listener, found);
+            idle_backends(gateway, listener, index, compiled, found);
+        }
+    }
+    circles(compiled, found);
 }
 
 fn unserved_gateways(index: &Index, compiled: &Compiled, found: &mut Vec<Warning>) {

@@ -241,6 +241,18 @@ impl Snapshot {
         Self { generation, ..self }
     }
 
+    /// The same wishes with those addresses only that `keep` is true for, by
+    /// Gateway; a Gateway without any is left out.
+    #[must_use]
+    pub fn retain_addresses(mut self, keep: impl Fn(&ObjectName, IpAddr) -> bool) -> Self {
+        for gateway in &mut self.gateways {
+            let name = &gateway.name;
+            gateway.addresses.retain(|address| keep(name, *address));
+        }
+        self.gateways.retain(|gateway| !gateway.addresses.is_empty());
+        self
+    }
+
     /// Whether both want the same, whatever their generations.
     pub fn same_wishes(&self, other: &Self) -> bool {
         self.seed == other.seed

@@ -124,6 +124,13 @@ fn from_data_plane(programming: &Programming) -> (bool, &'static str, String) {
             reason::PENDING,
             "Waiting for the nodes that carry the Gateway to apply it.".to_owned(),
         ),
+        Programming::NoAgent => (
+            false,
+            reason::PENDING,
+            "No agent is connected to the controller, so no node carries the Gateway: see that the \
+             DaemonSet blixt-agent runs."
+                .to_owned(),
+        ),
         Programming::Refused { node, reason } => {
             (false, reason::REFUSED_BY_NODE, format!("Node {node} can't apply it: {reason}."))
         }

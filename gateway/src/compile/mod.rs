@@ -79,6 +79,8 @@ pub enum CrdVersion {
 pub enum Programming {
     /// Some node that carries it has yet to apply it.
     Pending,
+    /// No node carries it: the controller hears of no agent.
+    NoAgent,
     /// All have.
     Applied,
     /// One can't.

@@ -135,3 +135,17 @@ fn only_unicast_addresses_of_hosts_are_taken() {
         assert!(matches!(made, Err(SnapshotError::BadEndpoint { .. })), "{bad}");
     }
 }
+
+#[test]
+fn addresses_that_are_not_kept_take_their_gateways_along() {
+    let made = snapshot(
+        vec![gateway("a", "10.0.0.10", 0), gateway("b", "10.0.0.11", 0)],
+        vec![service("web", Protocol::Tcp)],
+    )
+    .unwrap();
+    let all = made.clone().retain_addresses(|_, _| true);
+    assert_eq!(all, made);
+    let one = made.retain_addresses(|gateway, _| gateway.name() == "b");
+    assert_eq!(one.gateways().len(), 1);
+    assert_eq!(one.vips(), ["10.0.0.11".parse().unwrap()].into());
+}
