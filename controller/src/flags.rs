@@ -1,5 +1,6 @@
 //! What the controller is told at its start.
 
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 
@@ -15,12 +16,13 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "blixt-controller", version, max_term_width = 100)]
 pub struct Flags {
-    /// The namespace of its lease.
+    /// The namespace it runs in, where its lease is.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", default_value = "blixt-system")]
     pub namespace: String,
-    /// Its name among the replicas; no two may have one name.
+    /// Its name among the replicas, for people who read the lease and Events. [default: the
+    /// host's name]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
-    pub identity: String,
+    pub identity: Option<String>,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9876")]
     pub http: SocketAddr,
@@ -41,11 +43,28 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which of the libraries' words are not logged unless asked for.
+const QUIET: &str = "kube_client=off,kube_runtime=off,tower=off";
+
 impl Flags {
+    /// Its name among the replicas.
+    pub fn identity(&self) -> Result<String, String> {
+        if let Some(identity) = &self.identity {
+            return Ok(identity.clone());
+        }
+        let host = fs::read_to_string("/proc/sys/kernel/hostname");
+        let host = host.map(|host| host.trim().to_owned()).unwrap_or_default();
+        if host.is_empty() {
+            return Err("the host has no name: give this replica one by --identity".to_owned());
+        }
+        Ok(host)
+    }
+
     /// Begins to log, for the whole process.
     pub fn log(&self) -> Result<(), String> {
         let level = &self.log_level;
-        let filter = EnvFilter::builder().parse(level).map_err(|why| {
+        // What goes wrong with requests is told by those who sent them.
+        let filter = EnvFilter::builder().parse(format!("{QUIET},{level}")).map_err(|why| {
             format!(
                 "--log-level {level:?} cannot be read ({why}): use error, warn, info, debug or trace"
             )

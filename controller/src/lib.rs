@@ -7,10 +7,15 @@
 
 #![forbid(unsafe_code)]
 
+mod agents;
+mod clients;
+mod events;
 pub mod flags;
 mod http;
 mod leader;
 mod metrics;
+mod patience;
+mod refusals;
 pub mod run;
 mod status;
 mod watch;

@@ -15,11 +15,14 @@ const USAGE: u8 = 2;
 #[tokio::main]
 async fn main() -> ExitCode {
     let flags = Flags::parse();
-    if let Err(why) = flags.log() {
-        eprintln!("blixt-controller: {why}");
-        return ExitCode::from(USAGE);
-    }
-    match run::run(flags).await {
+    let identity = match flags.log().and_then(|()| flags.identity()) {
+        Ok(identity) => identity,
+        Err(why) => {
+            eprintln!("blixt-controller: {why}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    match run::run(&flags, identity).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error}");

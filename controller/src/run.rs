@@ -1,28 +1,32 @@
-//! The loop: changes in, a compilation, writes out.
+//! The loop: changes in, a compilation, a snapshot for the agents and, while
+//! it leads, writes out.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use blixt_gateway::apis::Time;
-use blixt_gateway::{Compiled, CrdVersion, Programming};
+use blixt_gateway::{Compiled, Kind};
 use futures_util::{StreamExt, stream};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, Client, ResourceExt};
+use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use crate::agents::Agents;
+use crate::clients::Clients;
+use crate::events::{self, Standing};
 use crate::flags::Flags;
 use crate::http::{self, HttpError, Shown};
-use crate::leader;
-use crate::metrics::Metrics;
+use crate::metrics::{FAILED, GONE, Metrics, OUTDATED, WRITTEN};
+use crate::patience::{Failure, Patience};
 use crate::status::{self, Write};
-use crate::watch::{self as watches, Change};
+use crate::watch::{All, Change, Watches};
 use crate::world::World;
+use crate::{leader, refusals};
 
 /// How long changes are gathered: one `kubectl apply` makes many.
 const GATHER: Duration = Duration::from_millis(20);
@@ -30,17 +34,8 @@ const GATHER: Duration = Duration::from_millis(20);
 /// How many writes are under way at once.
 const AT_ONCE: usize = 8;
 
-/// When what failed is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// How often is looked which CRDs the cluster has.
-const LOOK_AT_CRDS: Duration = Duration::from_secs(60);
-
-/// The CRD whose version stands for all of Gateway API's, and where it says
-/// so (Gateway API, "Versioning").
-const CRD: &str = "gateways.gateway.networking.k8s.io";
-const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
-const KNOWN_BUNDLE: &str = "v1.6.";
+/// How long the end may take: writes that are under way, and the lease.
+const END: Duration = Duration::from_secs(4);
 
 /// Why the controller ends by itself.
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +58,9 @@ pub enum RunError {
 }
 
 /// Runs until it is told to end.
-pub async fn run(flags: Flags) -> Result<(), RunError> {
+pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
     let config = kube::Config::infer().await.map_err(RunError::Config)?;
-    let client = Client::try_from(config).map_err(RunError::Client)?;
+    let clients = Clients::new(config).map_err(RunError::Client)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let metrics = Metrics::default();
@@ -73,28 +68,41 @@ pub async fn run(flags: Flags) -> Result<(), RunError> {
     let world = World::new();
     tell_awaited(&world, &awaited);
     http::serve(flags.http, Shown { registry: metrics.registry(), awaited: shown }).await?;
-    info!(version = env!("CARGO_PKG_VERSION"), identity = flags.identity, "starting");
+    info!(version = env!("CARGO_PKG_VERSION"), identity, "starting");
 
     let (sender, changes) = mpsc::unbounded_channel();
-    watches::begin(&client, &sender);
-    let leads = leader::run(client.clone(), flags.namespace, flags.identity);
+    let watches = Watches::begin(&clients.watching, &sender, &metrics);
+    let (leads, election) = leader::run(clients.asking.clone(), &flags.namespace, &identity);
     let looping = Loop {
-        client,
+        standing: events::begin(clients.asking.clone(), identity, metrics.clone()),
+        client: clients.asking,
         world,
+        watches,
+        agents: Agents::none(),
         metrics,
         awaited,
-        crds: CrdVersion::Supported,
+        lead: Lead::No,
         writing: None,
+        patience: Patience::default(),
         again: None,
         sender,
     };
+    let (stop, stopped) = oneshot::channel();
+    let looping = tokio::spawn(looping.run(changes, leads, stopped));
     tokio::select! {
-        () = looping.run(changes, leads) => {}
-        _ = terminate.recv() => info!("told to end"),
-        _ = interrupt.recv() => info!("told to end"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
-    // The lease is given back by its task, which sees that nobody listens.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    info!("told to end");
+    let end = async {
+        let _ = stop.send(());
+        let _ = looping.await;
+        // It sees that nobody listens any more, and gives the lease back.
+        let _ = election.await;
+    };
+    if timeout(END, end).await.is_err() {
+        warn!("the API server does not answer, so the lease is not given back: it runs out");
+    }
     Ok(())
 }
 
@@ -107,14 +115,29 @@ fn tell_awaited(world: &World, awaited: &watch::Sender<Vec<String>>) {
     });
 }
 
+/// Whether we lead, and may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lead {
+    No,
+    /// The leader before may have given addresses to Gateways that we have not
+    /// heard of yet: until this list of them is there nothing is written.
+    Listing(u64),
+    Yes,
+}
+
 struct Loop {
     client: Client,
     world: World,
+    watches: Watches,
+    agents: Agents,
     metrics: Metrics,
     awaited: watch::Sender<Vec<String>>,
-    crds: CrdVersion,
-    /// Writes under way; whether all went well comes out.
-    writing: Option<JoinHandle<bool>>,
+    /// Where refusals are told.
+    standing: watch::Sender<Standing>,
+    lead: Lead,
+    /// Writes under way; what failed comes out.
+    writing: Option<JoinHandle<Vec<Failure>>>,
+    patience: Patience,
     /// When it has to be looked again, though nothing may change.
     again: Option<Instant>,
     /// What was written comes back here, before the watch tells of it.
@@ -126,147 +149,180 @@ impl Loop {
         mut self,
         mut changes: UnboundedReceiver<Change>,
         mut leads: watch::Receiver<bool>,
+        mut stopped: oneshot::Receiver<()>,
     ) {
-        let mut crds = interval(LOOK_AT_CRDS);
-        crds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let far = Instant::now() + Duration::from_secs(3_600);
-            let due = self.again.unwrap_or(far);
+            let due = self.again.unwrap_or_else(Instant::now);
             tokio::select! {
-                change = changes.recv() => {
-                    let Some(change) = change else { return };
-                    self.take(change);
-                }
-                changed = leads.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    self.metrics.leads.set(i64::from(*leads.borrow_and_update()));
-                    self.look_again(Duration::ZERO);
-                }
-                wrote = finished(&mut self.writing) => {
-                    self.writing = None;
-                    self.look_again(if wrote { Duration::ZERO } else { RETRY });
-                }
-                _ = crds.tick() => self.look_at_crds().await,
+                // The election does not end before us, nor do the watches.
+                Some(change) = changes.recv() => self.take(change),
+                Ok(()) = leads.changed() => self.follow_lease(*leads.borrow_and_update()),
+                () = self.agents.changed() => self.look_again(Duration::ZERO),
+                failed = finished(&mut self.writing) => self.wrote(failed),
                 () = sleep_until(due.into()), if self.again.is_some() && self.writing.is_none() => {
                     self.again = None;
                     // Whatever else has come belongs to it.
                     while let Ok(change) = changes.try_recv() {
-                        self.world.apply(change);
+                        self.take(change);
                     }
-                    tell_awaited(&self.world, &self.awaited);
-                    self.compile(*leads.borrow());
+                    self.again = None;
+                    self.compile();
                 }
+                _ = &mut stopped => break,
             }
+        }
+        // Nothing is sent any more once the lease is somebody else's.
+        if self.writing.is_some() {
+            finished(&mut self.writing).await;
         }
     }
 
     fn take(&mut self, change: Change) {
+        if let (
+            Change::Listed(All::Objects { kind: Kind::Gateway, call, .. }),
+            Lead::Listing(wanted),
+        ) = (&change, self.lead)
+            && *call >= wanted
+        {
+            self.lead = Lead::Yes;
+            self.look_again(Duration::ZERO);
+        }
         if self.world.apply(change) {
             self.look_again(GATHER);
+        }
+        tell_awaited(&self.world, &self.awaited);
+    }
+
+    fn follow_lease(&mut self, leads: bool) {
+        self.metrics.leads.set(i64::from(leads));
+        if leads {
+            self.lead = Lead::Listing(self.watches.list_gateways());
+        } else {
+            self.lead = Lead::No;
+            self.standing.send_replace(None);
         }
     }
 
     fn look_again(&mut self, wait: Duration) {
-        let at = Instant::now() + wait;
+        self.look_at(Instant::now() + wait);
+    }
+
+    fn look_at(&mut self, at: Instant) {
         self.again = Some(self.again.map_or(at, |again| again.min(at)));
     }
 
-    fn compile(&mut self, leads: bool) {
+    fn compile(&mut self) {
         // With half of the objects half of the routes would be wrong.
         if !self.world.is_complete() {
             return;
         }
         let begin = Instant::now();
-        // No agent has said anything yet.
-        let compiled = self.world.compile(self.crds.clone(), &|_| Programming::Pending);
+        let compiled = match self.world.compile(&self.agents.programming) {
+            Ok(compiled) => compiled,
+            Err(fault) => {
+                error!("the objects do not compile, please report this: {fault}");
+                return;
+            }
+        };
         self.metrics.compilations.inc();
         self.metrics.compile_seconds.set(begin.elapsed().as_secs_f64());
         self.metrics.objects.set(i64::try_from(self.world.objects().len()).unwrap_or(i64::MAX));
-        match compiled {
-            Ok(compiled) if leads => self.write(&compiled),
-            Ok(_) => {}
-            Err(fault) => error!("the objects do not compile, please report this: {fault}"),
+        self.metrics.wanted(&compiled.snapshot);
+        (self.agents.publish)(&compiled.snapshot);
+        if self.lead == Lead::Yes {
+            self.tell_refusals(&compiled);
+            self.write(&compiled, begin);
         }
     }
 
-    fn write(&mut self, compiled: &Compiled) {
-        let due = status::due(self.world.objects(), compiled, &Time(Timestamp::now()));
+    fn tell_refusals(&self, compiled: &Compiled) {
+        let refusals = refusals::all(self.world.index(), compiled);
+        let with_uid = refusals.into_iter().map(|refusal| {
+            let uid = self.world.uid(&refusal.object).map(str::to_owned);
+            (refusal, uid)
+        });
+        let standing = Some(with_uid.collect());
+        self.standing.send_if_modified(|before| {
+            let changed = *before != standing;
+            *before = standing;
+            changed
+        });
+    }
+
+    fn write(&mut self, compiled: &Compiled, now: Instant) {
+        let mut due = status::due(self.world.objects(), compiled, &Time(Timestamp::now()));
+        let keys: BTreeSet<_> = due.iter().map(Write::key).collect();
+        self.patience.retain(|key| keys.contains(key));
+        due.retain(|write| self.patience.allows(&write.key(), write.before().as_ref(), now));
+        if let Some(at) = self.patience.ends_at() {
+            self.look_at(at);
+        }
         if due.is_empty() {
             return;
         }
         debug!("{} writes are due", due.len());
         let (client, metrics) = (self.client.clone(), self.metrics.clone());
-        let sender = self.sender.clone();
-        self.writing = Some(tokio::spawn(send_all(client, metrics, sender, due)));
+        self.writing = Some(tokio::spawn(send_all(client, metrics, self.sender.clone(), due)));
     }
 
-    async fn look_at_crds(&mut self) {
-        let api = Api::<CustomResourceDefinition>::all(self.client.clone());
-        let found = match api.get_opt(CRD).await {
-            Ok(Some(crd)) => crd.annotations().get(BUNDLE_VERSION).cloned(),
-            Ok(None) => {
-                warn!("the CRDs of Gateway API are not installed: install v1.6, standard channel");
-                return;
+    fn wrote(&mut self, failed: Vec<Failure>) {
+        let now = Instant::now();
+        for failure in failed {
+            let Failure { key, why, .. } = failure.clone();
+            let is_usual = matches!(why.as_str(), OUTDATED | GONE);
+            if self.patience.failed(failure, now) && !is_usual {
+                warn!("the status of {key} can't be written: {why}; trying again");
             }
-            Err(error) => {
-                debug!("the version of Gateway API's CRDs can't be looked up: {error}");
-                return;
-            }
-        };
-        let crds = match found {
-            Some(version) if version.starts_with(KNOWN_BUNDLE) => CrdVersion::Supported,
-            Some(version) => CrdVersion::Unsupported { found: format!("Gateway API {version}") },
-            None => CrdVersion::Unsupported { found: "no version that is told".to_owned() },
-        };
-        if crds != self.crds {
-            if let CrdVersion::Unsupported { found } = &crds {
-                warn!("the CRDs are of {found}: v1.6 is supported");
-            }
-            self.crds = crds;
-            self.look_again(Duration::ZERO);
         }
+        self.look_again(Duration::ZERO);
     }
 }
 
 /// Waits for the writes, if there are any.
-async fn finished(writing: &mut Option<JoinHandle<bool>>) -> bool {
+async fn finished(writing: &mut Option<JoinHandle<Vec<Failure>>>) -> Vec<Failure> {
     match writing {
-        Some(task) => task.await.unwrap_or(false),
+        Some(task) => {
+            let failed = task.await.unwrap_or_default();
+            *writing = None;
+            failed
+        }
         None => std::future::pending().await,
     }
 }
 
-/// Sends all writes; `false` if one has to be tried again.
+/// Sends all writes, and gives those that failed, with the reasons.
 async fn send_all(
     client: Client,
     metrics: Metrics,
     sender: UnboundedSender<Change>,
     due: Vec<Write>,
-) -> bool {
-    let client = Arc::new(client);
+) -> Vec<Failure> {
     let sent = stream::iter(due).map(|write| {
-        let client = Arc::clone(&client);
+        let client = client.clone();
         async move { (write.key(), write.before(), write.send(&client).await) }
     });
     let mut sent = sent.buffer_unordered(AT_ONCE);
-    let mut all_went_well = true;
+    let mut failed = Vec::new();
     while let Some((key, before, outcome)) = sent.next().await {
         match outcome {
             Ok(object) => {
-                metrics.wrote("written");
+                metrics.wrote(WRITTEN);
                 // Nobody listens any more only at the end.
                 let _ = sender.send(Change::Wrote { before, object });
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => metrics.wrote("outdated"),
-            Err(kube::Error::Api(status)) if status.code == 404 => metrics.wrote("gone"),
             Err(error) => {
-                metrics.wrote("failed");
-                warn!("the status of {key} can't be written: {error}; trying again");
-                all_went_well = false;
+                let (outcome, why) = match error {
+                    kube::Error::Api(status) if status.code == 409 => {
+                        (OUTDATED, OUTDATED.to_owned())
+                    }
+                    kube::Error::Api(status) if status.code == 404 => (GONE, GONE.to_owned()),
+                    kube::Error::Api(status) => (FAILED, status.message),
+                    error => (FAILED, error.to_string()),
+                };
+                metrics.wrote(outcome);
+                failed.push(Failure { key, version: before, why });
             }
         }
     }
-    all_went_well
+    failed
 }

@@ -3,7 +3,8 @@
 //! that is too old, a kind that the cluster does not have (yet).
 
 use std::collections::BTreeSet;
-use std::fmt::{Debug, Display};
+use std::fmt::{self, Debug, Display};
+use std::time::Duration;
 
 use blixt_gateway::apis::{
     AddressPool, EndpointSlice, Gateway, GatewayClass, Namespace, ReferenceGrant, Service,
@@ -12,12 +13,27 @@ use blixt_gateway::apis::{
 use blixt_gateway::{Kind, Object, ObjectKey};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Error, Event, watcher};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{Config, Error, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
+
+use crate::metrics::Metrics;
+
+/// The CRD whose version stands for all of Gateway API's (Gateway API,
+/// "Versioning").
+pub(crate) const CRD: &str = "gateways.gateway.networking.k8s.io";
+
+/// How long a watch may last before it is begun again where it was, in
+/// seconds. It is also how long a connection can be dead without anybody
+/// noticing.
+const WATCH_S: u32 = 60;
 
 /// What a watch tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,20 +42,23 @@ pub(crate) enum Watched {
     Kind(Kind),
     /// Nodes, whose addresses no Gateway can have.
     Nodes,
+    /// The CRD that says which version of Gateway API there is.
+    Crd,
 }
 
 impl Watched {
     /// All of them.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        Kind::ALL.into_iter().map(Self::Kind).chain([Self::Nodes])
+        Kind::ALL.into_iter().map(Self::Kind).chain([Self::Nodes, Self::Crd])
     }
 }
 
 impl Display for Watched {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kind(kind) => write!(f, "{kind}"),
             Self::Nodes => f.write_str("Node"),
+            Self::Crd => write!(f, "CustomResourceDefinition {CRD}"),
         }
     }
 }
@@ -63,122 +82,270 @@ pub(crate) enum Change {
     ApplyNode(Box<Node>),
     /// A Node is gone.
     DeleteNode(String),
-    /// All that there is of a kind has been told; whatever is not among these
-    /// is gone.
-    Listed(Watched, BTreeSet<ObjectKey>),
-    /// The same of Nodes, by name.
-    ListedNodes(BTreeSet<String>),
+    /// The CRD is there.
+    ApplyCrd(Box<PartialObjectMeta<CustomResourceDefinition>>),
+    /// The CRD is gone.
+    DeleteCrd,
+    /// All that there is has been told; whatever is not among these is gone.
+    Listed(All),
 }
 
-/// Begins to watch everything. Ends when nobody listens.
-pub(crate) fn begin(client: &Client, changes: &UnboundedSender<Change>) {
-    follow::<Namespace>(client, Kind::Namespace, changes);
-    follow::<GatewayClass>(client, Kind::GatewayClass, changes);
-    follow::<Gateway>(client, Kind::Gateway, changes);
-    follow::<TcpRoute>(client, Kind::TcpRoute, changes);
-    follow::<UdpRoute>(client, Kind::UdpRoute, changes);
-    follow::<ReferenceGrant>(client, Kind::ReferenceGrant, changes);
-    follow::<Service>(client, Kind::Service, changes);
-    follow::<EndpointSlice>(client, Kind::EndpointSlice, changes);
-    follow::<AddressPool>(client, Kind::AddressPool, changes);
-    follow_nodes(client, changes);
+/// All that there is.
+#[derive(Debug)]
+pub(crate) enum All {
+    /// Objects of a kind.
+    Objects {
+        /// The kind.
+        kind: Kind,
+        /// All of them.
+        keys: BTreeSet<ObjectKey>,
+        /// By which call for a list (see [`Watches`]).
+        call: u64,
+    },
+    /// The names of Nodes.
+    Nodes(BTreeSet<String>),
+    /// The CRD, if it is there.
+    Crd,
 }
 
-fn follow<K>(client: &Client, kind: Kind, changes: &UnboundedSender<Change>)
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    K: Into<Object>,
-{
-    let changes = changes.clone();
-    let tell = move |event: Told<K>| {
-        let change = match event {
-            Told::Apply(object) => Change::Apply(object.into()),
-            Told::Delete(object) => Change::Delete(object.into().key()),
-            Told::Listed(keys) => Change::Listed(Watched::Kind(kind), keys),
-        };
-        changes.send(change).is_ok()
-    };
-    let key = |object: &K| {
-        let object: Object = object.clone().into();
-        object.key()
-    };
-    tokio::spawn(watch_all(Api::<K>::all(client.clone()), Watched::Kind(kind), key, tell));
-}
-
-fn follow_nodes(client: &Client, changes: &UnboundedSender<Change>) {
-    let changes = changes.clone();
-    let tell = move |event: Told<Node, String>| {
-        let change = match event {
-            Told::Apply(node) => Change::ApplyNode(Box::new(node)),
-            Told::Delete(node) => Change::DeleteNode(node.name_any()),
-            Told::Listed(names) => Change::ListedNodes(names),
-        };
-        changes.send(change).is_ok()
-    };
-    let name = |node: &Node| node.name_any();
-    tokio::spawn(watch_all(Api::<Node>::all(client.clone()), Watched::Nodes, name, tell));
-}
-
-enum Told<K, N = ObjectKey> {
-    Apply(K),
-    Delete(K),
-    Listed(BTreeSet<N>),
-}
-
-/// Follows all objects of a type, and tells until nobody listens.
-async fn watch_all<K, N: Ord>(
-    api: Api<K>,
-    what: Watched,
-    name: impl Fn(&K) -> N,
-    tell: impl Fn(Told<K, N>) -> bool,
-) where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    let stream = watcher(api, watcher::Config::default()).default_backoff();
-    let mut stream = std::pin::pin!(stream);
-    let mut listed = BTreeSet::new();
-    let mut trouble = None;
-    while let Some(event) = stream.next().await {
-        let told = match event {
-            Err(error) => {
-                let missing = is_missing(&error);
-                let text = describe(&error);
-                if trouble.as_ref() != Some(&text) {
-                    if missing {
-                        info!("the cluster has no {what}: {text}");
-                    } else {
-                        warn!("watching {what}: {text}; trying again");
-                    }
-                    trouble = Some(text);
-                }
-                // What the cluster does not have is complete.
-                !missing || tell(Told::Listed(BTreeSet::new()))
-            }
-            Ok(event) => {
-                if trouble.take().is_some() {
-                    info!("watching {what} again");
-                }
-                match event {
-                    Event::Init => {
-                        listed.clear();
-                        true
-                    }
-                    Event::InitApply(object) => {
-                        listed.insert(name(&object));
-                        tell(Told::Apply(object))
-                    }
-                    Event::InitDone => {
-                        debug!("{what}: {} objects", listed.len());
-                        tell(Told::Listed(std::mem::take(&mut listed)))
-                    }
-                    Event::Apply(object) => tell(Told::Apply(object)),
-                    Event::Delete(object) => tell(Told::Delete(object)),
-                }
-            }
-        };
-        if !told {
-            return;
+impl All {
+    pub(crate) fn what(&self) -> Watched {
+        match self {
+            Self::Objects { kind, .. } => Watched::Kind(*kind),
+            Self::Nodes(_) => Watched::Nodes,
+            Self::Crd => Watched::Crd,
         }
+    }
+}
+
+/// The watches that were begun. They end when nobody listens.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    calls: watch::Sender<u64>,
+}
+
+impl Watches {
+    /// Begins to watch everything.
+    pub(crate) fn begin(
+        client: &Client,
+        changes: &UnboundedSender<Change>,
+        metrics: &Metrics,
+    ) -> Self {
+        let (calls, called) = watch::channel(0);
+        let follow = Follow { client, changes, metrics, called };
+        follow.objects::<Namespace>(Kind::Namespace);
+        follow.objects::<GatewayClass>(Kind::GatewayClass);
+        follow.objects::<Gateway>(Kind::Gateway);
+        follow.objects::<TcpRoute>(Kind::TcpRoute);
+        follow.objects::<UdpRoute>(Kind::UdpRoute);
+        follow.objects::<ReferenceGrant>(Kind::ReferenceGrant);
+        follow.objects::<Service>(Kind::Service);
+        follow.objects::<EndpointSlice>(Kind::EndpointSlice);
+        follow.objects::<AddressPool>(Kind::AddressPool);
+        follow.nodes();
+        follow.crd();
+        Self { calls }
+    }
+
+    /// Has all Gateways listed anew. The list is as new as this call, and
+    /// comes as [`Change::Listed`] with the number that is returned, or a
+    /// higher one.
+    pub(crate) fn list_gateways(&self) -> u64 {
+        self.calls.send_modify(|calls| *calls += 1);
+        *self.calls.borrow()
+    }
+}
+
+struct Follow<'a> {
+    client: &'a Client,
+    changes: &'a UnboundedSender<Change>,
+    metrics: &'a Metrics,
+    called: watch::Receiver<u64>,
+}
+
+impl Follow<'_> {
+    fn objects<K>(&self, kind: Kind)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Into<Object>,
+    {
+        let metrics = self.metrics.clone();
+        let told = Telling {
+            what: Watched::Kind(kind),
+            changes: self.changes.clone(),
+            metrics,
+            name: move |object: &K| object_key(kind, object),
+            apply: |mut object: K| {
+                // Who wrote which field is of no interest, and often longer
+                // than the rest.
+                object.meta_mut().managed_fields = None;
+                Change::Apply(object.into())
+            },
+            delete: move |object: &K| Change::Delete(object_key(kind, object)),
+            listed: move |keys, call| Change::Listed(All::Objects { kind, keys, call }),
+        };
+        let called = (kind == Kind::Gateway).then(|| self.called.clone());
+        tokio::spawn(told.watch(Api::<K>::all(self.client.clone()), config(), called));
+    }
+
+    fn nodes(&self) {
+        let told = Telling {
+            what: Watched::Nodes,
+            changes: self.changes.clone(),
+            metrics: self.metrics.clone(),
+            name: |node: &Node| node.name_any(),
+            apply: |node: Node| Change::ApplyNode(Box::new(node)),
+            delete: |node: &Node| Change::DeleteNode(node.name_any()),
+            listed: |names, _| Change::Listed(All::Nodes(names)),
+        };
+        tokio::spawn(told.watch(Api::<Node>::all(self.client.clone()), config(), None));
+    }
+
+    fn crd(&self) {
+        type Crd = PartialObjectMeta<CustomResourceDefinition>;
+        let told = Telling {
+            what: Watched::Crd,
+            changes: self.changes.clone(),
+            metrics: self.metrics.clone(),
+            name: |crd: &Crd| crd.name_any(),
+            apply: |crd: Crd| Change::ApplyCrd(Box::new(crd)),
+            delete: |_: &Crd| Change::DeleteCrd,
+            listed: |_, _| Change::Listed(All::Crd),
+        };
+        let config = config().fields(&format!("metadata.name={CRD}"));
+        tokio::spawn(told.watch(Api::<Crd>::all(self.client.clone()), config, None));
+    }
+}
+
+fn config() -> Config {
+    Config::default().timeout(WATCH_S)
+}
+
+fn object_key<K: Resource>(kind: Kind, object: &K) -> ObjectKey {
+    ObjectKey { kind, namespace: object.namespace(), name: object.name_any() }
+}
+
+/// How what a watch says becomes changes.
+struct Telling<N, A, D, L> {
+    what: Watched,
+    changes: UnboundedSender<Change>,
+    metrics: Metrics,
+    name: N,
+    apply: A,
+    delete: D,
+    listed: L,
+}
+
+impl<N, A, D, L> Telling<N, A, D, L> {
+    /// Follows all objects of a type, and tells until nobody listens.
+    async fn watch<K, Name>(
+        self,
+        api: Api<K>,
+        config: Config,
+        mut called: Option<watch::Receiver<u64>>,
+    ) where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        Name: Ord,
+        N: Fn(&K) -> Name,
+        A: Fn(K) -> Change,
+        D: Fn(&K) -> Change,
+        L: Fn(BTreeSet<Name>, u64) -> Change,
+    {
+        let what = self.what;
+        let mut trouble = None;
+        let mut call = 0;
+        'anew: loop {
+            let stream = watcher(api.clone(), config.clone()).backoff(Patience(0));
+            let mut stream = std::pin::pin!(stream);
+            let mut listed = BTreeSet::new();
+            loop {
+                let event = tokio::select! {
+                    event = stream.next() => event,
+                    newest = changed(&mut called) => {
+                        call = newest;
+                        continue 'anew;
+                    }
+                };
+                let change = match event {
+                    None => return,
+                    Some(Err(error)) => {
+                        let missing = is_missing(&error);
+                        let text = describe(&error);
+                        if trouble.as_ref() != Some(&text) {
+                            if missing {
+                                info!("the cluster has no {what}: {text}");
+                            } else {
+                                warn!("watching {what}: {text}; trying again");
+                            }
+                            trouble = Some(text);
+                        }
+                        // What the cluster does not have is complete.
+                        missing.then(|| (self.listed)(BTreeSet::new(), call))
+                    }
+                    Some(Ok(event)) => {
+                        if trouble.take().is_some() {
+                            info!("watching {what} again");
+                        }
+                        match event {
+                            Event::Init => {
+                                listed.clear();
+                                None
+                            }
+                            Event::InitApply(object) => {
+                                listed.insert((self.name)(&object));
+                                Some((self.apply)(object))
+                            }
+                            Event::InitDone => {
+                                debug!("{what}: {} objects", listed.len());
+                                self.metrics.listed(what);
+                                Some((self.listed)(std::mem::take(&mut listed), call))
+                            }
+                            Event::Apply(object) => Some((self.apply)(object)),
+                            Event::Delete(object) => Some((self.delete)(&object)),
+                        }
+                    }
+                };
+                let is_heard = match change {
+                    Some(change) => self.changes.send(change).is_ok(),
+                    None => !self.changes.is_closed(),
+                };
+                if !is_heard {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a call for a list, if there ever is one.
+async fn changed(called: &mut Option<watch::Receiver<u64>>) -> u64 {
+    if let Some(called) = called
+        && called.changed().await.is_ok()
+    {
+        return *called.borrow_and_update();
+    }
+    std::future::pending().await
+}
+
+/// How often it is tried again: soon, then every few seconds. An API server
+/// that is back should not wait for us, and a dozen requests hurt none.
+struct Patience(u32);
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        const FIRST: Duration = Duration::from_millis(250);
+        const LAST: Duration = Duration::from_secs(4);
+        let pause = FIRST.saturating_mul(1 << self.0).min(LAST);
+        self.0 = (self.0 + 1).min(8);
+        Some(pause)
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.0 = 0;
     }
 }
 

@@ -1,0 +1,32 @@
+//! How the API server is spoken to: who watches waits for as long as nothing
+//! happens, whoever asks wants an answer.
+
+use std::time::Duration;
+
+use kube::{Client, Config};
+
+/// How long an answer may take. A leader that lost its lease stops by itself
+/// 3 s before another one begins (`crate::leader`): by then its last request
+/// is answered, or given up.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// The two ways.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    /// For watches, and the lists that they begin with.
+    pub(crate) watching: Client,
+    /// For everything else.
+    pub(crate) asking: Client,
+}
+
+impl Clients {
+    pub(crate) fn new(config: Config) -> Result<Self, kube::Error> {
+        let mut asking = config.clone();
+        asking.connect_timeout = Some(ANSWER);
+        asking.read_timeout = Some(ANSWER);
+        asking.write_timeout = Some(ANSWER);
+        // Who asks sees itself that it failed, and tries again in its time.
+        asking.default_retry = false;
+        Ok(Self { watching: Client::try_from(config)?, asking: Client::try_from(asking)? })
+    }
+}
