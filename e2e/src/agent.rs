@@ -200,7 +200,7 @@ impl Drop for Agent {
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         Self(
             text.lines()
                 .filter(|line| !line.starts_with('#'))

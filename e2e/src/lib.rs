@@ -13,9 +13,13 @@
 
 mod agent;
 mod announcements;
+mod api_server;
 mod binaries;
 mod clients;
+mod controller;
 mod digest;
+mod kube_api;
+pub mod lab;
 mod manifests;
 mod servers;
 mod stage;
@@ -25,8 +29,11 @@ mod transfers;
 
 pub use agent::{Agent, Metrics, Stopped};
 pub use announcements::Announcements;
+pub use api_server::ApiServer;
 pub use clients::{Answer, Prober, ask, ask_from, ask_over, ask_udp, ask_udp_from, connect};
+pub use controller::{Controller, NAMESPACE};
 pub use digest::{get, get_over, put, put_over};
+pub use kube_api::{Id, KubeApi};
 pub use manifests::{Gateway, Listener, Manifests, Protocol, Service};
 pub use servers::{Server, serve_digests, serve_names, serve_streams, serve_udp_names};
 pub use stage::{Stage, StagePlan};
