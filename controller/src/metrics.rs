@@ -84,7 +84,7 @@ impl Metrics {
         registry.register(
             "lists",
             "How often all objects of a kind were listed: at the start, when a watch could not go \
-             on where it was, and Gateways by each new leader.",
+             on where it was, and by each new leader where addresses are kept.",
             self.lists.clone(),
         );
         registry

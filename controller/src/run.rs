@@ -25,7 +25,7 @@ use crate::metrics::{FAILED, GONE, Metrics, OUTDATED, WRITTEN};
 use crate::patience::{Failure, Patience};
 use crate::status::{self, Write};
 use crate::watch::{All, Change, Watches};
-use crate::world::World;
+use crate::world::{Outcome, World};
 use crate::{leader, refusals};
 
 /// How long changes are gathered: one `kubectl apply` makes many.
@@ -119,10 +119,33 @@ fn tell_awaited(world: &World, awaited: &watch::Sender<Vec<String>>) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lead {
     No,
-    /// The leader before may have given addresses to Gateways that we have not
-    /// heard of yet: until this list of them is there nothing is written.
-    Listing(u64),
+    /// The leader before may have given addresses away that we have not heard
+    /// of yet: until these lists of where they are kept are there nothing is
+    /// written.
+    Listing {
+        call: u64,
+        missing: [Option<Kind>; 2],
+    },
     Yes,
+}
+
+/// Where the addresses are kept that were given away.
+const MEMORY: [Option<Kind>; 2] = [Some(Kind::Gateway), Some(Kind::AddressPool)];
+
+impl Lead {
+    /// A list has come that `called` asked for.
+    fn after_list(self, kind: Kind, called: u64) -> Self {
+        match self {
+            Self::Listing { call, missing } if called >= call => {
+                let missing = missing.map(|missing| missing.filter(|missing| *missing != kind));
+                match missing {
+                    [None, None] => Self::Yes,
+                    missing => Self::Listing { call, missing },
+                }
+            }
+            other => other,
+        }
+    }
 }
 
 struct Loop {
@@ -178,14 +201,13 @@ impl Loop {
     }
 
     fn take(&mut self, change: Change) {
-        if let (
-            Change::Listed(All::Objects { kind: Kind::Gateway, call, .. }),
-            Lead::Listing(wanted),
-        ) = (&change, self.lead)
-            && *call >= wanted
+        if let (Change::Listed(All::Objects { kind, call, .. }), Lead::Listing { .. }) =
+            (&change, &self.lead)
         {
-            self.lead = Lead::Yes;
-            self.look_again(Duration::ZERO);
+            self.lead = self.lead.after_list(*kind, *call);
+            if self.lead == Lead::Yes {
+                self.look_again(Duration::ZERO);
+            }
         }
         if self.world.apply(change) {
             self.look_again(GATHER);
@@ -196,7 +218,7 @@ impl Loop {
     fn follow_lease(&mut self, leads: bool) {
         self.metrics.leads.set(i64::from(leads));
         if leads {
-            self.lead = Lead::Listing(self.watches.list_gateways());
+            self.lead = Lead::Listing { call: self.watches.list_memory(), missing: MEMORY };
         } else {
             self.lead = Lead::No;
             self.standing.send_replace(None);
@@ -217,22 +239,29 @@ impl Loop {
             return;
         }
         let begin = Instant::now();
-        let compiled = match self.world.compile(&self.agents.programming) {
-            Ok(compiled) => compiled,
-            Err(fault) => {
-                error!("the objects do not compile, please report this: {fault}");
-                return;
-            }
-        };
+        let Some(mut compiled) = self.compile_once() else { return };
+        // What agents say is of what they were told.
+        if (self.agents.publish)(&compiled.compiled)
+            && let Some(newer) = self.compile_once()
+        {
+            compiled = newer;
+        }
         self.metrics.compilations.inc();
         self.metrics.compile_seconds.set(begin.elapsed().as_secs_f64());
         self.metrics.objects.set(i64::try_from(self.world.objects().len()).unwrap_or(i64::MAX));
-        self.metrics.wanted(&compiled.snapshot);
-        (self.agents.publish)(&compiled.snapshot);
+        self.metrics.wanted(&compiled.compiled.snapshot);
         if self.lead == Lead::Yes {
-            self.tell_refusals(&compiled);
+            self.tell_refusals(&compiled.compiled);
             self.write(&compiled, begin);
         }
+    }
+
+    fn compile_once(&self) -> Option<Outcome> {
+        let outcome = self.world.compile(&self.agents.programming);
+        if let Err(fault) = &outcome {
+            error!("the objects do not compile, please report this: {fault}");
+        }
+        outcome.ok()
     }
 
     fn tell_refusals(&self, compiled: &Compiled) {
@@ -249,8 +278,8 @@ impl Loop {
         });
     }
 
-    fn write(&mut self, compiled: &Compiled, now: Instant) {
-        let mut due = status::due(self.world.objects(), compiled, &Time(Timestamp::now()));
+    fn write(&mut self, outcome: &Outcome, now: Instant) {
+        let mut due = status::due(self.world.objects(), outcome, &Time(Timestamp::now()));
         let keys: BTreeSet<_> = due.iter().map(Write::key).collect();
         self.patience.retain(|key| keys.contains(key));
         due.retain(|write| self.patience.allows(&write.key(), write.before().as_ref(), now));

@@ -6,18 +6,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blixt_gateway::apis::{
-    AddressPool, Gateway, GatewayClass, ObjectMeta, TcpRoute, Time, UdpRoute,
+    AddressPool, Condition, Gateway, GatewayClass, GatewayStatus, ObjectMeta, TcpRoute, Time,
+    UdpRoute,
 };
-use blixt_gateway::status::{self, RouteStatus};
+use blixt_gateway::status::{self, RouteStatus, reason};
 use blixt_gateway::{CONTROLLER_NAME, Compiled, Object, ObjectKey};
 use blixt_model::{ObjectName, RouteId, RouteKind};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use serde_json::json;
 
+use crate::world::Outcome;
+
 /// Keeps a GatewayClass there as long as a Gateway uses it (Gateway API,
 /// `GatewayClassFinalizerGatewaysExist`).
 const FINALIZER: &str = "gateway-exists-finalizer.gateway.networking.k8s.io";
+
+/// The condition that tells of the agents.
+const PROGRAMMED: &str = "Programmed";
 
 /// One write that is due.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,19 +111,20 @@ fn plain<K: Resource + Into<Object>>(mut object: K) -> Object {
 /// All writes that are due, now that it has been compiled.
 pub(crate) fn due(
     objects: &BTreeMap<ObjectKey, Object>,
-    compiled: &Compiled,
+    outcome: &Outcome,
     now: &Time,
 ) -> Vec<Write> {
     let in_use = classes_in_use(objects);
-    objects.values().filter_map(|object| due_for(object, compiled, &in_use, now)).collect()
+    objects.values().filter_map(|object| due_for(object, outcome, &in_use, now)).collect()
 }
 
 fn due_for(
     object: &Object,
-    compiled: &Compiled,
+    outcome: &Outcome,
     in_use: &BTreeSet<&str>,
     now: &Time,
 ) -> Option<Write> {
+    let compiled = &outcome.compiled;
     let statuses = &compiled.status;
     macro_rules! changed {
         ($object:expr, $merged:expr) => {{
@@ -140,8 +147,15 @@ fn due_for(
             changed!(**class, status::gateway_class(class.status.as_ref(), wanted, now))
         }
         Object::Gateway(gateway) => {
-            let wanted = statuses.gateways.get(&name_of(object)?)?;
-            changed!(**gateway, status::gateway(gateway.status.as_ref(), wanted, now))
+            let name = name_of(object)?;
+            let existing = gateway.status.as_ref();
+            let mut merged = status::gateway(existing, statuses.gateways.get(&name)?, now);
+            if let Some(existing) = existing
+                && outcome.unknown.contains(&name)
+            {
+                keep_progress(existing, &mut merged);
+            }
+            changed!(**gateway, merged)
         }
         Object::AddressPool(pool) => {
             let wanted = statuses.pools.get(pool.metadata.name.as_deref()?)?;
@@ -170,6 +184,29 @@ fn due_for(
         | Object::ReferenceGrant(_)
         | Object::Service(_)
         | Object::EndpointSlice(_) => None,
+    }
+}
+
+/// Leaves what a status says of the agents where nobody knows better yet, and
+/// it is said of the Gateway as it is.
+fn keep_progress(existing: &GatewayStatus, merged: &mut GatewayStatus) {
+    let keep = |existing: &[Condition], merged: &mut [Condition]| {
+        let is_about = |condition: &&Condition| condition.type_ == PROGRAMMED;
+        let Some(old) = existing.iter().find(is_about) else { return };
+        for new in merged.iter_mut().filter(|condition| condition.type_ == PROGRAMMED) {
+            let is_open = new.reason == reason::PENDING;
+            if is_open && old.observed_generation == new.observed_generation {
+                *new = old.clone();
+            }
+        }
+    };
+    let conditions = |status: &GatewayStatus| status.conditions.clone().unwrap_or_default();
+    keep(&conditions(existing), merged.conditions.as_deref_mut().unwrap_or_default());
+    for listener in merged.listeners.iter_mut().flatten() {
+        let mut listeners = existing.listeners.iter().flatten();
+        if let Some(old) = listeners.find(|old| old.name == listener.name) {
+            keep(&old.conditions, &mut listener.conditions);
+        }
     }
 }
 
@@ -215,7 +252,7 @@ mod tests {
     use super::*;
     use crate::watch::Change;
     use crate::world::World;
-    use blixt_gateway::Programming;
+    use blixt_gateway::{Kind, Programming};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -257,8 +294,8 @@ mod tests {
         Time(format!("2026-01-{day:02}T00:00:00Z").parse().unwrap())
     }
 
-    fn compiled(world: &World) -> Compiled {
-        world.compile(&|_| Programming::Applied).unwrap()
+    fn compiled(world: &World) -> Outcome {
+        world.compile(&|_| Some(Programming::Applied)).unwrap()
     }
 
     /// Writes, as an API server would take them, until nothing is due; the
@@ -297,6 +334,44 @@ mod tests {
         assert_eq!(status.addresses.as_ref().unwrap()[0].value, "192.0.2.1");
         let conditions = status.conditions.as_ref().unwrap();
         assert!(conditions.iter().all(|condition| condition.last_transition_time == at(1)));
+    }
+
+    #[test]
+    fn a_new_replica_leaves_what_is_said_of_agents_until_it_knows() {
+        let mut world = World::new();
+        for change in [class(&[], false), gateway(), route("edge")] {
+            world.apply(change);
+        }
+        let refused = || Programming::Refused { node: "n1".to_owned(), reason: "no".to_owned() };
+        for programming in [Programming::Applied, refused()] {
+            let known = |world: &World| world.compile(&|_| Some(programming.clone())).unwrap();
+            for _ in 0..2 {
+                for write in due(world.objects(), &known(&world), &at(1)) {
+                    let Write::Status(object) = write else { continue };
+                    world.apply(Change::Apply(object));
+                }
+            }
+            let unknown = world.compile(&|_| None).unwrap();
+            let writes = due(world.objects(), &unknown, &at(2));
+            let of_gateways = writes.iter().filter(|write| write.key().kind == Kind::Gateway);
+            assert_eq!(of_gateways.count(), 0, "{writes:?}");
+        }
+        // It is not said of a Gateway that is another one now.
+        let Change::Apply(Object::Gateway(mut changed)) = gateway() else { panic!() };
+        let key = Object::Gateway(changed.clone()).key();
+        let Object::Gateway(before) = &world.objects()[&key] else { panic!() };
+        changed.status = before.status.clone();
+        changed.metadata.generation = Some(2);
+        world.apply(Change::Apply(Object::Gateway(changed)));
+        let writes = due(world.objects(), &world.compile(&|_| None).unwrap(), &at(2));
+        let Some(Write::Status(Object::Gateway(written))) =
+            writes.iter().find(|write| write.key().kind == Kind::Gateway)
+        else {
+            panic!("{writes:?}")
+        };
+        let conditions = written.status.as_ref().unwrap().conditions.as_ref().unwrap();
+        let programmed = conditions.iter().find(|condition| condition.type_ == PROGRAMMED).unwrap();
+        assert_eq!(programmed.reason, reason::PENDING);
     }
 
     #[test]

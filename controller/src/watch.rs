@@ -147,10 +147,10 @@ impl Watches {
         Self { calls }
     }
 
-    /// Has all Gateways listed anew. The list is as new as this call, and
-    /// comes as [`Change::Listed`] with the number that is returned, or a
-    /// higher one.
-    pub(crate) fn list_gateways(&self) -> u64 {
+    /// Has all Gateways and AddressPools listed anew, which remember who has
+    /// which address. The lists are as new as this call, and come as
+    /// [`Change::Listed`] with the number that is returned, or a higher one.
+    pub(crate) fn list_memory(&self) -> u64 {
         self.calls.send_modify(|calls| *calls += 1);
         *self.calls.borrow()
     }
@@ -184,7 +184,8 @@ impl Follow<'_> {
             delete: move |object: &K| Change::Delete(object_key(kind, object)),
             listed: move |keys, call| Change::Listed(All::Objects { kind, keys, call }),
         };
-        let called = (kind == Kind::Gateway).then(|| self.called.clone());
+        let is_memory = matches!(kind, Kind::Gateway | Kind::AddressPool);
+        let called = is_memory.then(|| self.called.clone());
         tokio::spawn(told.watch(Api::<K>::all(self.client.clone()), config(), called));
     }
 

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use blixt_gateway::{
-    CONTROLLER_NAME, Compiled, CrdVersion, Environment, Event, Index, Kind, Object, ObjectKey,
-    Programming, SEED, compile,
+    CONTROLLER_NAME, Compiled, CrdVersion, Environment, Event, Index, Kind, Node, Object,
+    ObjectKey, Programming, SEED, compile,
 };
 use blixt_model::{Generation, ObjectName, SnapshotError};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::agents::Progress;
 use crate::watch::{All, Change, Watched};
 
 /// Where the CRDs of Gateway API say which release they are of, and the ones
@@ -29,10 +30,26 @@ pub(crate) struct World {
     ahead: BTreeMap<ObjectKey, u64>,
     /// What Services are told apart by from others of their name.
     uids: BTreeMap<ObjectKey, String>,
-    nodes: BTreeMap<String, BTreeSet<IpAddr>>,
+    nodes: BTreeMap<String, Known>,
     crds: CrdVersion,
     /// What has not been told whole yet.
     awaited: BTreeSet<Watched>,
+}
+
+/// What is wanted, and what becomes of each object.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) compiled: Compiled,
+    /// Gateways of which nobody knows yet how far agents are with them: what
+    /// their status says of that should stay.
+    pub(crate) unknown: BTreeSet<ObjectName>,
+}
+
+/// What matters of a Node.
+#[derive(Debug, Clone, PartialEq)]
+struct Known {
+    addresses: BTreeSet<IpAddr>,
+    labels: BTreeMap<String, String>,
 }
 
 impl World {
@@ -100,8 +117,8 @@ impl World {
             }
             Change::Delete(key) => self.delete(key),
             Change::ApplyNode(node) => {
-                let (name, addresses) = addresses_of(*node);
-                self.nodes.insert(name, addresses.clone()).as_ref() != Some(&addresses)
+                let (name, known) = known_of(*node);
+                self.nodes.insert(name, known.clone()).as_ref() != Some(&known)
             }
             Change::DeleteNode(name) => self.nodes.remove(&name).is_some(),
             Change::ApplyCrd(crd) => {
@@ -160,13 +177,21 @@ impl World {
     }
 
     /// Compiles all there is. The snapshot has those addresses only that are
-    /// in the status of their Gateways: what is not written there may be
-    /// given to another one by the next leader.
+    /// in the status of their Gateways, and nodes have those sources only that
+    /// are in the status of a pool: what is not written there may be given to
+    /// somebody else by the next leader.
     pub(crate) fn compile(
         &self,
-        programmed: &dyn Fn(&ObjectName) -> Programming,
-    ) -> Result<Compiled, SnapshotError> {
-        let (unusable, assigned) = (self.unusable(), self.assigned());
+        programming: &dyn Fn(&ObjectName) -> Option<Programming>,
+    ) -> Result<Outcome, SnapshotError> {
+        let gateways = self.objects.keys().filter(|key| key.kind == Kind::Gateway);
+        let names = gateways
+            .filter_map(|key| ObjectName::new(key.namespace.clone()?, key.name.clone()).ok());
+        // Asked once: it changes all the time.
+        let progress: Progress = names.map(|name| (name.clone(), programming(&name))).collect();
+        let known = |name: &ObjectName| progress.get(name).cloned().flatten();
+        let programmed = |name: &ObjectName| known(name).unwrap_or(Programming::Pending);
+        let (unusable, assigned, nodes) = (self.unusable(), self.assigned(), self.nodes());
         let environment = Environment {
             controller_name: CONTROLLER_NAME,
             seed: SEED,
@@ -174,20 +199,31 @@ impl World {
             crds: self.crds.clone(),
             unusable_addresses: &unusable,
             assigned: &assigned,
-            nodes: &BTreeMap::new(),
-            programmed,
+            nodes: &nodes,
+            programmed: &programmed,
         };
         let compiled = compile(&self.index, &environment)?;
         let is_written = |gateway: &ObjectName, address: IpAddr| {
             assigned.get(gateway).is_some_and(|written| written.contains(&address))
         };
-        Ok(Compiled { snapshot: compiled.snapshot.retain_addresses(is_written), ..compiled })
+        let mut sources = compiled.sources;
+        for (name, addresses) in &mut sources {
+            let written = nodes.get(name).map(|node| node.sources.as_slice()).unwrap_or_default();
+            addresses.retain(|address| written.contains(address));
+        }
+        sources.retain(|_, addresses| !addresses.is_empty());
+        let snapshot = compiled.snapshot.retain_addresses(is_written);
+        let unknown = progress.into_iter().filter(|(_, progress)| progress.is_none());
+        Ok(Outcome {
+            unknown: unknown.map(|(name, _)| name).collect(),
+            compiled: Compiled { snapshot, sources, ..compiled },
+        })
     }
 
     fn unusable(&self) -> BTreeMap<IpAddr, String> {
-        let of = |(name, addresses): (&String, &BTreeSet<IpAddr>)| {
+        let of = |(name, known): (&String, &Known)| {
             let why = format!("is an address of Node {name}: use one that nobody has");
-            addresses.iter().map(move |address| (*address, why.clone())).collect::<Vec<_>>()
+            known.addresses.iter().map(move |address| (*address, why.clone())).collect::<Vec<_>>()
         };
         self.nodes.iter().flat_map(of).collect()
     }
@@ -206,6 +242,26 @@ impl World {
             Some((name, read.collect()))
         });
         assigned.collect()
+    }
+
+    /// The nodes, with the sources that they have: the status of pools is
+    /// where that is kept.
+    fn nodes(&self) -> BTreeMap<String, Node> {
+        let known = self.nodes.iter().map(|(name, known)| {
+            (name.clone(), Node { labels: known.labels.clone(), sources: Vec::new() })
+        });
+        let mut nodes: BTreeMap<_, _> = known.collect();
+        let statuses = self.objects.values().filter_map(|object| match object {
+            Object::AddressPool(pool) => pool.status.as_ref()?.nodes.as_ref(),
+            _ => None,
+        });
+        for written in statuses.flatten() {
+            let Some(node) = nodes.get_mut(&written.name) else { continue };
+            let read =
+                written.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
+            node.sources.extend(read);
+        }
+        nodes
     }
 }
 
@@ -227,10 +283,11 @@ fn version_of(metadata: &ObjectMeta) -> Option<u64> {
     metadata.resource_version.as_ref()?.parse().ok()
 }
 
-fn addresses_of(node: Node) -> (String, BTreeSet<IpAddr>) {
+fn known_of(node: core::v1::Node) -> (String, Known) {
     let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
     let read = addresses.into_iter().filter_map(|address| address.address.parse().ok());
-    (node.metadata.name.unwrap_or_default(), read.collect())
+    let labels = node.metadata.labels.unwrap_or_default();
+    (node.metadata.name.unwrap_or_default(), Known { addresses: read.collect(), labels })
 }
 
 fn version_of_crd(metadata: &ObjectMeta) -> CrdVersion {
@@ -281,7 +338,7 @@ mod tests {
     }
 
     fn compiled(world: &World) -> Compiled {
-        world.compile(&|_| Programming::Applied).unwrap()
+        world.compile(&|_| Some(Programming::Applied)).unwrap().compiled
     }
 
     fn given(compiled: &Compiled) -> Vec<String> {
@@ -364,6 +421,41 @@ mod tests {
         assert_eq!(given(&compiled(&world)), ["192.0.2.2"]);
         assert!(world.apply(Change::DeleteNode("n1".to_owned())));
         assert_eq!(given(&compiled(&world)), ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn nodes_send_from_what_the_status_of_a_pool_has() {
+        let mut world = world();
+        let node = |name: &str, labels: Value| {
+            let node = json!({"metadata": {"name": name, "labels": labels}});
+            Change::ApplyNode(Box::new(serde_json::from_value(node).unwrap()))
+        };
+        let pool = |status: Value| {
+            let pool: AddressPool = serde_json::from_value(json!({
+                "metadata": {"name": "sources", "generation": 1},
+                "spec": {"use": "SNAT", "addresses": ["10.9.0.1-10.9.0.2"]},
+                "status": status,
+            }))
+            .unwrap();
+            Change::Apply(pool.into())
+        };
+        for name in ["n1", "n2"] {
+            assert!(world.apply(node(name, json!({"zone": "a"}))));
+        }
+        world.apply(pool(Value::Null));
+        // Given out, and not written down yet.
+        let first = compiled(&world);
+        assert_eq!(first.status.pools["sources"].used, 2);
+        assert!(first.sources.is_empty());
+        // n2 has had the first one: it keeps that, and may send from it.
+        let has = json!([{"name": "n2", "addresses": ["10.9.0.1"]}]);
+        world.apply(pool(json!({"nodes": has})));
+        let next = compiled(&world);
+        let address = |text: &str| -> Vec<IpAddr> { vec![text.parse().unwrap()] };
+        assert_eq!(next.sources, [("n2".to_owned(), address("10.9.0.1"))].into());
+        assert_eq!(next.status.pools["sources"].nodes["n1"], address("10.9.0.2"));
+        // Labels matter: pools select by them.
+        assert!(world.apply(node("n1", json!({"zone": "b"}))));
     }
 
     #[test]

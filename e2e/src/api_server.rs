@@ -2,7 +2,7 @@
 //! no node, no controller but ours.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blixt_testkit::netns::{Namespace, Process, eventually_some, program};
@@ -22,7 +22,10 @@ const ADDRESS: &str = "10.0.0.1";
 const START: Duration = Duration::from_secs(60);
 
 /// Who may do anything.
-const TOKEN: &str = "of-the-tests";
+const TESTS: &str = "tests";
+
+/// Who may do what the manifests say: the controller's service account.
+const CONTROLLER: &str = "system:serviceaccount:blixt-system:blixt-controller";
 
 /// An API server that runs; it is ended when dropped.
 #[derive(Debug)]
@@ -40,13 +43,14 @@ impl ApiServer {
     /// The programs it takes.
     pub const PROGRAMS: [&'static str; 2] = ["etcd", "kube-apiserver"];
 
-    /// Starts it, and gives it the CRDs of Gateway API and ours.
+    /// Starts it, and gives it the CRDs of Gateway API and ours, and the
+    /// controller its rights.
     pub fn start() -> Self {
         let namespace = Namespace::new("api");
         namespace.ip(&format!("address add {ADDRESS}/32 dev lo"));
         let files = tempfile::tempdir().unwrap();
-        fs::write(files.path().join("tokens.csv"), format!("{TOKEN},tests,1,\"system:masters\"\n"))
-            .unwrap();
+        let tokens = format!("of-tests,{TESTS},1,system:masters\nof-controller,{CONTROLLER},2\n");
+        fs::write(files.path().join("tokens.csv"), tokens).unwrap();
         let key = files.path().join("service-accounts.key");
         program("openssl")
             .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"])
@@ -56,16 +60,18 @@ impl ApiServer {
         let server = start_server(&namespace, &files);
         let certificate = files.path().join("certificates/apiserver.crt");
         eventually_some("the API server's certificate", START, || fs::metadata(&certificate));
-        let kubeconfig = kubeconfig(&fs::canonicalize(&certificate).unwrap());
-        fs::write(files.path().join("kubeconfig"), &kubeconfig).unwrap();
-        let kube = KubeApi::new(&namespace, &kubeconfig);
+        let of_controller = kubeconfig(&certificate, "of-controller");
+        fs::write(files.path().join("kubeconfig"), of_controller).unwrap();
+        let kube = KubeApi::new(&namespace, &kubeconfig(&certificate, "of-tests"));
         let mut started = Self { kube, namespace, server: Some(server), _etcd: etcd, files };
         started.wait_until_ready();
         started.add_crds();
+        started.add_rights();
         started
     }
 
-    /// The file that leads to it, from its namespace.
+    /// The file that leads the controller to it, with the rights that the
+    /// manifests give, from its namespace.
     pub fn kubeconfig(&self) -> PathBuf {
         self.files.path().join("kubeconfig")
     }
@@ -120,10 +126,14 @@ impl ApiServer {
         });
     }
 
+    fn add_rights(&self) {
+        let namespace = "{apiVersion: v1, kind: Namespace, metadata: {name: blixt-system}}";
+        self.kube.apply(namespace);
+        self.kube.apply(&manifest("default/controller-rbac.yaml"));
+    }
+
     fn add_crds(&self) {
-        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/crds/blixt.dev.yaml");
-        let ours = fs::read_to_string(ours).unwrap();
-        for yaml in lab::crds().into_iter().chain([ours]) {
+        for yaml in lab::crds().into_iter().chain([manifest("crds/blixt.dev.yaml")]) {
             // A policy is there, too, which is for people who upgrade.
             if yaml.contains("kind: CustomResourceDefinition") {
                 self.kube.apply(&yaml);
@@ -139,6 +149,12 @@ impl ApiServer {
             is_served("/apis/blixt.dev/v1alpha1/addresspools")
         });
     }
+}
+
+/// A file of `manifests/`.
+fn manifest(path: &str) -> String {
+    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("manifests");
+    fs::read_to_string(manifests.join(path)).unwrap()
 }
 
 fn start_etcd(namespace: &Namespace, files: &TempDir) -> Process {
@@ -173,14 +189,14 @@ fn start_server(namespace: &Namespace, files: &TempDir) -> Process {
         .spawn()
 }
 
-fn kubeconfig(certificate: &std::path::Path) -> String {
+fn kubeconfig(certificate: &Path, token: &str) -> String {
     let certificate = certificate.display();
     format!(
         "apiVersion: v1
 kind: Config
 current-context: tests
 clusters: [{{name: tests, cluster: {{server: 'https://{ADDRESS}:6443', certificate-authority: '{certificate}'}}}}]
-users: [{{name: tests, user: {{token: '{TOKEN}'}}}}]
+users: [{{name: tests, user: {{token: '{token}'}}}}]
 contexts: [{{name: tests, context: {{cluster: tests, user: tests}}}}]
 "
     )

@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("pools_give_to_whom_they_are_for", pools_give_to_whom_they_are_for),
     ("addresses_are_given_out_once_and_given_back", addresses_are_given_out_once),
     ("an_address_of_a_node_is_nobodys", an_address_of_a_node_is_nobodys),
+    ("nodes_get_sources_and_keep_them", nodes_get_sources_and_keep_them),
 ];
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -159,6 +160,35 @@ fn an_address_of_a_node_is_nobodys(server: &mut ApiServer) {
     becomes(kube, &objects::EDGE, &[told]);
     kube.delete(&node);
     becomes(kube, &objects::EDGE, &["Programmed=False Pending"]);
+}
+
+fn nodes_get_sources_and_keep_them(server: &mut ApiServer) {
+    let first = Controller::start(server, "a");
+    let kube = &server.kube;
+    let node = |name: &str| {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        kube.apply_object(&node).unwrap();
+    };
+    node("n2");
+    pool(kube, "sources", json!({"use": "SNAT", "addresses": ["10.9.0.1-10.9.0.2"]}));
+    counts(kube, "sources", 1, 1);
+    node("n1");
+    counts(kube, "sources", 2, 0);
+    let has = |name: &str, address: &str| json!({"name": name, "addresses": [address]});
+    let sources = Id::new("AddressPool", "sources");
+    let given = || kube.get(&sources).unwrap()["status"]["nodes"].clone();
+    // The one that came later comes first, and takes nothing away.
+    assert_eq!(given(), json!([has("n1", "10.9.0.2"), has("n2", "10.9.0.1")]));
+    first.stop();
+    let second = Controller::start(server, "b");
+    eventually("the second one to lead", PATIENCE, || second.leads());
+    objects::settled(kube);
+    assert_eq!(second.writes("written"), 0.0);
+    kube.delete(&Id::new("Node", "n2"));
+    counts(kube, "sources", 1, 1);
+    node("n3");
+    counts(kube, "sources", 2, 0);
+    assert_eq!(given(), json!([has("n1", "10.9.0.2"), has("n3", "10.9.0.1")]));
 }
 
 fn class() -> Value {
