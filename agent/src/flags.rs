@@ -12,8 +12,10 @@ use std::time::Duration;
 use blixt_afxdp::Sizes;
 use blixt_dataplane::{MaglevSize, Timeouts};
 use clap::{Parser, ValueEnum};
+use regex_lite::Regex;
 
 use crate::hostpath::{HOST_END, OUR_END};
+use crate::interfaces::{Choice, whole_name};
 use crate::worker::MAX_INTERFACES;
 
 /// Flows a worker holds unless told otherwise: 32 MB of memory.
@@ -53,9 +55,15 @@ pub struct Flags {
     manifests: Option<PathBuf>,
 
     /// Interface to attach to; give the flag once for each. Clients and
-    /// endpoints are reached through these only.
+    /// endpoints are reached through these only. Without it, and without
+    /// --interface-regex, it is that of the node's default route.
     #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
+
+    /// Attach to all interfaces whose whole names match, such as "eth.*" or
+    /// "ens1f[01]np.". They are looked for once, when the agent starts.
+    #[arg(long, value_name = "RE", value_parser = whole_name, conflicts_with = "interfaces")]
+    interface_regex: Option<Regex>,
 
     /// Worker threads, each on a core of its own where there are as many. Queue
     /// Q of every interface is served by worker Q modulo N, so each interface
@@ -199,7 +207,9 @@ pub enum LogFormat {
 pub struct Settings {
     /// The directory of manifests.
     pub manifests: PathBuf,
-    /// The interfaces, by slot: each once, at least one.
+    /// How interfaces are chosen.
+    pub choice: Choice,
+    /// The interfaces, by slot: each once. At least one, once they are chosen.
     pub interfaces: Vec<String>,
     /// How many workers there are.
     pub workers: u16,
@@ -239,11 +249,6 @@ pub enum FlagError {
         "--manifests is missing: give a directory of Gateway API manifests, such as --manifests /etc/blixt"
     )]
     NoManifests,
-    /// Nothing to attach to.
-    #[error(
-        "--interface is missing: name the interfaces that clients and endpoints are reached through, such as --interface eth0"
-    )]
-    NoInterface,
     /// One interface twice.
     #[error("--interface {0} is given twice: give each interface once")]
     InterfaceTwice(String),
@@ -326,6 +331,11 @@ impl Flags {
             MaglevSize::new(self.maglev_size).map_err(|_| FlagError::Maglev(self.maglev_size))?;
         Ok(Settings {
             manifests,
+            choice: match self.interface_regex {
+                Some(pattern) => Choice::Matching(pattern),
+                None if self.interfaces.is_empty() => Choice::DefaultRoute,
+                None => Choice::Named(self.interfaces.clone()),
+            },
             interfaces: self.interfaces,
             workers: self.workers,
             snat_addresses: self.snat_addresses.into_iter().collect(),
@@ -352,9 +362,6 @@ impl Flags {
 }
 
 fn check_interfaces(names: &[String]) -> Result<(), FlagError> {
-    if names.is_empty() {
-        return Err(FlagError::NoInterface);
-    }
     // One place is for the host path.
     if names.len() >= MAX_INTERFACES {
         return Err(FlagError::TooManyInterfaces(names.len()));
@@ -497,10 +504,21 @@ mod tests {
     }
 
     #[test]
+    fn interfaces_are_named_or_match_or_are_those_of_the_default_route() {
+        let choice = |more: &str| {
+            let line = format!("--manifests /m --snat-address 192.0.2.10 {more}");
+            parse(&line).unwrap().settings().unwrap().choice
+        };
+        assert!(matches!(choice("--interface eth0"), Choice::Named(names) if names == ["eth0"]));
+        let Choice::Matching(pattern) = choice("--interface-regex eth|ens.*") else { panic!() };
+        assert!(pattern.is_match("ens5") && !pattern.is_match("eth0"));
+        assert!(matches!(choice(""), Choice::DefaultRoute));
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         for (line, start) in [
             ("--interface eth0 --snat-address 192.0.2.10", "--manifests is missing"),
-            ("--manifests /m --snat-address 192.0.2.10", "--interface is missing"),
             (
                 "--manifests /m --interface eth0 --host-path off",
                 "--snat-address is missing, and --host-path is off: give a free address",
@@ -553,6 +571,8 @@ mod tests {
             ("--host-path on", "[possible values: auto, off]"),
             ("--xdp-mode fast", "[possible values: auto, native, generic]"),
             ("--controller https://x", "--controller"),
+            ("--interface-regex eth.*", "cannot be used with"),
+            ("--interface-regex [", "regular expression"),
         ] {
             let why = parse(&format!("{GOOD} {more}")).unwrap_err();
             assert!(why.contains(part), "{more}: {why}");

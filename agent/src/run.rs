@@ -25,7 +25,7 @@ use crate::control::Control;
 use crate::flags::{HostPathMode, Settings, XdpMode};
 use crate::hostpath::{HOST_STATION, HostPath, OUR_END, OUR_STATION};
 use crate::http::{self, HttpError};
-use crate::interfaces::{AttachError, Links, Means};
+use crate::interfaces::{AttachError, ChoiceError, Links, Means};
 use crate::kernel::{Attachments, HostEnd, Mirror, MirrorError, Publish, Resolver};
 use crate::local::{self, SocketError};
 use crate::manifests::{self, WatchError};
@@ -60,6 +60,9 @@ pub enum RunError {
     /// There is too little memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// There is no interface to attach to.
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
     /// An interface can't be asked.
     #[error(transparent)]
     Nic(#[from] NicError),
@@ -98,9 +101,10 @@ pub enum RunError {
 }
 
 /// Runs until a signal says to stop.
-pub async fn run(settings: Settings) -> Result<(), RunError> {
+pub async fn run(mut settings: Settings) -> Result<(), RunError> {
     let stop = stop_signal()?;
     preflight::check_manifests(&settings.manifests)?;
+    settings.interfaces = settings.choice.interfaces().await?;
     let offloads = Offloads::open(&settings.state_dir)?;
     let (sizes, mtu) = sizes(&settings)?;
     let memory = Memory::needed(&settings, &sizes);

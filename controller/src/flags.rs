@@ -26,12 +26,25 @@ pub struct Flags {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9876")]
     pub http: SocketAddr,
+    /// Asks the controller that runs here, by --http, whether it is alive or
+    /// ready, and ends with 0 if it is: a probe for where nobody else reaches it.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub probe: Option<Probe>,
     /// What is logged: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
     /// Lines for people, or JSON objects.
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// What a controller may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Probe {
+    /// Whether it is alive.
+    Healthz,
+    /// Whether it knows all that it must.
+    Readyz,
 }
 
 /// How the log is written.

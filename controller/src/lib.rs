@@ -15,6 +15,7 @@ mod http;
 mod leader;
 mod metrics;
 mod patience;
+pub mod probe;
 mod refusals;
 pub mod run;
 mod status;

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use blixt_controller::flags::Flags;
-use blixt_controller::run;
+use blixt_controller::{probe, run};
 use clap::Parser;
 use tracing::error;
 
@@ -15,6 +15,15 @@ const USAGE: u8 = 2;
 #[tokio::main]
 async fn main() -> ExitCode {
     let flags = Flags::parse();
+    if let Some(what) = flags.probe {
+        return match probe::ask(flags.http, what) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let identity = match flags.log().and_then(|()| flags.identity()) {
         Ok(identity) => identity,
         Err(why) => {

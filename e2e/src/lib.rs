@@ -16,6 +16,7 @@ mod announcements;
 mod api_server;
 mod binaries;
 mod clients;
+pub mod cluster;
 mod controller;
 mod digest;
 mod kube_api;

@@ -7,6 +7,7 @@
 //! another.
 
 mod attaching;
+mod choice;
 mod error;
 mod links;
 
@@ -22,6 +23,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use self::attaching::{Asked, On};
+pub(crate) use self::choice::whole_name;
+pub use self::choice::{Choice, ChoiceError};
 pub use self::error::AttachError;
 pub use self::links::{Links, Shown};
 use crate::hostpath::OUR_END;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_dataplane::address::to_ip;
-use blixt_dataplane::{Fib, Neighbour};
+use blixt_dataplane::{Fib, Neighbour, Route};
 use futures_util::TryStreamExt;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -27,7 +27,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::connection::{Connection, RETRY, on_a_thread};
-use super::routes::FollowedRoutes;
+use super::routes::{self, FollowedRoutes};
 use super::{Attachments, State, View, fib, messages};
 
 /// What is followed.
@@ -123,6 +123,14 @@ pub enum MirrorError {
     /// The kernel does not tell.
     #[error("the kernel does not tell its routes and neighbours: {0}")]
     Request(#[from] Error),
+}
+
+/// The devices and routes as they are now, for what has to be known before
+/// anything is followed.
+pub async fn look() -> Result<(View, Vec<Route>), MirrorError> {
+    let connection = Connection::open(&[])?;
+    let view = view(&connection.handle).await?;
+    Ok((view, routes::read(connection.handle).await?))
 }
 
 /// What has to be read anew.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use blixt_dataplane::{InterfaceSlot, Mac, Neighbour, Routes, Rss};
 
-pub use mirror::{Mirror, MirrorError, Publish, Resolver};
+pub use mirror::{Mirror, MirrorError, Publish, Resolver, look};
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]

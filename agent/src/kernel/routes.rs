@@ -193,7 +193,8 @@ impl Task {
     }
 }
 
-async fn read(handle: Handle) -> Result<Vec<Route>, Error> {
+/// Reads all there are.
+pub(super) async fn read(handle: Handle) -> Result<Vec<Route>, Error> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();

@@ -105,3 +105,32 @@ fn groups_of_ipv6_addresses_are_joined() {
     agent.end(Signal::SIGTERM);
     assert!(!joined("ff02::1:ff00:100"));
 }
+
+#[test]
+fn interfaces_are_found_by_the_default_route_or_by_their_names() {
+    require_root!();
+    let node = Node::new();
+    let unnamed = || node.flags().into_iter().filter(|flag| !flag.starts_with("--interface"));
+    node.node.ip("route add default via 10.2.0.2");
+    for (more, attached) in [
+        (None, [false, true]),
+        (Some("--interface-regex=f.*t"), [true, false]),
+        (Some("--interface-regex=front|back"), [true, true]),
+    ] {
+        let flags: Vec<_> = unnamed().chain(more.map(str::to_owned)).collect();
+        let mut agent = node.launch(&flags);
+        agent.wait_until_ready();
+        assert_eq!(["front", "back"].map(|name| node.has_xdp(name)), attached, "{more:?}");
+        assert!(agent.end(Signal::SIGTERM).0.success());
+    }
+
+    node.node.ip("route delete default");
+    for (more, part) in [
+        (None, "the node has no default route"),
+        (Some("--interface-regex=eth.*"), "no interface matches --interface-regex eth.*"),
+    ] {
+        let flags: Vec<_> = unnamed().chain(more.map(str::to_owned)).collect();
+        let (status, log) = node.launch(&flags).ended();
+        assert!(!status.success() && log.contains(part), "{log}");
+    }
+}

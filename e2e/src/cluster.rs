@@ -1,0 +1,195 @@
+//! A real cluster to install Blixt into: one of `scripts/cluster`, or, with
+//! KUBECONFIG in the environment, that one, and this machine as its client.
+
+use std::env;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use blixt_testkit::netns::{Process, Program, Ran, program, root_or_skip};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::binaries;
+use crate::lab;
+
+/// Held by who has a cluster: there is one on a machine.
+const LOCK: &str = "/run/blixt-cluster-test.lock";
+
+/// What a cluster is brought up with.
+const PROGRAMS: [&str; 5] = ["kubelet", "kube-apiserver", "etcd", "containerd", "kubectl"];
+
+/// How long building images may take where nothing is built yet.
+const BUILDING: Duration = Duration::from_secs(1_800);
+
+/// How long a cluster may take to come up, or something in it.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The root of the repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// A cluster. One that was brought up for a test goes with it.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Held for as long as it is up; `None` for one of somebody else.
+    ours: Option<Flock<File>>,
+}
+
+/// Requests, one after the other, for as long as it is there.
+#[derive(Debug)]
+pub struct Load(Process);
+
+/// What became of a [`Load`].
+#[derive(Debug)]
+pub struct Outcome {
+    /// How many requests were answered.
+    pub answered: usize,
+    /// What the others came to.
+    pub failures: Vec<String>,
+    /// The longest time between two answers, in seconds.
+    pub longest_gap_s: f64,
+}
+
+impl Cluster {
+    /// Brings one up, with Blixt's images on its nodes; or takes the one that
+    /// KUBECONFIG leads to, which has to have them. `None` if the test is to be
+    /// skipped.
+    pub fn up(test: &str, offloads: bool) -> Option<Self> {
+        if env::var_os("KUBECONFIG").is_some() {
+            return Some(Self { ours: None });
+        }
+        if !root_or_skip(test) || !lab::there_or_skip(test, &PROGRAMS) {
+            return None;
+        }
+        let file = File::create(LOCK).unwrap();
+        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+        let images = images();
+        // What a test that was killed has left.
+        script("down").ok();
+        let cluster = Self { ours: Some(lock) };
+        let offloads = (!offloads).then_some("--no-offloads");
+        script("up").args(offloads).limit(PATIENCE).ok();
+        script("load").args(images).limit(PATIENCE).ok();
+        Some(cluster)
+    }
+
+    /// Whether it is one of `scripts/cluster`, whose nodes can be looked at.
+    pub fn is_ours(&self) -> bool {
+        self.ours.is_some()
+    }
+
+    /// kubectl, not run yet.
+    pub fn kubectl(&self, arguments: &[&str]) -> Program {
+        let kubectl = if self.is_ours() { script("kubectl") } else { program("kubectl") };
+        kubectl.args(arguments).limit(PATIENCE)
+    }
+
+    /// What users type: a shell's line at the root of the repository, where
+    /// `kubectl` leads to this cluster.
+    pub fn shell(&self, line: &str) -> Ran {
+        let script = root().join("scripts/cluster");
+        let kubectl = match self.is_ours() {
+            true => format!("kubectl() {{ {} kubectl \"$@\"; }}; ", script.display()),
+            false => String::new(),
+        };
+        program("bash")
+            .args(["-euo", "pipefail", "-c"])
+            .arg(format!("cd {}; {kubectl}{line}", root().display()))
+            .limit(PATIENCE)
+            .run()
+    }
+
+    /// A program in the client's place, outside of the cluster.
+    pub fn client(&self, name: &str) -> Program {
+        self.at("client", name)
+    }
+
+    /// A program in the network of a node, or another place. In somebody else's
+    /// cluster there is no such place but this machine.
+    pub fn at(&self, place: &str, name: &str) -> Program {
+        match self.is_ours() {
+            true => script("exec").args([place, name]),
+            false => program(name),
+        }
+    }
+
+    /// Begins to ask a web server of the sample for its name.
+    pub fn load(&self, address: &str) -> Load {
+        const LOOP: &str = r#"
+            while :; do
+                answer=$(curl -s -S --max-time 2 "http://$0/hostname" 2>&1) && what=ok || what=failed
+                echo "$EPOCHREALTIME $what $answer"
+                sleep 0.02
+            done"#;
+        Load(self.client("bash").args(["-c", LOOP, address]).spawn())
+    }
+}
+
+impl Load {
+    /// Ends it, and gives what became of it.
+    pub fn stop(self) -> Outcome {
+        let (stdout, _) = self.0.into_output();
+        let (mut failures, mut times) = (Vec::new(), Vec::new());
+        for line in stdout.lines() {
+            let (time, what) = line.split_once(' ').unwrap();
+            match what.strip_prefix("ok ") {
+                Some(_) => times.push(time.parse::<f64>().unwrap()),
+                None => failures.push(line.to_owned()),
+            }
+        }
+        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+        Outcome { answered: times.len(), failures, longest_gap_s: gaps.fold(0.0, f64::max) }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            return;
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.shell(STATE_OF_THINGS).stdout);
+        }
+        script("down").run();
+    }
+}
+
+/// What one wants to see of a cluster where a test has failed.
+const STATE_OF_THINGS: &str = "
+    kubectl get pods,gateways,tcproutes,udproutes,addresspools --all-namespaces --output wide || true
+    kubectl get events --all-namespaces --sort-by .lastTimestamp | tail -n 30 || true
+    for who in daemonset/blixt-agent deployment/blixt-controller; do
+        echo \"== $who\"
+        kubectl --namespace blixt-system logs --all-pods --prefix --tail 60 $who 2>&1 || true
+    done";
+
+fn script(command: &str) -> Program {
+    program(root().join("scripts/cluster")).env("BLIXT_LAB_BIN", lab::directory()).arg(command)
+}
+
+/// The images of what is under test, made of this build.
+fn images() -> Vec<PathBuf> {
+    let test = env::current_exe().unwrap();
+    // TARGET/debug/deps/TEST-HASH
+    let target = test.ancestors().nth(3).unwrap();
+    let directory = target.join("lab/blixt");
+    program(root().join("scripts/images"))
+        .env("CARGO_TARGET_DIR", target)
+        .env("BLIXT_IMAGES_PROFILE", "dev")
+        .arg(&directory)
+        .limit(BUILDING)
+        .ok();
+    ["blixt-agent", "blixt-controller"].map(|name| directory.join(format!("{name}.tar"))).into()
+}
+
+/// Asks one of our programs for help, with flags before: it complains of one
+/// that does not exist.
+pub fn takes(program_name: &str, flags: &[String]) -> Ran {
+    let path = match program_name {
+        "blixt-agent" => binaries::agent(),
+        "blixt-controller" => binaries::controller(),
+        other => panic!("there is no program {other}"),
+    };
+    program(path).args(flags).arg("--help").run()
+}

@@ -1,0 +1,54 @@
+//! Uninstalling, and what is left: nothing.
+
+use std::time::Duration;
+
+use blixt_e2e::cluster::Cluster;
+use blixt_testkit::netns::eventually_some;
+
+/// What of ours a node may have, each with the words that would show it.
+const TRACES: [(&str, &[&str], &[&str]); 5] = [
+    ("an XDP program", &["ip", "link", "show", "dev", "eth0"], &["xdp"]),
+    ("devices", &["ip", "link", "show"], &["blixt"]),
+    ("routes", &["ip", "route", "show", "table", "all"], &["192.0.2.10", "192.0.2.11", "blixt"]),
+    ("routes of IPv6", &["ip", "-6", "route", "show", "table", "all"], &["::10", "::11", "blixt"]),
+    ("a table in nf_tables", &["nft", "list", "tables"], &["blixt"]),
+];
+
+pub(crate) fn without_a_trace(cluster: &Cluster) {
+    for sample in ["tcproute", "udproute"] {
+        cluster.shell(&format!("kubectl delete -k manifests/samples/{sample}")).ok();
+    }
+    cluster.shell("kubectl kustomize manifests/default | kubectl delete -f -").ok();
+
+    // The namespace took everything in it with it; the class has no finalizer.
+    for kind in ["namespace/blixt-system", "gatewayclass/blixt", "crd/addresspools.blixt.dev"] {
+        eventually_some(format!("{kind} to be gone"), Duration::from_secs(60), || {
+            let found = cluster.kubectl(&["get", kind, "--ignore-not-found", "-o", "yaml"]).ok();
+            if found.is_empty() { Ok(()) } else { Err(found) }
+        });
+    }
+    let leases = cluster.kubectl(&["get", "leases", "-A", "-o", "name"]).ok();
+    assert!(!leases.contains("blixt"), "{leases}");
+    if !cluster.is_ours() {
+        return;
+    }
+    for node in ["node1", "node2"] {
+        for (what, command, words) in TRACES {
+            let shown = cluster.at(node, command[0]).args(&command[1..]).ok();
+            let found: Vec<_> = shown
+                .lines()
+                .filter(|line| words.iter().any(|word| is_there(line, word)))
+                .collect();
+            assert!(found.is_empty(), "{node} still has {what}: {found:#?}");
+        }
+    }
+}
+
+/// Whether a word is in a line, and is not merely the start of a node's own
+/// address: 192.0.2.11 is node1, and 192.0.2.110 a sample's.
+fn is_there(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let after = line[at + word.len()..].chars().next();
+        word.ends_with(|c: char| c.is_alphabetic()) || after.is_some_and(|c| c.is_ascii_digit())
+    })
+}

@@ -1,0 +1,78 @@
+//! Installing, by the commands that the README gives.
+
+use std::time::Duration;
+
+use blixt_e2e::cluster::{Cluster, root};
+use blixt_e2e::lab;
+use blixt_testkit::netns::eventually_some;
+
+/// What is in a README between the fences that follow `heading`.
+fn commands(heading: &str) -> Vec<String> {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, section) = readme.split_once(heading).unwrap_or_else(|| panic!("no {heading}"));
+    let block = section.split("\n\n    ").nth(1).unwrap().split("\n\n").next().unwrap();
+    block.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+/// Its two commands. The first one names a release's page, which no test
+/// downloads: the same CRDs come from the release's Go module.
+pub(crate) fn from_the_readme(cluster: &Cluster) {
+    let commands = commands("### In a cluster");
+    let [crds, ours] = &commands[..] else { panic!("not two commands: {commands:?}") };
+    let page = crds.split_whitespace().last().unwrap();
+    assert!(page.contains("/v1.6.3/standard-install.yaml"), "{page}");
+    let directory = lab::directory();
+    let local = directory.parent().unwrap().join("crds");
+    if cluster.is_ours() {
+        cluster.shell(&crds.replace(page, local.to_str().unwrap())).ok();
+    } else {
+        cluster.shell(crds).ok();
+    }
+    // The namespace first, without which a trial run finds nowhere to try.
+    cluster.shell("kubectl apply -f manifests/default/namespace.yaml").ok();
+    cluster.shell(&ours.replace("apply", "apply --dry-run=server")).ok();
+    cluster.kubectl(&["delete", "--wait", "namespace", "blixt-system"]).ok();
+
+    cluster.shell(ours).ok();
+    for workload in ["deployment/blixt-controller", "daemonset/blixt-agent"] {
+        let status = ["-n", "blixt-system", "rollout", "status", "--timeout=180s", workload];
+        cluster.kubectl(&status).ok();
+    }
+    // It is what was asked for, with nothing left to apply.
+    cluster.shell(&ours.replace("apply", "diff")).ok();
+
+    eventually_some("the class to be accepted", Duration::from_secs(30), || {
+        let path = "jsonpath={.status.conditions[?(@.type=='Accepted')].status}";
+        let accepted = cluster.kubectl(&["get", "gatewayclass", "blixt", "-o", path]).ok();
+        if accepted == "True" { Ok(()) } else { Err(accepted) }
+    });
+}
+
+/// What the kernel says of the agents' processes, whatever manifests say.
+pub(crate) fn with_few_privileges(cluster: &Cluster) {
+    if !cluster.is_ours() {
+        return;
+    }
+    let processes = cluster.at("node1", "pgrep").args(["-x", "blixt-agent"]).ok();
+    let mut seen = 0;
+    for pid in processes.split_whitespace() {
+        // Other tests have agents too.
+        let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        if !group.contains("blixt-cluster") {
+            continue;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().to_owned()
+        };
+        // CAP_NET_ADMIN 12, CAP_NET_RAW 13, CAP_IPC_LOCK 14, CAP_PERFMON 38, CAP_BPF 39
+        // (include/uapi/linux/capability.h).
+        const FIVE: u64 = 1 << 12 | 1 << 13 | 1 << 14 | 1 << 38 | 1 << 39;
+        assert_eq!(u64::from_str_radix(&field("CapEff"), 16).unwrap(), FIVE, "{status}");
+        assert_eq!(u64::from_str_radix(&field("CapBnd"), 16).unwrap(), FIVE, "{status}");
+        assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1".to_owned(), "2".to_owned()));
+        seen += 1;
+    }
+    assert!(seen > 0, "no agent runs");
+}

@@ -1,0 +1,81 @@
+//! Requests to the samples, from outside of the cluster.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use blixt_e2e::cluster::Cluster;
+use blixt_testkit::netns::eventually_some;
+
+/// How long a sample may take from `kubectl apply` to its first answer.
+const SOON: Duration = Duration::from_secs(60);
+
+/// With two pods and Maglev each request falls on either alike: that 64 all fall
+/// on one has the probability 2^-63.
+const REQUESTS: usize = 64;
+
+pub(crate) fn both_samples(cluster: &Cluster) {
+    for (sample, gateway) in [("tcproute", "web"), ("udproute", "dns")] {
+        cluster.shell(&format!("kubectl apply -k manifests/samples/{sample}")).ok();
+        let workload = format!("deployment/{gateway}");
+        cluster.kubectl(&["rollout", "status", "--timeout=120s", &workload]).ok();
+        eventually_some(format!("{gateway} to be programmed"), SOON, || {
+            programmed(cluster, gateway)
+        });
+    }
+    for address in addresses(cluster, "web") {
+        let ask = || names(cluster, &address, ask_web);
+        let pods = eventually_some(format!("both pods behind {address}"), SOON, ask);
+        println!("{address} leads to {pods:?}");
+    }
+    for address in addresses(cluster, "dns") {
+        let ask = || names(cluster, &address, ask_dns);
+        let pods = eventually_some(format!("both pods behind {address}"), SOON, ask);
+        println!("{address} leads to {pods:?}");
+    }
+}
+
+fn programmed(cluster: &Cluster, gateway: &str) -> Result<(), String> {
+    let path = "jsonpath={range .status.conditions[*]}{.type}={.status} {.message}{\"\\n\"}{end}";
+    let conditions = cluster.kubectl(&["get", "gateway", gateway, "-o", path]).ok();
+    let is_so = conditions.lines().any(|line| line.starts_with("Programmed=True"));
+    if is_so { Ok(()) } else { Err(conditions) }
+}
+
+/// A Gateway's addresses.
+pub(crate) fn addresses(cluster: &Cluster, gateway: &str) -> Vec<String> {
+    let path = "jsonpath={.status.addresses[*].value}";
+    let addresses = cluster.kubectl(&["get", "gateway", gateway, "-o", path]).ok();
+    let addresses: Vec<_> = addresses.split_whitespace().map(str::to_owned).collect();
+    assert!(!addresses.is_empty(), "{gateway} has no address");
+    addresses
+}
+
+/// An address as it stands in a URL.
+pub(crate) fn in_url(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+}
+
+fn names(
+    cluster: &Cluster,
+    address: &str,
+    ask: fn(&Cluster, &str) -> String,
+) -> Result<BTreeSet<String>, String> {
+    let answers = ask(cluster, address);
+    let names: BTreeSet<_> =
+        answers.lines().map(|line| line.trim_matches('"').to_owned()).collect();
+    let all = answers.lines().count() == REQUESTS;
+    if all && names.len() == 2 { Ok(names) } else { Err(answers) }
+}
+
+fn ask_web(cluster: &Cluster, address: &str) -> String {
+    let url = format!("http://{}:8080/hostname", in_url(address));
+    let line = format!("for n in {{1..{REQUESTS}}}; do curl -s --max-time 2 {url}; echo; done");
+    cluster.client("bash").args(["-c", &line]).limit(Duration::from_secs(200)).run().stdout
+}
+
+fn ask_dns(cluster: &Cluster, address: &str) -> String {
+    let line = format!(
+        "for n in {{1..{REQUESTS}}}; do dig +short +tries=1 +time=2 @{address} CH TXT hostname.bind; done"
+    );
+    cluster.client("bash").args(["-c", &line]).limit(Duration::from_secs(200)).run().stdout
+}

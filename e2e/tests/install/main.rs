@@ -1,0 +1,204 @@
+//! What `manifests/` holds, without a cluster: rights, privileges, flags, and
+//! that kustomize and Helm make the same of it.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, with what went wrong"
+)]
+
+mod images;
+mod objects;
+
+use std::collections::BTreeMap;
+
+use blixt_e2e::cluster::{root, takes};
+use blixt_e2e::lab::{bin, there_or_skip};
+use blixt_testkit::netns::program;
+use objects::{Objects, containers, texts};
+use serde_json::{Value, json};
+
+#[test]
+fn nobody_may_do_everything() {
+    let objects = Objects::in_directory("manifests/default");
+    let mut seen = 0;
+    for role in objects.of_kind("Role").chain(objects.of_kind("ClusterRole")) {
+        for rule in role["rules"].as_array().unwrap() {
+            let (verbs, resources) = (texts(&rule["verbs"]), texts(&rule["resources"]));
+            let all = [texts(&rule["apiGroups"]), resources.clone(), verbs.clone()].concat();
+            assert!(!all.iter().any(|word| word.contains('*')), "{rule}");
+            assert!(!verbs.iter().any(|verb| verb.starts_with("delete")), "nothing is: {rule}");
+            // Which are only of our namespace, and only by their names, but for
+            // their making.
+            if resources.iter().any(|resource| resource == "secrets") {
+                assert_eq!(role["kind"], "Role", "{rule}");
+                assert!(
+                    verbs == ["create"] || rule["resourceNames"] == json!(["blixt-ca"]),
+                    "{rule}"
+                );
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "only {seen} rules are seen");
+}
+
+#[test]
+fn agents_have_no_rights_in_the_cluster() {
+    let objects = Objects::in_directory("manifests/default");
+    for binding in objects.of_kind("RoleBinding").chain(objects.of_kind("ClusterRoleBinding")) {
+        assert_eq!(
+            binding["subjects"],
+            json!([{"kind": "ServiceAccount", "name": "blixt-controller", "namespace": "blixt-system"}])
+        );
+    }
+    let agent = objects.one("DaemonSet", "blixt-agent");
+    let pod = &agent["spec"]["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], "blixt-agent");
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let token =
+        &pod["volumes"].as_array().unwrap().iter().find(|it| it["name"] == "token").unwrap();
+    let token = &token["projected"]["sources"][0]["serviceAccountToken"];
+    assert_eq!(token["audience"], "blixt-controller");
+}
+
+#[test]
+fn pods_have_few_privileges() {
+    let objects = Objects::in_directory("manifests/default");
+    for (workload, user, added) in [
+        (
+            ("DaemonSet", "blixt-agent"),
+            json!(0),
+            json!(["BPF", "IPC_LOCK", "NET_ADMIN", "NET_RAW", "PERFMON"]),
+        ),
+        (("Deployment", "blixt-controller"), json!(65_532), Value::Null),
+    ] {
+        let workload = objects.one(workload.0, workload.1);
+        let pod = &workload["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for what in ["hostPID", "hostIPC", "shareProcessNamespace"] {
+            assert_eq!(pod[what], Value::Null, "{what}");
+        }
+        let [container] = containers(workload) else { panic!("more than one container") };
+        let context = &container["securityContext"];
+        assert_eq!(context["privileged"], Value::Null);
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(context["capabilities"]["add"], added);
+        let of_pod = &pod["securityContext"]["runAsUser"];
+        assert!([of_pod, &context["runAsUser"]].contains(&&user));
+        for what in ["livenessProbe", "readinessProbe"] {
+            assert!(container[what].is_object(), "{what}");
+        }
+        assert!(container["resources"]["requests"]["memory"].is_string());
+    }
+    let controller = objects.one("Deployment", "blixt-controller");
+    assert_eq!(controller["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(controller["spec"]["replicas"], 2);
+    let agent = objects.one("DaemonSet", "blixt-agent");
+    assert_eq!(agent["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);
+}
+
+#[test]
+fn programs_have_the_flags_that_they_are_given() {
+    let objects = Objects::in_directory("manifests/default");
+    for (kind, name) in [("DaemonSet", "blixt-agent"), ("Deployment", "blixt-controller")] {
+        let [container] = containers(objects.one(kind, name)) else { panic!() };
+        takes(name, &texts(&container["args"])).ok();
+        for probe in ["livenessProbe", "readinessProbe"] {
+            let command = texts(&container[probe]["exec"]["command"]);
+            let Some((program, flags)) = command.split_first() else { continue };
+            assert_eq!(*program, format!("/{name}"));
+            takes(name, flags).ok();
+        }
+    }
+}
+
+#[test]
+fn images_are_of_this_version_everywhere() {
+    let version = format!("v{}", env!("CARGO_PKG_VERSION"));
+    let kustomization = Objects::in_file("manifests/default/kustomization.yaml");
+    for image in kustomization.all[0]["images"].as_array().unwrap() {
+        assert_eq!(image["newTag"], *version, "{image}");
+    }
+    let chart = Objects::in_file("manifests/helm/blixt/Chart.yaml");
+    assert_eq!(chart.all[0]["appVersion"], *version);
+    assert_eq!(chart.all[0]["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn helm_makes_what_kustomize_makes() {
+    if !there_or_skip("helm_makes_what_kustomize_makes", &["helm", "kubectl"]) {
+        return;
+    }
+    let kustomize = program(bin("kubectl")).arg("kustomize").arg(root().join("manifests/default"));
+    let mut kustomize = by_name(Objects::parse(&kustomize.ok()));
+    let helm = by_name(Objects::parse(&template(&[])));
+    // Helm makes it by itself: --create-namespace.
+    assert!(kustomize.remove("Namespace/blixt-system").is_some());
+    assert_eq!(
+        kustomize.keys().collect::<Vec<_>>(),
+        helm.keys().collect::<Vec<_>>(),
+        "these are the objects"
+    );
+    for (name, object) in kustomize {
+        assert_eq!(object, helm[&name], "{name}");
+    }
+}
+
+#[test]
+fn helm_is_told_which_interfaces_and_images() {
+    if !there_or_skip("helm_is_told_which_interfaces_and_images", &["helm"]) {
+        return;
+    }
+    let objects = Objects::parse(&template(&[
+        "agent.interfaces={eth0,eth1}",
+        "agent.flags={--workers=2}",
+        "images.agent=registry.example/agent",
+        "images.tag=v9",
+        "gatewayClass.create=false",
+        "controller.replicas=3",
+    ]));
+    let [agent] = containers(objects.one("DaemonSet", "blixt-agent")) else { panic!() };
+    let wanted = [
+        "--controller-dir=/etc/blixt/controller",
+        "--interface=eth0",
+        "--interface=eth1",
+        "--workers=2",
+    ];
+    assert_eq!(texts(&agent["args"]), wanted);
+    assert_eq!(agent["image"], "registry.example/agent:v9");
+    assert_eq!(objects.of_kind("GatewayClass").count(), 0);
+    assert_eq!(objects.one("Deployment", "blixt-controller")["spec"]["replicas"], 3);
+
+    let objects = Objects::parse(&template(&["agent.interfaceRegex=ens.*"]));
+    let [agent] = containers(objects.one("DaemonSet", "blixt-agent")) else { panic!() };
+    assert_eq!(texts(&agent["args"])[1..], ["--interface-regex=ens.*"]);
+}
+
+/// What Helm makes with these values.
+fn template(values: &[&str]) -> String {
+    let helm =
+        program(bin("helm")).args(["template", "blixt"]).arg(root().join("manifests/helm/blixt"));
+    let helm = helm.args(["--namespace", "blixt-system", "--include-crds"]);
+    helm.args(values.iter().flat_map(|value| ["--set", value])).ok()
+}
+
+fn by_name(objects: Objects) -> BTreeMap<String, Value> {
+    let named = objects.all.into_iter().map(|mut object| {
+        let name = format!(
+            "{}/{}",
+            object["kind"].as_str().unwrap(),
+            object["metadata"]["name"].as_str().unwrap()
+        );
+        // Charts have CRDs as they are, without their labels.
+        if object["kind"] == "CustomResourceDefinition" {
+            object["metadata"].as_object_mut().unwrap().remove("labels");
+        }
+        (name, object)
+    });
+    named.collect()
+}

@@ -1,0 +1,3 @@
+{{- define "blixt.tag" -}}
+{{ .Values.images.tag | default .Chart.AppVersion }}
+{{- end }}
