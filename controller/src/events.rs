@@ -15,6 +15,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::Status;
 use kube::{Api, Client, Resource};
 use serde_json::json;
 use siphasher::sip::SipHasher13;
@@ -56,6 +57,7 @@ pub(crate) fn begin(client: Client, identity: String, metrics: Metrics) -> watch
 
 async fn follow(teller: Teller, mut standing: watch::Receiver<Standing>) {
     let mut memory = Memory::default();
+    let mut trouble = None;
     loop {
         let now = Instant::now();
         let known = standing.borrow_and_update().clone();
@@ -64,10 +66,20 @@ async fn follow(teller: Teller, mut standing: watch::Receiver<Standing>) {
             let uid = known.as_ref().and_then(|all| all.get(&refusal)).cloned().flatten();
             let again = memory.told.contains(&refusal);
             match teller.tell(&refusal, uid, again).await {
-                Ok(()) => memory.tell(refusal),
+                Ok(()) => {
+                    memory.tell(refusal);
+                    trouble = None;
+                }
                 Err(error) => {
-                    warn!("an Event on {} can't be made: {error}; trying again", refusal.object);
-                    memory.wait(&refusal, now + RETRY);
+                    let text = error.to_string();
+                    if trouble.as_ref() != Some(&text) {
+                        let object = &refusal.object;
+                        warn!("an Event on {object} can't be made: {text}; trying again");
+                        trouble = Some(text);
+                    }
+                    // The others would fare no better.
+                    memory.wait(now + RETRY);
+                    break;
                 }
             }
         }
@@ -116,9 +128,10 @@ impl Memory {
         self.told.insert(refusal);
     }
 
-    fn wait(&mut self, refusal: &Refusal, until: Instant) {
-        if let Some(at) = self.standing.get_mut(refusal) {
-            *at = Some(until);
+    /// Nothing can be told before that.
+    fn wait(&mut self, until: Instant) {
+        for at in self.standing.values_mut().flatten() {
+            *at = until.max(*at);
         }
     }
 
@@ -157,15 +170,20 @@ impl Teller {
                     self.metrics.events.inc();
                 }
             }
-            // A namespace that is going takes nothing new; one that is gone
-            // neither.
-            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 422) => {
+            Err(kube::Error::Api(status)) if is_final(&status) => {
                 debug!("no Event on {}: {}", refusal.object, status.message);
             }
             Err(error) => return Err(error),
         }
         Ok(())
     }
+}
+
+/// A namespace that is going takes nothing new, one that is gone neither. (An
+/// API server that has just started forbids for a moment what it allows.)
+fn is_final(status: &Status) -> bool {
+    let is_going = status.code == 403 && status.message.contains("is being terminated");
+    is_going || matches!(status.code, 404 | 422)
 }
 
 /// It happened once more.

@@ -1,11 +1,11 @@
 //! The loop: changes in, a compilation, a snapshot for the agents and, while
 //! it leads, writes out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use blixt_gateway::apis::Time;
-use blixt_gateway::{Compiled, Kind};
+use blixt_gateway::{Compiled, Kind, ObjectKey};
 use futures_util::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -296,12 +296,18 @@ impl Loop {
 
     fn wrote(&mut self, failed: Vec<Failure>) {
         let now = Instant::now();
+        // In an outage all fail for one reason, which is told once.
+        let mut news: BTreeMap<String, Vec<ObjectKey>> = BTreeMap::new();
         for failure in failed {
             let Failure { key, why, .. } = failure.clone();
             let is_usual = matches!(why.as_str(), OUTDATED | GONE);
             if self.patience.failed(failure, now) && !is_usual {
-                warn!("the status of {key} can't be written: {why}; trying again");
+                news.entry(why).or_default().push(key);
             }
+        }
+        for (why, keys) in news {
+            let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+            warn!("status can't be written: {why}; trying again: {}", keys.join(", "));
         }
         self.look_again(Duration::ZERO);
     }

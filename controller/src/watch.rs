@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Debug, Display};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blixt_gateway::apis::{
     AddressPool, EndpointSlice, Gateway, GatewayClass, Namespace, ReferenceGrant, Service,
@@ -256,7 +256,7 @@ impl<N, A, D, L> Telling<N, A, D, L> {
         let mut trouble = None;
         let mut call = 0;
         'anew: loop {
-            let stream = watcher(api.clone(), config.clone()).backoff(Patience(0));
+            let stream = watcher(api.clone(), config.clone()).backoff(Patience::default());
             let mut stream = std::pin::pin!(stream);
             let mut listed = BTreeSet::new();
             loop {
@@ -284,7 +284,8 @@ impl<N, A, D, L> Telling<N, A, D, L> {
                         missing.then(|| (self.listed)(BTreeSet::new(), call))
                     }
                     Some(Ok(event)) => {
-                        if trouble.take().is_some() {
+                        // Who begins has not got anything yet.
+                        if !matches!(event, Event::Init) && trouble.take().is_some() {
                             info!("watching {what} again");
                         }
                         match event {
@@ -330,7 +331,11 @@ async fn changed(called: &mut Option<watch::Receiver<u64>>) -> u64 {
 
 /// How often it is tried again: soon, then every few seconds. An API server
 /// that is back should not wait for us, and a dozen requests hurt none.
-struct Patience(u32);
+#[derive(Default)]
+struct Patience {
+    tries: u32,
+    last: Option<Instant>,
+}
 
 impl Iterator for Patience {
     type Item = Duration;
@@ -338,16 +343,22 @@ impl Iterator for Patience {
     fn next(&mut self) -> Option<Duration> {
         const FIRST: Duration = Duration::from_millis(250);
         const LAST: Duration = Duration::from_secs(4);
-        let pause = FIRST.saturating_mul(1 << self.0).min(LAST);
-        self.0 = (self.0 + 1).min(8);
+        // So long after the last failure this one is another one.
+        const OLD: Duration = Duration::from_secs(20);
+        if self.last.is_some_and(|last| last.elapsed() > OLD) {
+            self.tries = 0;
+        }
+        let pause = FIRST.saturating_mul(1 << self.tries).min(LAST);
+        self.tries = (self.tries + 1).min(8);
+        self.last = Some(Instant::now());
         Some(pause)
     }
 }
 
 impl Backoff for Patience {
-    fn reset(&mut self) {
-        self.0 = 0;
-    }
+    /// Called for whatever a watch says, that it begins included: that is no
+    /// success.
+    fn reset(&mut self) {}
 }
 
 /// Whether the API server knows no such kind: its CRD is not installed.
@@ -359,11 +370,18 @@ fn is_missing(error: &Error) -> bool {
     )
 }
 
+/// What is wrong, in the same words as long as it is the same trouble: one
+/// outage has many faces.
 fn describe(error: &Error) -> String {
-    match error {
+    let status = match error {
         Error::InitialListFailed(kube::Error::Api(status))
         | Error::WatchStartFailed(kube::Error::Api(status))
-        | Error::WatchFailed(kube::Error::Api(status)) => status.message.trim().to_owned(),
-        other => other.to_string(),
-    }
+        | Error::WatchFailed(kube::Error::Api(status))
+        | Error::WatchError(status) => status,
+        other => {
+            debug!("{other}");
+            return "the API server does not answer".to_owned();
+        }
+    };
+    status.message.trim().to_owned()
 }
