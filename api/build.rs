@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::Path;
 
 const ROOT: &str = "proto";
-const FILES: [&str; 1] = ["blixt/v1alpha1/local.proto"];
+const FILES: [&str; 2] = ["blixt/v1alpha1/local.proto", "blixt/sync/v1alpha1/sync.proto"];
 
 /// Enumerations are numbers on the wire and in the generated structs; in JSON
 /// they are words.
@@ -36,7 +36,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_transport(false)
         // In JSON, labels are in their order.
         .btree_map(".")
-        .message_attribute(".", "#[cfg_attr(feature = \"serde\", derive(serde::Serialize))]");
+        // Bodies are shared by all who are told of them.
+        .bytes(".blixt.sync.v1alpha1.Part.body")
+        .message_attribute(
+            ".blixt.v1alpha1",
+            "#[cfg_attr(feature = \"serde\", derive(serde::Serialize))]",
+        );
     for (field, module) in ENUM_FIELDS {
         builder = builder.field_attribute(
             format!(".blixt.v1alpha1.{field}"),

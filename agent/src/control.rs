@@ -20,7 +20,8 @@ use crate::hostpath::{Family, Fault, HostPath, OUR_END};
 use crate::interfaces::{Links, Shown};
 use crate::kernel::Mirror;
 use crate::run::RunError;
-use crate::state::{ControlState, InterfaceState, LinkState, State};
+use crate::state::{ControlState, ControllerState, InterfaceState, LinkState, State};
+use crate::sync::{Pushed, Wish};
 use crate::tables::TablesWriter;
 use crate::wanted::Wanted;
 use crate::worker::{Command, Event, WorkerHandle};
@@ -56,6 +57,10 @@ pub struct Control {
     mirror: Mirror,
     state: Arc<State>,
     addresses: BTreeMap<IpAddr, Role>,
+    /// Those of them that are answered for.
+    answered: BTreeSet<IpAddr>,
+    /// What a controller wants, if it is one and not files.
+    pushed: Option<Pushed>,
     announce_at: Option<Instant>,
     /// Until when addresses wait for the workers to know them.
     map_by: Option<Instant>,
@@ -99,6 +104,8 @@ impl Control {
             mirror,
             state,
             addresses: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            pushed: None,
             announce_at: None,
             map_by: None,
             unreadable: None,
@@ -118,11 +125,21 @@ impl Control {
         Ok(())
     }
 
+    /// The same, with what a controller wanted last and will want.
+    pub async fn start_from(&mut self, pushed: Pushed) -> Result<(), RunError> {
+        self.interfaces.attached().await?;
+        self.pushed = Some(pushed);
+        self.take_wish();
+        let gateways = self.wanted.snapshot().gateways().len();
+        info!(gateways, "serving");
+        Ok(())
+    }
+
     /// Follows everything that changes, until something is beyond repair.
     /// May be cut short anywhere: [`Control::stop`] then undoes what was begun.
     pub async fn run(
         &mut self,
-        mut manifests: mpsc::Receiver<Result<Update, String>>,
+        mut manifests: Option<mpsc::Receiver<Result<Update, String>>>,
         mut events: mpsc::UnboundedReceiver<Event>,
     ) -> Result<(), RunError> {
         let mut ticks = interval(TICK);
@@ -141,7 +158,8 @@ impl Control {
                 _ = looks.tick(), if pending => self.look_for_adoption(),
                 () = until(again) => self.announce_again(),
                 Some(event) = events.recv() => self.note(event)?,
-                Some(update) = manifests.recv() => self.read(update),
+                update = next(&mut manifests) => self.read(update),
+                () = changed(&mut self.pushed) => self.take_wish(),
                 Some(shown) = self.interfaces.changed() => self.note_interfaces(&shown),
                 // Addresses of the node decide which VIPs can be used.
                 Ok(()) = self.mirror.view.changed() => self.compile(),
@@ -157,6 +175,10 @@ impl Control {
             not_ready: vec!["the agent is stopping".into()],
             ..ControlState::clone(control)
         });
+        // Others take its VIPs before they are answered no more.
+        if let Some(pushed) = &mut self.pushed {
+            pushed.end().await;
+        }
         if let Err(error) = self.map.set(&BTreeMap::new()) {
             warn!("{error}; detaching nevertheless");
         }
@@ -173,7 +195,7 @@ impl Control {
                 self.compile();
             }
             Err(why) => {
-                let path = self.settings.manifests.display();
+                let path = &self.settings.source;
                 warn!(
                     "the manifests in {path} can't be read: {why}; what they last said stays in force"
                 );
@@ -183,8 +205,44 @@ impl Control {
         }
     }
 
+    /// Brings everything in line with what the controller wants now.
+    fn take_wish(&mut self) {
+        let wanted = self.pushed.as_mut().and_then(Pushed::wanted);
+        if let Some(wish) = wanted {
+            let snat = self.settings.snat_addresses.union(&wish.assignment.snat).copied();
+            self.tables.assign(snat.collect(), wish.assignment.owned.clone());
+            self.wanted.push(wish.snapshot.clone());
+            let taken = self.put_in_force();
+            if taken.is_err() {
+                self.keep_last(&wish);
+            }
+            match (&mut self.pushed, taken) {
+                (Some(pushed), Ok(())) => pushed.published(wish),
+                (Some(pushed), Err(why)) => pushed.refused(&wish, why),
+                (None, _) => {}
+            }
+            self.look_for_adoption();
+        }
+        self.show();
+    }
+
+    /// The last tables stay, with what is assigned now.
+    fn keep_last(&mut self, refused: &Wish) {
+        let generation = self.wanted.snapshot().generation();
+        self.wanted.push(refused.snapshot.clone());
+        if let Err(why) = self.tables.apply_again(generation) {
+            error!("the last tables stay as they are: {why}");
+        }
+        self.wake_workers();
+        self.map_by.get_or_insert_with(|| Instant::now() + ADOPTED);
+    }
+
     /// Brings everything in line with what is wanted now.
     fn compile(&mut self) {
+        // Of a controller's snapshot there is nothing to compile anew.
+        if self.pushed.is_some() {
+            return self.show();
+        }
         self.compile_once();
         self.look_for_adoption();
         // The statuses also say how far the tables have got by now.
@@ -195,20 +253,30 @@ impl Control {
     /// From what is wanted to tables in the workers' hands. The kernel's
     /// addresses may change at any time, so each time may bring new tables.
     fn compile_once(&mut self) {
+        if self.pushed.is_some() {
+            return;
+        }
         let unusable = self.unusable_addresses();
         let programming = |name: &_| self.programming(name);
         let Some(compiled) = self.wanted.compile(&unusable, &programming) else { return };
-        if !self.wanted.take(compiled) {
-            return;
+        if self.wanted.take(compiled) {
+            // Statuses and readiness say what is refused.
+            let _ = self.put_in_force();
         }
+    }
+
+    /// Puts the wanted snapshot in the workers' hands, or says why not.
+    fn put_in_force(&mut self) -> Result<(), String> {
         let snapshot = self.wanted.snapshot();
         let generation = snapshot.generation();
-        match self.tables.apply(snapshot) {
+        let applied = self.tables.apply(snapshot);
+        match &applied {
             Ok(()) => info!(%generation, "tables are in force"),
             Err(why) => error!("generation {generation} is refused, the last tables stay: {why}"),
         }
         self.wake_workers();
         self.map_by.get_or_insert_with(|| Instant::now() + ADOPTED);
+        applied
     }
 
     /// How far this node is with a Gateway.
@@ -249,10 +317,17 @@ impl Control {
                 (to_ip(address), role)
             })
             .collect();
+        let ours = tables.addresses().map(|(address, _)| address);
+        let answered: BTreeSet<_> =
+            ours.filter(|&address| tables.is_answered_for(address)).map(to_ip).collect();
+        let news = !answered.is_subset(&self.answered);
         if wanted == self.addresses && self.unmapped.is_none() {
+            self.answered = answered;
+            if news {
+                self.announce();
+            }
             return;
         }
-        let news = wanted.keys().any(|address| !self.addresses.contains_key(address));
         match self.map.set(&wanted) {
             Ok(_) => {
                 self.unmapped = None;
@@ -267,6 +342,7 @@ impl Control {
                     host.lead(vips.map(|(vip, _)| *vip).collect());
                 }
                 self.addresses = wanted;
+                self.answered = answered;
                 if news {
                     self.announce();
                 }
@@ -310,9 +386,20 @@ impl Control {
             self.map_by = None;
             self.map_addresses();
         }
+        self.report();
         if adopted {
             self.compile_once();
             self.show();
+        }
+    }
+
+    /// Tells the controller how far it is.
+    fn report(&mut self) {
+        if !self.tables.is_pending()
+            && self.map_by.is_none()
+            && let Some(pushed) = &mut self.pushed
+        {
+            pushed.adopted(self.unmapped.as_ref());
         }
     }
 
@@ -340,6 +427,7 @@ impl Control {
         }
         if self.unmapped.is_some() {
             self.map_addresses();
+            self.report();
         }
         self.tables.reclaim();
         self.show();
@@ -375,6 +463,15 @@ impl Control {
         not_ready.extend(stuck.clone());
         not_ready.extend(self.unmapped.clone());
         not_ready.extend(self.stolen_addresses());
+        let controller = self.controller();
+        if let Some(ControllerState { reach, .. }) = &controller {
+            if self.wanted.snapshot().generation() == Generation::default() {
+                not_ready.push("no controller has said yet what is wanted".to_owned());
+            }
+            not_ready.extend(reach.trouble.as_ref().map(|why| {
+                format!("no controller is in reach, what was wanted last stays in force: {why}")
+            }));
+        }
         if self.tables.is_pending() {
             not_ready.push("some worker has yet to take up the newest tables".to_owned());
         }
@@ -389,14 +486,23 @@ impl Control {
             not_ready,
             host_path_faults: sentences(&host_path_faults, &self.families_served()),
             stuck,
+            snat_addresses: self.tables.snat_addresses().clone(),
+            controller,
         };
         self.state.control.store(Arc::new(control));
+    }
+
+    /// How it is with the controller, if there is one.
+    fn controller(&self) -> Option<ControllerState> {
+        let pushed = self.pushed.as_ref()?;
+        let owned = pushed.assignment().map_or(0, |assignment| assignment.owned.len());
+        Some(ControllerState { reach: pushed.reach(), owned })
     }
 
     /// What is refused of the manifests: all of them, if they can't be read.
     fn refusals(&self) -> Vec<Refusal> {
         let unreadable = self.unreadable.as_ref().map(|why| Refusal {
-            file: self.settings.manifests.display().to_string(),
+            file: self.settings.source.to_string(),
             line: None,
             object: None,
             reason: format!("can't be read: {why}"),
@@ -410,7 +516,7 @@ impl Control {
         let missing = match self.host {
             // Flows without a SNAT address go through the kernel.
             Some(_) => Vec::new(),
-            None => missing_families(self.wanted.snapshot(), &self.settings.snat_addresses),
+            None => missing_families(self.wanted.snapshot(), self.tables.snat_addresses()),
         };
         self.wanted.warnings().iter().cloned().chain(missing).collect()
     }
@@ -443,7 +549,7 @@ impl Control {
         let endpoints = services.flat_map(|service| &service.endpoints).map(|it| it.address);
         let served = self.families_served();
         let has_snat =
-            |family| self.settings.snat_addresses.iter().any(|it| Family::of(it) == family);
+            |family| self.tables.snat_addresses().iter().any(|it| Family::of(it) == family);
         let needs = |endpoint: &IpAddr| {
             let family = Family::of(endpoint);
             served.contains(&family) && (!has_snat(family) || fib.needs_host(from_ip(*endpoint)))
@@ -454,7 +560,7 @@ impl Control {
     /// SNAT addresses that somebody gave to an interface meanwhile.
     fn stolen_addresses(&self) -> Vec<String> {
         let own = self.mirror.view.borrow().own_addresses();
-        let snat = self.settings.snat_addresses.iter();
+        let snat = self.tables.snat_addresses().iter();
         snat.filter_map(|address| {
             let device = own.get(address)?;
             Some(format!(
@@ -462,6 +568,26 @@ impl Control {
             ))
         })
         .collect()
+    }
+}
+
+/// What comes of files that change; nothing where there are none.
+async fn next(
+    manifests: &mut Option<mpsc::Receiver<Result<Update, String>>>,
+) -> Result<Update, String> {
+    if let Some(changes) = manifests
+        && let Some(update) = changes.recv().await
+    {
+        return update;
+    }
+    pending().await
+}
+
+/// Waits for a controller to say something; for ever where there is none.
+async fn changed(pushed: &mut Option<Pushed>) {
+    match pushed {
+        Some(pushed) => pushed.changed().await,
+        None => pending().await,
     }
 }
 

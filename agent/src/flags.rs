@@ -4,6 +4,7 @@
 //! look, such as whether an address is the node's own, is found at start.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use regex_lite::Regex;
 
 use crate::hostpath::{HOST_END, OUR_END};
 use crate::interfaces::{Choice, whole_name};
+use crate::sync::{self, Places, Url};
 use crate::worker::MAX_INTERFACES;
 
 /// Flows a worker holds unless told otherwise: 32 MB of memory.
@@ -34,7 +36,8 @@ const RING_ENTRIES: RangeInclusive<u32> = 16..=(1 << 15);
 
 /// Balances TCP and UDP traffic to Gateway addresses through XDP and AF_XDP.
 ///
-/// The agent reads Gateway API objects (GatewayClass, Gateway, TCPRoute,
+/// What is wanted comes from the controller of a cluster, or from files: then
+/// the agent reads Gateway API objects (GatewayClass, Gateway, TCPRoute,
 /// UDPRoute, ReferenceGrant, Service, EndpointSlice, Namespace, AddressPool)
 /// from the YAML and JSON files of a directory, and follows changes of these
 /// files. Traffic to the addresses of Gateways is sent on to the endpoints of
@@ -53,6 +56,32 @@ pub struct Flags {
     /// that no half of it is ever seen.
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
+
+    /// Where the controller is, such as https://192.0.2.1:9874; give the flag
+    /// once for each replica. A host name means all its addresses. Which
+    /// address answers does not matter, its certificate does: it is for
+    /// blixt-controller, and signed by --ca.
+    #[arg(long = "controller", value_name = "URL")]
+    controllers: Vec<Url>,
+
+    /// Directory with the files `urls` (one --controller a line) and `ca.crt`,
+    /// both of which may change: where the controller's ConfigMap is mounted.
+    #[arg(long, value_name = "DIR")]
+    controller_dir: Option<PathBuf>,
+
+    /// What the certificate of a --controller is signed by, as PEM.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+
+    /// Service account token for the audience blixt-controller, with which the
+    /// controller is asked for a certificate.
+    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/blixt/token")]
+    token: PathBuf,
+
+    /// The node's name, for people; the host's name if this is not given. The
+    /// controller goes by the token.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
 
     /// Interface to attach to; give the flag once for each. Clients and
     /// endpoints are reached through these only. Without it, and without
@@ -73,9 +102,9 @@ pub struct Flags {
 
     /// Address that flows to endpoints leave from; give the flag once for
     /// each, and best one of each IP version that is used: flows without one go
-    /// through the node's kernel (see --host-path). It must be a free address of
-    /// a network of the node: the agent answers ARP and neighbour discovery for
-    /// it, and no interface may have it.
+    /// through the node's kernel (see --host-path). A controller may assign
+    /// more. It must be a free address of a network of the node: the agent
+    /// answers ARP and neighbour discovery for it, and no interface may have it.
     #[arg(long = "snat-address", value_name = "IP")]
     snat_addresses: Vec<IpAddr>,
 
@@ -126,7 +155,7 @@ pub struct Flags {
     socket: PathBuf,
 
     /// Directory for what must outlive the agent: how interfaces were before
-    /// it changed them.
+    /// it changed them, and the last that a controller wanted.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/blixt")]
     state_dir: PathBuf,
 
@@ -205,15 +234,17 @@ pub enum LogFormat {
 /// What the agent was told, checked.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The directory of manifests.
-    pub manifests: PathBuf,
+    /// Where is told what is wanted.
+    pub source: Source,
+    /// The node's name.
+    pub node_name: Option<String>,
     /// How interfaces are chosen.
     pub choice: Choice,
     /// The interfaces, by slot: each once. At least one, once they are chosen.
     pub interfaces: Vec<String>,
     /// How many workers there are.
     pub workers: u16,
-    /// The SNAT addresses: at least one, unless there is a host path.
+    /// The SNAT addresses: with manifests at least one, unless there is a host path.
     pub snat_addresses: BTreeSet<IpAddr>,
     /// The ports that are used of each.
     pub snat_ports: RangeInclusive<u16>,
@@ -241,14 +272,40 @@ pub struct Settings {
     pub spin: bool,
 }
 
+/// Where is told what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// In files of this directory.
+    Manifests(PathBuf),
+    /// By a controller.
+    Controller(sync::Settings),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Manifests(path) => write!(f, "{}", path.display()),
+            Self::Controller(settings) => settings.places.fmt(f),
+        }
+    }
+}
+
 /// Why flags are refused. Each says what to give instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FlagError {
     /// Nothing says what is wanted.
     #[error(
-        "--manifests is missing: give a directory of Gateway API manifests, such as --manifests /etc/blixt"
+        "--manifests is missing: give a directory of Gateway API manifests, such as --manifests /etc/blixt; or, in a cluster, --controller or --controller-dir"
     )]
     NoManifests,
+    /// Too much says what is wanted.
+    #[error("{0} and {1} are both given: what is wanted comes from one place, so leave one out")]
+    TwoSources(&'static str, &'static str),
+    /// Nobody could be trusted.
+    #[error(
+        "--ca is missing: give the file with the CA that the controller's certificate is signed by"
+    )]
+    NoCa,
     /// One interface twice.
     #[error("--interface {0} is given twice: give each interface once")]
     InterfaceTwice(String),
@@ -305,7 +362,8 @@ impl Flags {
 
     /// Checks everything that needs no look at the node.
     pub fn settings(self) -> Result<Settings, FlagError> {
-        let manifests = self.manifests.ok_or(FlagError::NoManifests)?;
+        let source =
+            source(self.manifests, self.controllers, self.controller_dir, self.ca, self.token)?;
         check_interfaces(&self.interfaces)?;
         if self.workers == 0 || self.workers > MAX_WORKERS {
             return Err(FlagError::Workers(self.workers));
@@ -315,7 +373,8 @@ impl Flags {
         if ports < self.workers.into() {
             return Err(FlagError::FewPorts { ports, workers: self.workers });
         }
-        if self.snat_addresses.is_empty() && self.host_path == HostPathMode::Off {
+        let no_way = self.snat_addresses.is_empty() && self.host_path == HostPathMode::Off;
+        if no_way && matches!(source, Source::Manifests(_)) {
             return Err(FlagError::NoSnatAddress);
         }
         if let Some(&bad) = self.snat_addresses.iter().find(|address| !is_host_unicast(**address)) {
@@ -330,7 +389,8 @@ impl Flags {
         let maglev =
             MaglevSize::new(self.maglev_size).map_err(|_| FlagError::Maglev(self.maglev_size))?;
         Ok(Settings {
-            manifests,
+            source,
+            node_name: self.node_name.filter(|name| !name.is_empty()),
             choice: match self.interface_regex {
                 Some(pattern) => Choice::Matching(pattern),
                 None if self.interfaces.is_empty() => Choice::DefaultRoute,
@@ -358,6 +418,25 @@ impl Flags {
             },
             spin: self.spin,
         })
+    }
+}
+
+fn source(
+    manifests: Option<PathBuf>,
+    urls: Vec<Url>,
+    directory: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    token: PathBuf,
+) -> Result<Source, FlagError> {
+    let controller = |places| Ok(Source::Controller(sync::Settings { places, token }));
+    match (manifests, urls.is_empty(), directory) {
+        (None, true, None) => Err(FlagError::NoManifests),
+        (Some(path), true, None) => Ok(Source::Manifests(path)),
+        (None, false, None) => controller(Places::Given { urls, ca: ca.ok_or(FlagError::NoCa)? }),
+        (None, true, Some(path)) => controller(Places::Directory(path)),
+        (Some(_), false, _) => Err(FlagError::TwoSources("--manifests", "--controller")),
+        (Some(_), true, Some(_)) => Err(FlagError::TwoSources("--manifests", "--controller-dir")),
+        (None, false, Some(_)) => Err(FlagError::TwoSources("--controller", "--controller-dir")),
     }
 }
 
@@ -570,12 +649,43 @@ mod tests {
             ("--snat-address 192.0.2", "--snat-address"),
             ("--host-path on", "[possible values: auto, off]"),
             ("--xdp-mode fast", "[possible values: auto, native, generic]"),
-            ("--controller https://x", "--controller"),
+            ("--controller http://x", "write https://HOST:PORT"),
             ("--interface-regex eth.*", "cannot be used with"),
             ("--interface-regex [", "regular expression"),
         ] {
             let why = parse(&format!("{GOOD} {more}")).unwrap_err();
             assert!(why.contains(part), "{more}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_comes_from_one_place() {
+        let of = |line: &str| {
+            parse(&format!("{line} --interface eth0")).unwrap().settings().map(|it| it.source)
+        };
+        let Ok(Source::Controller(found)) =
+            of("--controller https://a:1 --controller https://b --ca /ca")
+        else {
+            panic!()
+        };
+        assert_eq!(found.token, PathBuf::from("/var/run/secrets/blixt/token"));
+        assert_eq!(found.places.to_string(), "https://a:1, https://b:9874");
+        // Where a controller assigns SNAT addresses none need be given.
+        let Ok(Source::Controller(found)) = of("--controller-dir /etc/blixt/controller") else {
+            panic!()
+        };
+        assert_eq!(found.places, Places::Directory("/etc/blixt/controller".into()));
+        for (line, part) in [
+            ("--controller https://a", "--ca is missing"),
+            ("--controller https://a --controller-dir /d", "--controller and --controller-dir"),
+            ("--controller-dir /d --manifests /m", "--manifests and --controller-dir"),
+            (
+                "--controller https://a --manifests /m",
+                "--manifests and --controller are both given",
+            ),
+        ] {
+            let why = of(line).unwrap_err().to_string();
+            assert!(why.contains(part), "{why}");
         }
     }
 

@@ -18,6 +18,7 @@ pub mod offloads;
 pub mod preflight;
 pub mod run;
 pub mod state;
+pub mod sync;
 pub mod tables;
 pub mod traffic;
 pub mod wanted;

@@ -22,17 +22,18 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::control::Control;
-use crate::flags::{HostPathMode, Settings, XdpMode};
+use crate::flags::{HostPathMode, Settings, Source, XdpMode};
 use crate::hostpath::{HOST_STATION, HostPath, OUR_END, OUR_STATION};
 use crate::http::{self, HttpError};
 use crate::interfaces::{AttachError, ChoiceError, Links, Means};
 use crate::kernel::{Attachments, HostEnd, Mirror, MirrorError, Publish, Resolver};
 use crate::local::{self, SocketError};
-use crate::manifests::{self, WatchError};
+use crate::manifests::{self, Objects, WatchError};
 use crate::memory::{Available, Memory, MemoryError};
 use crate::offloads::{Offloads, StateDirError};
 use crate::preflight::{self, Lack};
 use crate::state::{ControlState, HostPathState, State, WorkerState};
+use crate::sync::{Pushed, Sync};
 use crate::tables::TablesWriter;
 use crate::worker::{
     Command, Event, HoldLimits, Published, SpawnError, WorkerConfig, WorkerHandle, spawn,
@@ -103,7 +104,9 @@ pub enum RunError {
 /// Runs until a signal says to stop.
 pub async fn run(mut settings: Settings) -> Result<(), RunError> {
     let stop = stop_signal()?;
-    preflight::check_manifests(&settings.manifests)?;
+    if let Source::Manifests(path) = &settings.source {
+        preflight::check_manifests(path)?;
+    }
     settings.interfaces = settings.choice.interfaces().await?;
     let offloads = Offloads::open(&settings.state_dir)?;
     let (sizes, mtu) = sizes(&settings)?;
@@ -164,13 +167,15 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
         maglev: settings.maglev,
         snat_addresses: settings.snat_addresses.clone(),
         host_addresses: host.as_ref().map(|host| host.addresses().both()).unwrap_or_default(),
+        ..CompileOptions::default()
     };
-    let tables = TablesWriter::new(Arc::clone(&published), options, preflight::node_name());
+    let node = settings.node_name.clone().unwrap_or_else(preflight::node_name);
+    let tables = TablesWriter::new(Arc::clone(&published), options, node);
     let state = Arc::new(state(&settings, memory, &workers, &published, &tables, host.as_deref()));
     let servers = Servers::start(http, socket, &state, &workers);
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        manifests = %settings.manifests.display(),
+        source = %settings.source,
         http = %settings.http,
         socket = %settings.socket.display(),
         "starting"
@@ -198,14 +203,23 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     let mut interfaces = settings.interfaces.clone();
     // The last, so that the others' numbers are as the flags have them.
     interfaces.extend(host.is_some().then(|| OUR_END.to_owned()));
-    let objects = manifests::objects(manifests::watch(&settings.manifests)?)?;
+    let source = open(&settings)?;
     let links = Links::start(&interfaces, means, mirror.view.clone())
         .map_err(|source| RunError::System { what: "a thread for the interfaces", source })?;
     let mut control =
         Control::new(settings, links, addresses, tables, Arc::clone(&workers), mirror, state, host);
     let served = async {
-        control.start(objects.first).await?;
-        control.run(objects.changes, asked).await
+        let changes = match source {
+            Opened::Files(objects) => {
+                control.start(objects.first).await?;
+                Some(objects.changes)
+            }
+            Opened::Controller(pushed) => {
+                control.start_from(pushed).await?;
+                None
+            }
+        };
+        control.run(changes, asked).await
     };
     let ended = tokio::select! {
         biased;
@@ -233,6 +247,21 @@ async fn start_host_path(settings: &Settings, mtu: u32) -> Option<Arc<HostPath>>
             None
         }
     }
+}
+
+/// Where is told what is wanted, from now on.
+enum Opened {
+    Files(Objects),
+    Controller(Pushed),
+}
+
+fn open(settings: &Settings) -> Result<Opened, RunError> {
+    Ok(match &settings.source {
+        Source::Manifests(path) => Opened::Files(manifests::objects(manifests::watch(path)?)?),
+        Source::Controller(controller) => {
+            Opened::Controller(Pushed::new(Sync::start(controller, &settings.state_dir)))
+        }
+    })
 }
 
 /// Becomes true when SIGTERM, SIGINT, or SIGHUP of a closed terminal comes.
@@ -394,8 +423,7 @@ fn state(
     State {
         started_at: SystemTime::now(),
         started: Instant::now(),
-        source: settings.manifests.display().to_string(),
-        snat_addresses: settings.snat_addresses.clone(),
+        source: settings.source.to_string(),
         snat_ports: settings.snat_ports.clone(),
         flow_capacity: settings.flow_capacity,
         host_path: host.map(|host| HostPathState {

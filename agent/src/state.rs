@@ -16,6 +16,7 @@ use blixt_model::Generation;
 
 use crate::hostpath::Addresses;
 use crate::memory::Memory;
+use crate::sync::Reach;
 use crate::tables::Applied;
 use crate::traffic::Counted;
 use crate::worker::{Published, Shared, WorkerStatus};
@@ -30,8 +31,6 @@ pub struct State {
     pub started: Instant,
     /// Where it learns what is wanted.
     pub source: String,
-    /// The SNAT addresses.
-    pub snat_addresses: BTreeSet<IpAddr>,
     /// The ports that are used of each.
     pub snat_ports: RangeInclusive<u16>,
     /// Flows that each worker can hold.
@@ -91,6 +90,19 @@ pub struct ControlState {
     pub host_path_faults: Vec<String>,
     /// Which worker does not move, if one does not.
     pub stuck: Option<String>,
+    /// The SNAT addresses.
+    pub snat_addresses: BTreeSet<IpAddr>,
+    /// How it is with the controller, if there is one.
+    pub controller: Option<ControllerState>,
+}
+
+/// How it is with the controller.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ControllerState {
+    /// Replicas that there are, and those that a stream leads to.
+    pub reach: Reach,
+    /// The VIPs that this node answers for.
+    pub owned: usize,
 }
 
 /// One interface.
@@ -253,13 +265,13 @@ pub(crate) mod tests {
             wanted: Generation(3),
             xdp: Some(Counts::default()),
             not_ready: vec!["interface eth1 is not there".to_owned()],
+            snat_addresses: [[192, 0, 2, 10].into()].into(),
             ..ControlState::default()
         };
         State {
             started_at: SystemTime::UNIX_EPOCH,
             started: Instant::now(),
             source: "/etc/blixt".to_owned(),
-            snat_addresses: [[192, 0, 2, 10].into()].into(),
             snat_ports: 1_024..=65_535,
             flow_capacity: 4_096,
             host_path: Some(HostPathState {

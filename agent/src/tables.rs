@@ -1,12 +1,13 @@
 //! The one who writes tables: compiles snapshots, gives them to the workers,
 //! and knows how far these are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use blixt_dataplane::{CompileOptions, SlotCounters, SlotOwner, Slots, Tables};
+use blixt_dataplane::{CompileOptions, Owned, SlotCounters, SlotOwner, Slots, Tables};
 use blixt_gateway::Programming;
 use blixt_model::{Generation, ObjectName, Snapshot};
 
@@ -63,6 +64,28 @@ impl TablesWriter {
     /// What is applied, for others to look up.
     pub fn applied(&self) -> Arc<ArcSwap<Applied>> {
         Arc::clone(&self.shared)
+    }
+
+    /// Takes what is this node's alone: its SNAT addresses, and the VIPs that it
+    /// answers for. What is applied after that goes by it.
+    pub fn assign(&mut self, snat_addresses: BTreeSet<IpAddr>, owned: BTreeSet<IpAddr>) {
+        self.options.snat_addresses = snat_addresses;
+        self.options.owned = Owned::Only(owned);
+    }
+
+    /// The addresses that flows leave from.
+    pub fn snat_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.options.snat_addresses
+    }
+
+    /// Applies what is applied again, under another number, after the newest
+    /// snapshot was refused: what was assigned with that holds all the same.
+    pub fn apply_again(&mut self, generation: Generation) -> Result<(), String> {
+        let refused = self.refused.take();
+        let snapshot = self.applied.snapshot.clone().with_generation(generation);
+        self.apply(&snapshot)?;
+        self.refused = refused;
+        Ok(())
     }
 
     /// Compiles and publishes a snapshot. `Err` says why it is refused; the

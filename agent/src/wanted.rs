@@ -93,6 +93,12 @@ impl Wanted {
         changed
     }
 
+    /// Makes a snapshot of a controller's the wanted one, under a number of its
+    /// own. Statuses are the controller's then.
+    pub fn push(&mut self, snapshot: Snapshot) {
+        self.snapshot = snapshot.with_generation(self.snapshot.generation().next());
+    }
+
     /// The newest snapshot.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot

@@ -5,7 +5,10 @@
 //! version, not the program's: clients and agents of different releases
 //! understand each other as long as they share it.
 //!
-//! With the feature `serde` every message can be serialised: fields are called
+//! [`sync`] is what agents and controllers say to each other, and [`parts`] how
+//! a snapshot travels there.
+//!
+//! With the feature `serde` every message of [`v1alpha1`] can be serialised: fields are called
 //! as in the proto file, what is absent is `null`, and enumerations are their
 //! [`Word`]s. `blixtctl -o json` prints just that.
 //!
@@ -21,6 +24,7 @@ pub mod explain;
 pub mod listeners;
 #[cfg(feature = "tables")]
 pub mod objects;
+pub mod parts;
 mod words;
 
 pub use convert::NoSocketAddress;
@@ -30,6 +34,30 @@ pub use words::Word;
 #[allow(clippy::allow_attributes_without_reason, reason = "generated code gives none")]
 pub mod v1alpha1 {
     tonic::include_proto!("blixt.v1alpha1");
+}
+
+/// What agents and controllers say to each other.
+pub mod sync {
+    /// Version `v1alpha1` of it.
+    #[allow(clippy::allow_attributes_without_reason, reason = "generated code gives none")]
+    #[allow(missing_docs, reason = "the proto file's comments say what a field alone doesn't")]
+    pub mod v1alpha1 {
+        tonic::include_proto!("blixt.sync.v1alpha1");
+    }
+
+    /// The audience that a token for `Enroll` is bound to.
+    pub const AUDIENCE: &str = "blixt-controller";
+
+    /// The name in the controller's certificates, whatever address it is
+    /// reached by.
+    pub const SERVER_NAME: &str = "blixt-controller";
+
+    /// How often both sides say that they live. A side that has said nothing
+    /// for four times as long is taken for dead.
+    pub const BEAT: std::time::Duration = std::time::Duration::from_millis(250);
+
+    /// The largest message: 100,000 endpoints take 3 MiB.
+    pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 }
 
 /// Where an agent listens unless it was told otherwise.

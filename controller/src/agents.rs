@@ -2,10 +2,17 @@
 //! them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use blixt_gateway::{Compiled, Programming};
 use blixt_model::ObjectName;
-use tokio::sync::watch;
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tracing::error;
+
+use crate::push::{self, Push, TokenReviews, Trust};
 
 /// How far agents are with each Gateway; `None` while nobody knows, as in the
 /// first moments of a replica, when no agent has found it yet.
@@ -16,6 +23,53 @@ type Publish = dyn Fn(&Compiled) -> bool + Send;
 
 /// How far agents are with a Gateway, as in [`Progress`].
 type Ask = dyn Fn(&ObjectName) -> Option<Programming> + Send;
+
+/// What has to do with agents, in tasks of its own.
+pub(crate) struct Pushing {
+    push: Push,
+    /// The CA, and what agents find us by.
+    keeping: JoinHandle<()>,
+    serving: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Pushing {
+    /// Serves agents, and keeps in the cluster what they need for it.
+    pub(crate) fn begin(
+        client: &Client,
+        namespace: &str,
+        listener: TcpListener,
+        leads: watch::Receiver<bool>,
+    ) -> Self {
+        let (push, trust) = (Push::new(), Trust::new());
+        let port = listener.local_addr().map_or(0, |address| address.port());
+        let (ours, theirs) = (client.clone(), namespace.to_owned());
+        let keeping = push::cluster::keep(ours, theirs, port, leads, trust.clone(), push.clone());
+        let (stop, stopped) = oneshot::channel();
+        let end = async { drop(stopped.await) };
+        let reviews = Arc::new(TokenReviews::new(client.clone(), namespace));
+        let served = push.clone().serve(listener, trust, reviews, end);
+        let serving = async {
+            if let Err(error) = served.await {
+                error!("agents can't be served any more: {error}");
+            }
+        };
+        Self { push, keeping: tokio::spawn(keeping), serving: tokio::spawn(serving), stop }
+    }
+
+    /// The agents, for the loop.
+    pub(crate) fn agents(&self) -> Agents {
+        Agents::of(self.push.clone())
+    }
+
+    /// Lets agents know, so that they turn to another replica at once.
+    pub(crate) async fn end(self) {
+        let _ = self.stop.send(());
+        self.keeping.abort();
+        let _ = self.keeping.await;
+        let _ = self.serving.await;
+    }
+}
 
 /// The agents, as the loop sees them.
 pub(crate) struct Agents {
@@ -29,13 +83,18 @@ pub(crate) struct Agents {
 }
 
 impl Agents {
-    /// No agent is connected.
-    pub(crate) fn none() -> Self {
-        // Nothing ever changes: the sender is gone, which nobody waits for.
-        let (_, progress) = watch::channel(Progress::new());
+    /// Those that it is pushed to.
+    pub(crate) fn of(push: Push) -> Self {
+        let (progress, asked) = (push.changes(), push.clone());
         Self {
-            publish: Box::new(|_| false),
-            programming: Box::new(|_| Some(Programming::NoAgent)),
+            publish: Box::new(move |compiled| {
+                let sources = compiled.sources.iter();
+                let sources = sources
+                    .map(|(node, addresses)| (node.clone(), addresses.iter().copied().collect()));
+                push.assign_snat(sources.collect());
+                push.publish(&compiled.snapshot)
+            }),
+            programming: Box::new(move |name| asked.programming(name)),
             progress,
         }
     }

@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use clap::{Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-/// Serves Gateway API: gives addresses to Gateways and writes what became of
-/// each object into its status.
+/// Serves Gateway API: gives addresses to Gateways, pushes tables to the agents
+/// on the nodes, and writes what became of each object into its status.
 ///
 /// It speaks to the API server that its pod's service account, or a
-/// kubeconfig, leads to. Several replicas may run: one of them leads, and only
-/// that one writes.
+/// kubeconfig, leads to. Several replicas may run: all push to agents, one
+/// of them leads, and only that one writes.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "blixt-controller", version, max_term_width = 100)]
 pub struct Flags {
@@ -23,6 +23,10 @@ pub struct Flags {
     /// host's name]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub identity: Option<String>,
+    /// Where agents find it: gRPC, for those with a certificate of ours only, or
+    /// with a token to get one.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:9874")]
+    pub listen: SocketAddr,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9876")]
     pub http: SocketAddr,

@@ -16,6 +16,7 @@ mod leader;
 mod metrics;
 mod patience;
 pub mod probe;
+pub mod push;
 mod refusals;
 pub mod run;
 mod status;

@@ -2,6 +2,8 @@
 //! it leads, writes out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use blixt_gateway::apis::Time;
@@ -9,6 +11,7 @@ use blixt_gateway::{Compiled, Kind, ObjectKey};
 use futures_util::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
@@ -16,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
-use crate::agents::Agents;
+use crate::agents::{Agents, Pushing};
 use crate::clients::Clients;
 use crate::events::{self, Standing};
 use crate::flags::Flags;
@@ -52,6 +55,9 @@ pub enum RunError {
     /// The address for HTTP is not to be had.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// The address for agents is not to be had.
+    #[error("--listen {0} can't be used ({1}): stop what uses it, or give another address")]
+    Listen(SocketAddr, #[source] io::Error),
     /// The kernel gives no signals.
     #[error("signals can't be waited for: {0}")]
     Signals(#[source] std::io::Error),
@@ -68,17 +74,20 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
     let world = World::new();
     tell_awaited(&world, &awaited);
     http::serve(flags.http, Shown { registry: metrics.registry(), awaited: shown }).await?;
+    let refused = |error| RunError::Listen(flags.listen, error);
+    let listener = TcpListener::bind(flags.listen).await.map_err(refused)?;
     info!(version = env!("CARGO_PKG_VERSION"), identity, "starting");
 
     let (sender, changes) = mpsc::unbounded_channel();
     let watches = Watches::begin(&clients.watching, &sender, &metrics);
     let (leads, election) = leader::run(clients.asking.clone(), &flags.namespace, &identity);
+    let pushing = Pushing::begin(&clients.asking, &flags.namespace, listener, leads.clone());
     let looping = Loop {
         standing: events::begin(clients.asking.clone(), identity, metrics.clone()),
         client: clients.asking,
         world,
         watches,
-        agents: Agents::none(),
+        agents: pushing.agents(),
         metrics,
         awaited,
         lead: Lead::No,
@@ -97,6 +106,7 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
     let end = async {
         let _ = stop.send(());
         let _ = looping.await;
+        pushing.end().await;
         // It sees that nobody listens any more, and gives the lease back.
         let _ = election.await;
     };

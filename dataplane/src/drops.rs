@@ -44,6 +44,7 @@ drop_reasons! {
     NotOurAddress = "not_our_address", "The destination is neither a Gateway's address nor a SNAT address (yet, or any more).";
     Arp = "arp", "An ARP packet that asks nothing of us, or is malformed.";
     Ndp = "ndp", "A neighbour solicitation that asks nothing of us, or is malformed.";
+    NotOwner = "not_owner", "Somebody looks for a VIP that another node answers for.";
     NoListener = "no_listener", "No listener of the Gateway has this port and protocol. TCP is answered with a RST.";
     NoRoute = "no_route_attached", "The listener has no route. TCP is answered with a RST.";
     NoWeight = "no_weight", "The listener's route has no backendRef with a weight above 0. TCP is answered with a RST.";
@@ -107,6 +108,7 @@ impl DropReason {
             Self::NotOurAddress => "Nothing, shortly after an address came or went.",
             Self::Arp => "Nothing; this is what is left over of ordinary ARP.",
             Self::Ndp => "Nothing; this is what is left over of ordinary neighbour discovery.",
+            Self::NotOwner => "Nothing; the node that owns the VIP hears it too, and answers.",
             Self::NoListener => {
                 "Add a listener for the port and protocol, or correct the client; scans look like this."
             }

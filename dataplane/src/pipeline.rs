@@ -260,7 +260,7 @@ impl Pipeline {
         explain::explain(&self.flows, source, destination, protocol, view, now)
     }
 
-    /// Announces every address on every attached interface: gratuitous ARP
+    /// Announces every address that is answered for on every attached interface: gratuitous ARP
     /// and unsolicited neighbour advertisements.
     pub fn announce(&mut self, view: View<'_>, sink: &mut dyn Sink) {
         answers::announce(view, sink, &self.counters);

@@ -1,7 +1,7 @@
 //! The real agent in a lab's load balancer, and what it says of itself.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -53,17 +53,15 @@ impl Agent {
     /// Starts it, and does not wait. Where labs are, nobody needs the host path:
     /// it has a place of its own.
     pub fn launch(lab: &Lab, manifests: &Manifests, flags: &[String]) -> Self {
-        // Those given by flags come first.
-        let interfaces = lab.interfaces().iter().flat_map(|name| ["--interface", name]);
-        let snat = lab.snat_addresses().map(|address| format!("--snat-address={address}"));
-        let flags: Vec<_> = flags
-            .iter()
-            .cloned()
-            .chain(interfaces.map(str::to_owned))
-            .chain(snat)
-            .chain(["--host-path=off".to_owned()])
-            .collect();
-        Self::spawn(&lab.lb, lab.lb.command(binaries::agent()), manifests, &flags)
+        Self::spawn(&lab.lb, lab.lb.command(binaries::agent()), &files(manifests, &of(lab, flags)))
+    }
+
+    /// The same, with flags that say where is told what is wanted, and a state
+    /// directory that outlives it.
+    pub fn follow(lab: &Lab, source: &[String], state: &Path) -> Self {
+        let state = format!("--state-dir={}", state.display());
+        let flags = [source, &[state]].concat();
+        Self::spawn(&lab.lb, lab.lb.command(binaries::agent()), &of(lab, &flags))
     }
 
     /// Starts it anywhere as if in a container, and does not wait: it can't write
@@ -75,24 +73,19 @@ impl Agent {
              exec setpriv --bounding-set=$caps --inh-caps=-all \"$@\"";
 
         let shell = namespace.command("unshare").args(["--mount", "sh", "-ec", CONFINED, "sh"]);
-        Self::spawn(namespace, shell.arg(binaries::agent()), manifests, flags)
+        Self::spawn(namespace, shell.arg(binaries::agent()), &files(manifests, flags))
     }
 
-    fn spawn(
-        namespace: &Namespace,
-        agent: Program,
-        manifests: &Manifests,
-        flags: &[String],
-    ) -> Self {
+    /// With a socket and, unless the flags say where, state of its own.
+    fn spawn(namespace: &Namespace, agent: Program, flags: &[String]) -> Self {
         let files = tempfile::tempdir().unwrap();
+        let state = format!("--state-dir={}", files.path().join("state").display());
+        let is_told = flags.iter().any(|flag| flag.starts_with("--state-dir"));
         let process = agent
-            .arg("--manifests")
-            .arg(manifests.path())
             .args(flags)
+            .args((!is_told).then_some(state))
             .arg("--socket")
             .arg(files.path().join("agent.sock"))
-            .arg("--state-dir")
-            .arg(files.path().join("state"))
             .spawn();
         Self { process: Some(process), files, namespace: namespace.name().to_owned() }
     }
@@ -105,7 +98,7 @@ impl Agent {
     }
 
     /// Whether it is ready, or what it says instead.
-    fn ready(&mut self) -> Result<(), String> {
+    pub fn ready(&mut self) -> Result<(), String> {
         let process = self.process.as_mut().unwrap();
         if let Some(status) = process.ended() {
             panic!("the agent ended at its start, {status}:\n{}", process.stderr());
@@ -239,4 +232,19 @@ impl Metrics {
             })
             .collect()
     }
+}
+
+/// Flags for what is in files.
+fn files(manifests: &Manifests, flags: &[String]) -> Vec<String> {
+    let mut all = vec!["--manifests".to_owned(), manifests.path().display().to_string()];
+    all.extend_from_slice(flags);
+    all
+}
+
+/// Flags for a lab: those given come first.
+fn of(lab: &Lab, flags: &[String]) -> Vec<String> {
+    let interfaces = lab.interfaces().iter().map(|name| format!("--interface={name}"));
+    let snat = lab.snat_addresses().map(|address| format!("--snat-address={address}"));
+    let flags = flags.iter().cloned().chain(interfaces).chain(snat);
+    flags.chain(["--host-path=off".to_owned()]).collect()
 }

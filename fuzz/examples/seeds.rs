@@ -13,10 +13,13 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use blixt_api::parts::Parts;
+use blixt_api::sync::v1alpha1::{FollowResponse, follow_response};
 use blixt_api::v1alpha1::{
     Agent, Backend, Endpoint, Gateway, GetLoadBalancingResponse, GetStatusResponse, Interface,
     Listener, ObjectName, Queue, Worker,
 };
+use blixt_model::{Generation, HashSeed, Snapshot};
 use blixt_testkit::frame::{
     self, Checksum, DESTINATION_OPTIONS, Frame, HOP_BY_HOP, ROUTING, arp_request, echo_request,
     icmp_error, solicitation, tcp, tcp_syn, udp,
@@ -43,6 +46,9 @@ fn main() {
     keep("manifests", "seed-whole", b"apiVersion: v1\nkind: Service\nmetadata: {name: a}\n");
     for (number, bytes) in messages().into_iter().enumerate() {
         keep("api", &format!("seed-{number}"), &bytes);
+    }
+    for (name, bytes) in told() {
+        keep("sync", name, &bytes);
     }
 }
 
@@ -181,4 +187,55 @@ fn messages() -> Vec<Vec<u8>> {
         vec![2],
         vec![3],
     ]
+}
+
+/// What a controller says; see `src/sync.rs` for what the first byte means.
+fn told() -> Vec<(&'static str, Vec<u8>)> {
+    let (before, after) = (parts(&[1]), parts(&[1, 2]));
+    let message = |message| FollowResponse { message: Some(message) }.encode_to_vec();
+    let snapshot = message(follow_response::Message::Snapshot(after.to_snapshot()));
+    let delta = message(follow_response::Message::Delta(after.since(&before)));
+    let first = before.encode();
+    let length = u16::try_from(first.len()).unwrap().to_be_bytes();
+    vec![
+        ("seed-parts", [vec![0], after.encode()].concat()),
+        ("seed-snapshot", [vec![1], snapshot].concat()),
+        ("seed-delta", [vec![1], delta].concat()),
+        ("seed-change", [vec![3], length.to_vec(), first, after.encode()].concat()),
+    ]
+}
+
+/// A Gateway with a listener for each port, all with one service behind them.
+fn parts(ports: &[u16]) -> Parts {
+    use blixt_model::{
+        Affinity, Backend, Endpoint, EndpointState, Gateway, Listener, ListenerName, Port,
+        Protocol, ServiceIndex, ServicePort, ServicePortId, Target, Weight,
+    };
+
+    let port = |number| Port::new(number).unwrap();
+    let endpoint =
+        Endpoint { address: [10, 0, 0, 1].into(), port: port(80), state: EndpointState::Ready };
+    let id = ServicePortId {
+        service: "a/web".parse().unwrap(),
+        protocol: Protocol::Tcp,
+        port: port(80_u16),
+    };
+    let service = ServicePort { id, affinity: Affinity::None, endpoints: vec![endpoint] };
+    let listener = |&number: &u16| Listener {
+        name: ListenerName::new(format!("l{number}")).unwrap(),
+        protocol: Protocol::Tcp,
+        port: port(number),
+        route: None,
+        backends: vec![Backend {
+            weight: Weight::DEFAULT,
+            target: Target::Service(ServiceIndex(0)),
+        }],
+    };
+    let gateway = Gateway {
+        name: "a/edge".parse().unwrap(),
+        addresses: vec![[192, 0, 2, 1].into()],
+        listeners: ports.iter().map(listener).collect(),
+    };
+    let snapshot = Snapshot::new(Generation(1), HashSeed(1), vec![gateway], vec![service]);
+    Parts::of(&snapshot.unwrap())
 }

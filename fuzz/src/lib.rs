@@ -20,21 +20,24 @@ mod model;
 mod packet;
 mod pipeline;
 mod reader;
+mod sync;
 mod world;
 
 pub use api::api;
 pub use manifests::manifests;
 pub use packet::packet;
 pub use pipeline::{pipeline, team};
+pub use sync::sync;
 
 /// A target: takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and directories.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("packet", packet),
     ("pipeline", pipeline),
     ("team", team),
     ("manifests", manifests),
     ("api", api),
+    ("sync", sync),
 ];

@@ -50,3 +50,8 @@ fn manifests() {
 fn api() {
     replay("api");
 }
+
+#[test]
+fn sync() {
+    replay("sync");
+}

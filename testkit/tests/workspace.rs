@@ -34,7 +34,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "blixt-xdp-abi",
         ],
     ),
-    ("blixt-controller", &["blixt-gateway", "blixt-model"]),
+    ("blixt-controller", &["blixt-api", "blixt-gateway", "blixt-model"]),
     ("blixt-cli", &["blixt-api", "blixt-dataplane", "blixt-gateway", "blixt-mem", "blixt-model"]),
     // The throughput run measures the agent's own worker.
     (
@@ -63,13 +63,13 @@ const ARROWS: [(&str, &[&str]); 15] = [
 /// Who may depend on crates that bring a runtime, a protocol or the kernel
 /// with them, be it for tests or for building. `deny.toml` says the same of
 /// the whole tree.
-const HEAVY: [(&str, &[&str]); 14] = [
+const HEAVY: [(&str, &[&str]); 16] = [
     // The generated route types derive kube's trait; gateway/ takes no client.
     ("kube", &["blixt-controller", "blixt-e2e", "blixt-gateway"]),
     ("k8s-openapi", &["blixt-controller", "blixt-gateway"]),
     ("gateway-api", &["blixt-gateway"]),
     ("tokio", &["blixt-agent", "blixt-cli", "blixt-controller", "blixt-e2e"]),
-    ("tonic", &["blixt-agent", "blixt-api", "blixt-cli", "blixt-e2e"]),
+    ("tonic", &["blixt-agent", "blixt-api", "blixt-cli", "blixt-controller", "blixt-e2e"]),
     ("axum", &["blixt-agent", "blixt-controller"]),
     ("aya", &["blixt-agent", "blixt-benches", "blixt-e2e"]),
     ("xsk-rs", &["blixt-afxdp", "blixt-benches"]),
@@ -79,6 +79,9 @@ const HEAVY: [(&str, &[&str]); 14] = [
     ("tracing-subscriber", &["blixt-agent", "blixt-controller"]),
     ("clap", &["blixt-agent", "blixt-benches", "blixt-cli", "blixt-controller"]),
     ("protox", &["blixt-api"]),
+    // Who speaks TLS, and who makes certificates.
+    ("rustls", &["blixt-agent", "blixt-controller"]),
+    ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e"]),
 ];
 
 /// Crates that exist for tests: nothing that ships may be built with them.

@@ -32,7 +32,7 @@ pub(super) fn of(state: &State) -> api::GetStatusResponse {
             .map(|(found, id)| worker(found, id, state, &cpu_times))
             .collect(),
         tables: Some(tables(state, &control)),
-        snat_addresses: snat_addresses(state),
+        snat_addresses: snat_addresses(state, &control),
         host_path: host_path(state, &control),
         gateway_classes: objects::gateway_classes(statuses),
         address_pools: objects::address_pools(statuses),
@@ -168,8 +168,8 @@ fn tables(state: &State, control: &ControlState) -> api::Tables {
     }
 }
 
-fn snat_addresses(state: &State) -> Vec<api::SnatAddress> {
-    let addresses = state.snat_addresses.iter().map(|address| api::SnatAddress {
+fn snat_addresses(state: &State, control: &ControlState) -> Vec<api::SnatAddress> {
+    let addresses = control.snat_addresses.iter().map(|address| api::SnatAddress {
         address: address.to_string(),
         first_port: (*state.snat_ports.start()).into(),
         last_port: (*state.snat_ports.end()).into(),
@@ -180,7 +180,7 @@ fn snat_addresses(state: &State) -> Vec<api::SnatAddress> {
 fn host_path(state: &State, control: &ControlState) -> Option<api::HostPath> {
     let host_path = state.host_path?;
     let flows = state.workers.iter().map(|it| it.status.pipeline.flow_entries_by_host.value());
-    let is_without = |v4: &bool| !state.snat_addresses.iter().any(|it| it.is_ipv4() == *v4);
+    let is_without = |v4: &bool| !control.snat_addresses.iter().any(|it| it.is_ipv4() == *v4);
     let word = |v4: bool| if v4 { "IPv4" } else { "IPv6" }.to_owned();
     Some(api::HostPath {
         addresses: [true, false].map(|v4| host_path.addresses.of(v4).to_string()).into(),

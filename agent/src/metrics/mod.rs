@@ -126,6 +126,30 @@ fn agent(page: &mut impl Write, state: &State) -> fmt::Result {
          refused, see blixtctl status.",
         [(NONE, adopted.unwrap_or_default())],
     )?;
+    if let Some(controller) = &control.controller {
+        let reach = &controller.reach;
+        page.gauge(
+            "controller_connected",
+            "Replicas of the controller that the agent is connected to. 0: the last tables stay in \
+             force; /readyz says what is wrong.",
+            [(NONE, reach.connected as u64)],
+        )?;
+        page.gauge(
+            "controller_known",
+            "Replicas of the controller that the agent knows of.",
+            [(NONE, reach.known as u64)],
+        )?;
+        page.counter(
+            "controller_snapshots",
+            "Snapshots, and changes to them, that came from the controller.",
+            [(NONE, reach.snapshots)],
+        )?;
+        page.gauge(
+            "vips_owned",
+            "VIPs that this node answers ARP and neighbour discovery for.",
+            [(NONE, controller.owned as u64)],
+        )?;
+    }
     page.gauge(
         "manifest_refusals",
         "What is refused of the manifests now. Above 0: blixtctl status names file, line and \

@@ -18,8 +18,8 @@ const BROADCAST: Mac = [0xff; 6];
 /// The longest frame: an advertisement with two tags.
 const MAX_FRAME_BYTES: usize = ETHERNET_BYTES + 8 + IPV6_BYTES + ndp::ADVERTISEMENT_BYTES;
 
-/// Announces every address on every attached interface, and on the VLANs the
-/// node has on top of them.
+/// Announces every address that is answered for on every attached interface,
+/// and on the VLANs the node has on top of them.
 pub(crate) fn announce(view: View<'_>, sink: &mut dyn Sink, counters: &Counters) {
     let host = view.fib.host_path().map(|path| path.egress);
     let untagged = view
@@ -37,7 +37,9 @@ pub(crate) fn announce(view: View<'_>, sink: &mut dyn Sink, counters: &Counters)
         .filter(|(_, link)| !link.tags.is_empty())
         .map(|(slot, link)| (slot, link.mac, link.tags.clone()));
     for (egress, our_mac, tags) in untagged.chain(tagged) {
-        let known_to_others = |(_, role): &(u128, AddressRole)| *role != AddressRole::Host;
+        let known_to_others = |&(target, role): &(u128, AddressRole)| {
+            role != AddressRole::Host && view.tables.is_answered_for(target)
+        };
         for (target, _) in view.tables.addresses().filter(known_to_others) {
             let mut buffer = [0_u8; MAX_FRAME_BYTES];
             let end = frame(&mut buffer, target, our_mac, egress, tags.clone());

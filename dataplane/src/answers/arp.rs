@@ -34,6 +34,9 @@ pub(super) fn answer(
     if !asks_us {
         return Err(DropReason::Arp);
     }
+    if !tables.is_answered_for(address::from_v4(wanted)) {
+        return Err(DropReason::NotOwner);
+    }
     wire::put(frame, 0, &asker_mac);
     wire::put(frame, 6, &our_mac);
     wire::put_u16(frame, l3 + 6, REPLY);

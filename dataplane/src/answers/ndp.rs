@@ -38,6 +38,9 @@ pub(super) fn answer(
 ) -> Result<(), DropReason> {
     let (l3, asker) = (packet.meta.l3, packet.meta.tuple.src);
     let (target, asker_mac) = check(packet, tables).ok_or(DropReason::Ndp)?;
+    if !tables.is_answered_for(target) {
+        return Err(DropReason::NotOwner);
+    }
     fit(packet, IPV6_BYTES + ADVERTISEMENT_BYTES)?;
     turn_round(packet, our_mac);
     let frame = packet.frame_mut();

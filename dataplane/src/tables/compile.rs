@@ -28,6 +28,28 @@ pub struct CompileOptions {
     /// The address of each family that flows leave from which go through the
     /// node's kernel; see [`crate::HostPath`].
     pub host_addresses: BTreeSet<IpAddr>,
+    /// The VIPs that this node answers for.
+    pub owned: Owned,
+}
+
+/// The VIPs that a node answers ARP and neighbour discovery for, and announces.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Owned {
+    /// All: there is no other node.
+    #[default]
+    All,
+    /// These. Other nodes have the others.
+    Only(BTreeSet<IpAddr>),
+}
+
+impl Owned {
+    /// Whether a VIP is among them.
+    pub fn has(&self, vip: IpAddr) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(vips) => vips.contains(&vip),
+        }
+    }
 }
 
 /// Why a snapshot cannot be compiled. The last tables stay.
@@ -127,6 +149,12 @@ impl Tables {
             generation: snapshot.generation(),
             seed: snapshot.seed(),
             addresses,
+            elsewhere: snapshot
+                .vips()
+                .into_iter()
+                .filter(|vip| !options.owned.has(*vip))
+                .map(address::from_ip)
+                .collect(),
             listeners,
             services,
             endpoints,

@@ -10,14 +10,14 @@ mod maglev;
 mod roles;
 mod slots;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use blixt_model::{Generation, HashSeed};
 use rustc_hash::FxBuildHasher;
 
 pub(crate) use choice::EndpointChoice;
-pub use compile::{CompileError, CompileOptions};
+pub use compile::{CompileError, CompileOptions, Owned};
 pub use explain::{Decision, MaglevSlot, Share, choose_offline};
 pub use maglev::{MaglevSize, MaglevSizeError};
 pub use roles::AddressRole;
@@ -30,6 +30,10 @@ pub struct Tables {
     generation: Generation,
     seed: HashSeed,
     addresses: Roles,
+    /// VIPs of ours that another node answers for. Apart from the roles, which
+    /// every packet asks for: these are asked for only where somebody looks for
+    /// an address.
+    elsewhere: HashSet<u128, FxBuildHasher>,
     listeners: Known<ListenerKey, ListenerTable>,
     services: Vec<Arc<ServiceTable>>,
     /// By slot.
@@ -126,6 +130,12 @@ impl Tables {
     #[inline(always)]
     pub fn role(&self, address: u128) -> Option<AddressRole> {
         self.addresses.get(address)
+    }
+
+    /// Whether it is this node that answers ARP and neighbour discovery for an
+    /// address of ours. What is sent here is served all the same.
+    pub fn is_answered_for(&self, address: u128) -> bool {
+        self.role(address).is_some() && !self.elsewhere.contains(&address)
     }
 
     /// All addresses that are ours.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use blixt_dataplane::{DropReason, Limits, Tags};
+use blixt_dataplane::{DropReason, Limits, Tags, Verdict};
 use blixt_testkit::frame::{
     ACK, ALL_NODES, Checksum, FIN, Frame, HOP_BY_HOP, Mac, PSH, RST, SYN, advertisement, arp,
     arp_reply, arp_request, echo_reply, echo_request, icmp, icmp_error, solicitation, tcp, tcp_syn,
@@ -419,6 +419,39 @@ fn every_address_is_announced_everywhere() {
     let mut world = given(situation);
     assert_eq!(world.announce(5).len(), 5);
     world.moved(["drop.no_frame +7"]);
+}
+
+#[test]
+fn a_vip_of_another_node_is_served_but_not_answered_for() {
+    let elsewhere = Situation { owned: false, ..one_endpoint_each() };
+    for Cast { client, web, snat, .. } in casts() {
+        let asker = (CLIENT_MAC, client.ip());
+        let looks_for = |address: IpAddr| match address {
+            IpAddr::V4(_) => arp_request(asker, address),
+            IpAddr::V6(_) => solicitation(Some(asker), address),
+        };
+        let answered = if web.is_ipv4() { "answer.arp" } else { "answer.ndp" };
+        let world = given(elsewhere.clone())
+            .client_sends(looks_for(web.ip()))
+            .dropped_for(DropReason::NotOwner)
+            .moved(["drop.not_owner"]);
+        // SNAT addresses are this node's alone.
+        let (world, answer) = world.client_sends(looks_for(snat.ip())).outcome();
+        assert_eq!(answer.verdict, Verdict::Transmit(CLIENTS));
+        // Whoever sends it something is served: so he does while it moves.
+        let (_, syn) = world
+            .moved([answered])
+            .client_sends(echo_request(client.ip(), web.ip()))
+            .client_gets(echo_reply(web.ip(), client.ip()))
+            .moved(["answer.echo"])
+            .client_sends(tcp_syn(client, web))
+            .outcome();
+        assert_eq!(syn.verdict, Verdict::Transmit(ENDPOINTS));
+    }
+    let mut world = given(elsewhere);
+    let announced = world.announce(99);
+    // Two SNAT addresses on two interfaces.
+    assert_eq!(announced.len(), 4, "{announced:?}");
 }
 
 #[test]

@@ -97,6 +97,8 @@ fn story(reason: DropReason) -> Option<World> {
             let bytes = frame.clone().bytes().len();
             given(Situation { room: bytes, ..one_endpoint_each() }).client_sends(frame)
         }
+        R::NotOwner => given(Situation { owned: false, ..one_endpoint_each() })
+            .client_sends(blixt_testkit::frame::arp_request((CLIENT_MAC, client.ip()), web.ip())),
         R::InterfaceGone => {
             world.receives(blixt_dataplane::InterfaceSlot(9), &query_to(53).bytes())
         }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use blixt_dataplane::{
     Burst, CompileOptions, DropReason, Fib, HostPath, Interface, InterfaceSlot, Limits, Link, Mac,
-    MaglevSize, Neighbour, Packet, Path, Pipeline, PipelineConfig, Route, RouteAction, Sink,
+    MaglevSize, Neighbour, Owned, Packet, Path, Pipeline, PipelineConfig, Route, RouteAction, Sink,
     SlotStats, Slots, Tables, Tags, Tick, Timeouts, Verdict, View, WorkerId, address,
 };
 use blixt_model::{
@@ -120,6 +120,8 @@ pub(crate) struct Situation {
     pub(crate) snat: bool,
     /// How many flows may go through the node's kernel, if any may.
     pub(crate) host: Option<usize>,
+    /// Whether the VIPs are this node's; all others are served all the same.
+    pub(crate) owned: bool,
     /// Bytes a frame's buffer has.
     pub(crate) room: usize,
 }
@@ -135,6 +137,7 @@ pub(crate) fn one_endpoint_each() -> Situation {
         flow_capacity: 16,
         snat: true,
         host: None,
+        owned: true,
         room: 2_048,
     }
 }
@@ -492,14 +495,17 @@ pub(crate) fn tables(
         Snapshot::new(Generation(generation), HashSeed(1), vec![gateway], services).unwrap();
     let snat_addresses: BTreeSet<_> =
         casts().iter().filter(|_| situation.snat).map(|cast| cast.snat.ip()).collect();
+    let host_addresses =
+        casts().iter().filter(|_| situation.host.is_some()).map(|cast| cast.host.ip()).collect();
+    let owned = match situation.owned {
+        true => Owned::All,
+        false => Owned::Only(BTreeSet::new()),
+    };
     let options = CompileOptions {
         maglev: MaglevSize::new(251).unwrap(),
         snat_addresses,
-        host_addresses: casts()
-            .iter()
-            .filter(|_| situation.host.is_some())
-            .map(|cast| cast.host.ip())
-            .collect(),
+        host_addresses,
+        owned,
     };
     Tables::compile(&snapshot, &options, slots, previous).unwrap()
 }

@@ -1,0 +1,440 @@
+//! What is wanted, from the controller: a stream to each of its replicas,
+//! tables and assignments from one of them, answers to all.
+//!
+//! The control thread sees none of that: it gets a [`Wish`] at a time, the
+//! newest, and says what became of it in a [`Report`].
+
+mod choice;
+mod places;
+mod pushed;
+mod store;
+mod stream;
+mod trust;
+mod wish;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use blixt_api::parts::{Digest, Parts, PartsError};
+use blixt_api::sync::v1alpha1 as wire;
+use blixt_api::sync::v1alpha1::follow_request::Message as Said;
+use blixt_api::sync::v1alpha1::follow_response::Message as Told;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tracing::{error, info, warn};
+
+pub use places::{Places, Url, UrlError};
+pub use pushed::Pushed;
+pub use wish::{Assignment, Wish};
+
+use choice::Replicas;
+use store::Store;
+use stream::{Event, Kind, Means, ends};
+use trust::Trust;
+
+/// How often is looked where replicas are.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long an agent that starts waits to be told which VIPs are its own, before
+/// it takes those that it had: meanwhile another node may have them.
+const ASSIGNED: Duration = Duration::from_millis(500);
+
+/// How often a snapshot is written to the disk at most.
+const SAVE: Duration = Duration::from_secs(1);
+
+/// How long the end may take.
+const END: Duration = Duration::from_millis(300);
+
+/// Where the controller is, and what the agent shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where its replicas are.
+    pub places: Places,
+    /// The file with the token.
+    pub token: PathBuf,
+}
+
+/// What became of what was wanted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// The snapshot that all workers use.
+    pub applied: Option<Digest>,
+    /// One that can't be used, and why; what was applied stays.
+    pub refused: Option<(Digest, String)>,
+    /// What was applied, to be kept for the next start.
+    pub kept: Option<Arc<Wish>>,
+}
+
+/// How it is with the controller.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Replicas that a stream leads to.
+    pub connected: usize,
+    /// Replicas that there are.
+    pub known: usize,
+    /// Snapshots and changes that came.
+    pub snapshots: u64,
+    /// What is wrong, if none is in reach.
+    pub trouble: Option<String>,
+}
+
+/// The way to the controller, for the control thread.
+#[derive(Debug)]
+pub struct Sync {
+    /// What is wanted; nothing before the first word.
+    pub wishes: watch::Receiver<Option<Arc<Wish>>>,
+    /// How it is with the controller.
+    pub reach: watch::Receiver<Reach>,
+    /// What became of it.
+    pub report: watch::Sender<Report>,
+    ending: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Sync {
+    /// Begins. What was applied before, by an agent with this state directory,
+    /// is wanted until a controller says otherwise.
+    pub fn start(settings: &Settings, state_dir: &Path) -> Self {
+        let store = Store::new(state_dir);
+        let (events, heard) = mpsc::channel(64);
+        let (report, reported) = watch::channel(Report::default());
+        let (ending, ends) = watch::channel(false);
+        let kept = store.load();
+        // Whether its VIPs still are its own, others know better.
+        let first = kept.clone().map(|wish| {
+            let assignment = Assignment { owned: BTreeSet::new(), ..wish.assignment };
+            Arc::new(Wish { assignment, ..wish })
+        });
+        let (wishes, wanted) = watch::channel(first.clone());
+        let (reach, reached) = watch::channel(Reach {
+            trouble: Some("none was tried yet".to_owned()),
+            ..Reach::default()
+        });
+        let trust = Arc::new(Trust::new(settings.places.ca(), settings.token.clone()));
+        let means = Means { trust, events, report: reported.clone(), ending: ends.clone() };
+        let following = Following {
+            places: settings.places.clone(),
+            means,
+            streams: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            peers: BTreeSet::new(),
+            replicas: Replicas::default(),
+            from: None,
+            parts: first.as_ref().map(|wish| wish.parts.clone()),
+            current: first,
+            assignment: None,
+            kept: kept.map(|wish| wish.assignment),
+            wishes,
+            reach,
+            troubles: BTreeMap::new(),
+            told: None,
+        };
+        tokio::spawn(keep(store, reported, ends));
+        let task = tokio::spawn(following.run(heard));
+        Self { wishes: wanted, reach: reached, report, ending, task }
+    }
+
+    /// Tells all replicas that the agent ends, so that others take its VIPs at
+    /// once.
+    pub async fn end(&mut self) {
+        self.ending.send_replace(true);
+        let _ = timeout(END, &mut self.task).await;
+    }
+}
+
+/// Writes what was applied to the disk, the newest, at most once a second.
+async fn keep(
+    store: Store,
+    mut report: watch::Receiver<Report>,
+    mut ending: watch::Receiver<bool>,
+) {
+    let mut saved = None;
+    while report.changed().await.is_ok() {
+        let kept = report.borrow_and_update().kept.clone();
+        if let Some(wish) = kept.filter(|wish| saved.as_ref() != Some(wish)) {
+            saved = Some(wish.clone());
+            let store = store.clone();
+            let _ = spawn_blocking(move || store.save(&wish)).await;
+            tokio::select! {
+                () = sleep(SAVE) => {}
+                () = ends(&mut ending) => {}
+            }
+        }
+    }
+}
+
+/// One stream, and how it is spoken to.
+struct Stream {
+    abort: tokio::task::AbortHandle,
+    say: Option<mpsc::Sender<Said>>,
+}
+
+/// The task that follows the controller.
+struct Following {
+    places: Places,
+    means: Means,
+    streams: BTreeMap<String, Stream>,
+    tasks: JoinSet<()>,
+    /// Where replicas say that all of them are.
+    peers: BTreeSet<Url>,
+    replicas: Replicas,
+    /// The one that tables come from.
+    from: Option<String>,
+    /// The newest snapshot that came whole, whether it makes sense or not.
+    parts: Option<Parts>,
+    /// The newest that makes sense.
+    current: Option<Arc<Wish>>,
+    assignment: Option<Assignment>,
+    /// What was assigned in an earlier life, until it is known better.
+    kept: Option<Assignment>,
+    wishes: watch::Sender<Option<Arc<Wish>>>,
+    reach: watch::Sender<Reach>,
+    /// What is wrong with each replica, and with finding them.
+    troubles: BTreeMap<String, String>,
+    /// What the log said last of it.
+    told: Option<String>,
+}
+
+impl Following {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let assigned = Instant::now() + ASSIGNED;
+        let mut ending = self.means.ending.clone();
+        loop {
+            let waits = self.kept.is_some();
+            tokio::select! {
+                biased;
+                () = ends(&mut ending) => break,
+                Some(event) = events.recv() => self.take(event),
+                () = until(assigned, waits) => self.take_kept(),
+                _ = looks.tick() => self.look().await,
+            }
+            self.show();
+        }
+        // They say goodbye.
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Begins streams to replicas that are new, and ends those to others.
+    async fn look(&mut self) {
+        const PLACES: &str = "";
+
+        let mut trouble = None;
+        let mut urls = self.peers.clone();
+        match self.places.urls() {
+            Ok(given) => urls.extend(given),
+            Err(why) => trouble = Some(why),
+        }
+        let (found, unknown) = places::look_up(&urls).await;
+        let trouble = trouble.or(unknown);
+        let is_whole = trouble.is_none();
+        match trouble {
+            Some(trouble) => self.troubles.insert(PLACES.to_owned(), trouble),
+            None => self.troubles.remove(PLACES),
+        };
+        // Where something can't be looked up, what was known stays.
+        let gone: Vec<_> = self
+            .streams
+            .keys()
+            .filter(|replica| is_whole && !found.contains_key(*replica))
+            .cloned()
+            .collect();
+        for replica in gone {
+            if let Some(stream) = self.streams.remove(&replica) {
+                stream.abort.abort();
+            }
+            self.down(&replica);
+            self.troubles.remove(&replica);
+        }
+        for (replica, at) in found {
+            if !self.streams.contains_key(&replica) {
+                let keep = stream::keep(replica.clone(), at, self.means.clone());
+                let abort = self.tasks.spawn(keep);
+                self.streams.insert(replica, Stream { abort, say: None });
+            }
+        }
+    }
+
+    fn take(&mut self, Event { replica, kind }: Event) {
+        // Of one that has been given up since.
+        let Some(stream) = self.streams.get_mut(&replica) else { return };
+        match kind {
+            Kind::Up(say) => {
+                stream.say = Some(say);
+                self.replicas.up(&replica);
+                self.troubles.remove(&replica);
+                info!(replica, "connected to the controller");
+            }
+            Kind::Down(why) => {
+                if stream.say.take().is_some() {
+                    info!(replica, "no longer connected to the controller: {why}");
+                }
+                self.troubles.insert(replica.clone(), why);
+                self.down(&replica);
+            }
+            Kind::Told(told) => self.hear(&replica, told),
+        }
+        self.choose();
+    }
+
+    fn down(&mut self, replica: &str) {
+        self.replicas.down(replica);
+        if self.from.as_deref() == Some(replica) {
+            self.from = None;
+        }
+    }
+
+    fn hear(&mut self, replica: &str, told: Told) {
+        match told {
+            Told::Beat(beat) => return self.replicas.beat(replica, &beat),
+            Told::Peers(peers) => {
+                let read = peers.urls.iter().filter_map(|url| url.parse().ok());
+                self.peers = read.collect();
+                return;
+            }
+            Told::Snapshot(_) | Told::Delta(_) | Told::Assignment(_) => {}
+        }
+        // What was on its way when another one was chosen.
+        if self.from.as_deref() != Some(replica) {
+            return;
+        }
+        let taken = match told {
+            Told::Snapshot(snapshot) => Parts::from_snapshot(snapshot),
+            Told::Delta(delta) => match &self.parts {
+                Some(parts) => parts.changed_by(delta),
+                None => Err(PartsError::NoDigest("the snapshot that it changes", 0)),
+            },
+            Told::Assignment(assignment) => return self.assign(&assignment),
+            Told::Beat(_) | Told::Peers(_) => return,
+        };
+        self.reach.send_modify(|reach| reach.snapshots += 1);
+        match taken {
+            Ok(parts) => self.read(parts),
+            Err(why) => {
+                warn!(replica, "a snapshot is asked for again: {why}");
+                self.want(replica, true, None);
+            }
+        }
+    }
+
+    /// Takes a snapshot that came whole.
+    fn read(&mut self, parts: Parts) {
+        self.parts = Some(parts.clone());
+        let digest = parts.digest();
+        match Wish::new(parts, self.in_force()) {
+            Ok(wish) => self.wish(wish),
+            Err(why) => {
+                error!("snapshot {digest} is refused, the last tables stay: {why}");
+                self.tell_refused(digest, why.to_string());
+            }
+        }
+    }
+
+    /// Tells replicas of a snapshot that never got as far as the tables.
+    fn tell_refused(&self, digest: Digest, reason: String) {
+        let message = Said::Refused(wire::Refused { digest: digest.to_vec(), reason });
+        for say in self.streams.values().filter_map(|stream| stream.say.as_ref()) {
+            let _ = say.try_send(message.clone());
+        }
+    }
+
+    fn assign(&mut self, assignment: &wire::Assignment) {
+        match Assignment::from_wire(assignment) {
+            Ok(assignment) => {
+                self.kept = None;
+                self.assignment = Some(assignment);
+                self.assign_again();
+            }
+            Err(why) => error!("an assignment is refused, the last one stays: {why}"),
+        }
+    }
+
+    /// Nobody has said what is this agent's: it is what it was.
+    fn take_kept(&mut self) {
+        self.assignment = self.kept.take();
+        self.assign_again();
+    }
+
+    fn assign_again(&mut self) {
+        if let Some(current) = self.current.clone() {
+            let assignment = self.in_force();
+            if current.assignment != assignment {
+                self.wish(Wish { assignment, ..Wish::clone(&current) });
+            }
+        }
+    }
+
+    fn in_force(&self) -> Assignment {
+        let before = || Some(self.current.as_ref()?.assignment.clone());
+        self.assignment.clone().or_else(before).unwrap_or_default()
+    }
+
+    fn wish(&mut self, wish: Wish) {
+        let wish = Arc::new(wish);
+        self.current = Some(wish.clone());
+        self.wishes.send_replace(Some(wish));
+    }
+
+    /// Takes tables from the best replica there is.
+    fn choose(&mut self) {
+        let best = self.replicas.best().map(str::to_owned);
+        if best == self.from {
+            return;
+        }
+        if let Some(before) = self.from.take() {
+            self.want(&before, false, None);
+        }
+        if let Some(best) = best {
+            info!(replica = best, "taking tables from this replica");
+            let have = self.parts.as_ref().map(Parts::digest);
+            self.want(&best, true, have);
+            self.from = Some(best);
+        }
+    }
+
+    fn want(&self, replica: &str, tables: bool, have: Option<Digest>) {
+        let say = self.streams.get(replica).and_then(|stream| stream.say.as_ref());
+        let digest = have.map(Digest::to_vec).unwrap_or_default();
+        // Where there is no room the stream is about to end.
+        let _ = say.map(|say| say.try_send(Said::Want(wire::Want { tables, digest })));
+    }
+
+    fn show(&mut self) {
+        let (connected, known) = (self.replicas.connected(), self.streams.len());
+        let trouble = (connected == 0).then(|| {
+            let each = self.troubles.iter().map(|(replica, why)| match replica.as_str() {
+                "" => why.clone(),
+                replica => format!("{replica}: {why}"),
+            });
+            let all = each.collect::<Vec<_>>().join("; ");
+            if all.is_empty() { "connecting".to_owned() } else { all }
+        });
+        if trouble != self.told {
+            if let Some(trouble) = trouble.as_ref().filter(|_| !self.troubles.is_empty()) {
+                warn!("no controller is in reach: {trouble}");
+            }
+            self.told.clone_from(&trouble);
+        }
+        self.reach.send_if_modified(|reach| {
+            let now = Reach { connected, known, trouble, ..reach.clone() };
+            let news = *reach != now;
+            *reach = now;
+            news
+        });
+    }
+}
+
+async fn until(at: Instant, waits: bool) {
+    match waits {
+        true => sleep_until(at).await,
+        false => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! The stream to one replica: kept for as long as there is one, and begun anew
+//! when it ends, with pauses that grow and differ from agent to agent.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use blixt_api::parts::Digest;
+use blixt_api::sync::BEAT;
+use blixt_api::sync::v1alpha1 as wire;
+use blixt_api::sync::v1alpha1::follow_request::Message as Said;
+use blixt_api::sync::v1alpha1::follow_response::Message as Told;
+use futures_util::stream::poll_fn;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tonic::{Code, Status};
+
+use super::Report;
+use super::trust::{Trust, TrustError, client, connect, describe};
+
+/// The version of the protocol.
+const PROTOCOL: u32 = 1;
+
+/// A replica that says nothing for so long is taken for dead. Longer than an
+/// agent's own second: a controller that stalls costs nothing but time.
+const SILENCE: Duration = BEAT.saturating_mul(8);
+
+/// Pauses between attempts. The longest is less than the time after which a new
+/// replica believes that all agents are there.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Messages that wait for a connection which takes none.
+const WAITING: usize = 16;
+
+/// What a stream tells.
+#[derive(Debug)]
+pub(super) struct Event {
+    /// Which replica's it is.
+    pub(super) replica: String,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// It is there; this way it is spoken to.
+    Up(mpsc::Sender<Said>),
+    /// The replica says something.
+    Told(Told),
+    /// It is not there, and why.
+    Down(String),
+}
+
+/// What every stream needs.
+#[derive(Debug, Clone)]
+pub(super) struct Means {
+    pub(super) trust: Arc<Trust>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) report: watch::Receiver<Report>,
+    /// Becomes true when the agent ends.
+    pub(super) ending: watch::Receiver<bool>,
+}
+
+/// Why a stream ended.
+enum End {
+    /// Something went wrong.
+    Failed(String),
+    /// The certificate is due to be renewed.
+    Renew,
+    /// The agent ends, or nobody listens.
+    Over,
+}
+
+impl From<TrustError> for End {
+    fn from(error: TrustError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Keeps a stream to a replica until the agent ends.
+pub(super) async fn keep(replica: String, at: SocketAddr, mut means: Means) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let begin = Instant::now();
+        let ended = follow(&replica, at, &mut means).await;
+        if begin.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
+        let why = match ended {
+            End::Over => return,
+            End::Renew => {
+                pause = FIRST_PAUSE;
+                "its certificate is being renewed".to_owned()
+            }
+            End::Failed(why) => why,
+        };
+        let event = Event { replica: replica.clone(), kind: Kind::Down(why) };
+        if means.events.send(event).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = sleep(jittered(pause)) => {}
+            () = ends(&mut means.ending) => return,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Waits until the agent ends.
+pub(super) async fn ends(ending: &mut watch::Receiver<bool>) {
+    // An error: nobody is left who could say so.
+    let _ = ending.wait_for(|ends| *ends).await;
+}
+
+/// Something between half and all of it.
+fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(());
+    pause / 2 + pause.mul_f64((random % 1_000) as f64 / 2_000.0)
+}
+
+async fn follow(replica: &str, at: SocketAddr, means: &mut Means) -> End {
+    match follow_once(replica, at, means).await {
+        Ok(end) | Err(end) => end,
+    }
+}
+
+async fn follow_once(replica: &str, at: SocketAddr, means: &mut Means) -> Result<End, End> {
+    let identity = means.trust.identity(at).await?;
+    let mut client = client(connect(at, identity.config.clone()).await?);
+    let (say, mut said) = mpsc::channel(WAITING);
+    let mut reported = means.report.borrow_and_update().clone();
+    let hello = wire::Hello {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        digest: reported.applied.map(Digest::to_vec).unwrap_or_default(),
+    };
+    // There is room in a new channel.
+    let _ = say.try_send(Said::Hello(hello));
+    if let Some((digest, reason)) = reported.refused.clone() {
+        let _ = say.try_send(refused(digest, reason));
+    }
+    let outwards = poll_fn(move |context| said.poll_recv(context));
+    let outwards = futures_util::StreamExt::map(outwards, |message| wire::FollowRequest {
+        message: Some(message),
+    });
+    let answered = timeout(SILENCE, client.follow(outwards)).await;
+    let mut told = match answered {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => return Err(failed(&status, &means.trust, false)),
+        Err(_) => return Err(End::Failed(format!("it says nothing for {SILENCE:?}"))),
+    };
+    let mut is_up = false;
+    let mut beats = interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
+    loop {
+        tokio::select! {
+            message = told.message() => {
+                heard = Instant::now();
+                let message = match message {
+                    Ok(Some(message)) => message.message,
+                    Ok(None) => return Err(End::Failed("it has ended the stream".to_owned())),
+                    Err(status) => return Err(failed(&status, &means.trust, is_up)),
+                };
+                if !is_up {
+                    is_up = true;
+                    tell(means, replica, Kind::Up(say.clone())).await?;
+                }
+                // What only a newer version knows is nothing.
+                if let Some(message) = message {
+                    tell(means, replica, Kind::Told(message)).await?;
+                }
+            }
+            _ = beats.tick() => {
+                if heard.elapsed() > SILENCE {
+                    return Err(End::Failed(format!("it says nothing for {SILENCE:?}")));
+                }
+                if identity.renew_at <= Instant::now() {
+                    return Ok(End::Renew);
+                }
+                // One that does not fit is one that nobody takes.
+                let _ = say.try_send(Said::Beat(wire::AgentBeat {}));
+            }
+            changed = means.report.changed() => {
+                changed.map_err(|_| End::Over)?;
+                let report = means.report.borrow_and_update().clone();
+                for message in news(&reported, &report) {
+                    say.send(message).await.map_err(|_| End::Failed("it is gone".to_owned()))?;
+                }
+                reported = report;
+            }
+            () = ends(&mut means.ending) => {
+                let _ = say.try_send(Said::Bye(wire::Bye {}));
+                // A moment for it to get out.
+                sleep(BEAT / 5).await;
+                return Ok(End::Over);
+            }
+        }
+    }
+}
+
+async fn tell(means: &Means, replica: &str, kind: Kind) -> Result<(), End> {
+    let event = Event { replica: replica.to_owned(), kind };
+    means.events.send(event).await.map_err(|_| End::Over)
+}
+
+fn failed(status: &Status, trust: &Trust, was_up: bool) -> End {
+    // A server that does not take our certificate may have no time to say so: TLS
+    // 1.3 lets us believe that we are connected until it hangs up.
+    if status.code() == Code::Unauthenticated || !was_up {
+        trust.forget();
+    }
+    End::Failed(describe(status))
+}
+
+fn refused(digest: Digest, reason: String) -> Said {
+    Said::Refused(wire::Refused { digest: digest.to_vec(), reason })
+}
+
+/// What a replica has to be told.
+fn news(before: &Report, now: &Report) -> Vec<Said> {
+    let mut news = Vec::new();
+    if let Some(digest) = now.applied
+        && (before.applied != now.applied || before.refused.is_some() && now.refused.is_none())
+    {
+        news.push(Said::Applied(wire::Applied { digest: digest.to_vec() }));
+    }
+    if let Some((digest, reason)) = &now.refused
+        && before.refused != now.refused
+    {
+        news.push(refused(*digest, reason.clone()));
+    }
+    news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_differ_and_are_bounded() {
+        let pauses: Vec<_> = (0..100).map(|_| jittered(LONGEST_PAUSE)).collect();
+        assert!(pauses.iter().all(|pause| (LONGEST_PAUSE / 2..=LONGEST_PAUSE).contains(pause)));
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+    }
+
+    #[test]
+    fn each_thing_is_told_once() {
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let report = |applied, refused: Option<Digest>| Report {
+            applied: Some(applied),
+            refused: refused.map(|digest| (digest, "why".to_owned())),
+            kept: None,
+        };
+        let kinds = |before, now| {
+            let kind = |said: Said| match said {
+                Said::Applied(_) => "applied",
+                Said::Refused(_) => "refused",
+                _ => "other",
+            };
+            news(&before, &now).into_iter().map(kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(Report::default(), report(one, None)), ["applied"]);
+        assert_eq!(kinds(report(one, None), report(one, None)), [""; 0]);
+        assert_eq!(kinds(report(one, None), report(one, Some(two))), ["refused"]);
+        // It was taken back.
+        assert_eq!(kinds(report(one, Some(two)), report(one, None)), ["applied"]);
+        assert_eq!(kinds(report(one, Some(two)), report(two, None)), ["applied"]);
+    }
+}

@@ -1,0 +1,135 @@
+use super::*;
+use blixt_model::{Generation, HashSeed, Snapshot};
+
+fn parts(seed: u64) -> Parts {
+    Parts::of(&Snapshot::new(Generation(1), HashSeed(seed), vec![], vec![]).unwrap())
+}
+
+/// An agent whose one stream is this test.
+struct Stage {
+    following: Following,
+    said: mpsc::Receiver<Said>,
+    wishes: watch::Receiver<Option<Arc<Wish>>>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let (events, _) = mpsc::channel(1);
+        let (_, report) = watch::channel(Report::default());
+        let (_, ending) = watch::channel(false);
+        let (wishes, wanted) = watch::channel(None);
+        let (reach, _) = watch::channel(Reach::default());
+        let trust = Arc::new(Trust::new("ca".into(), "token".into()));
+        let mut following = Following {
+            places: Places::Directory("nowhere".into()),
+            means: Means { trust, events, report, ending },
+            streams: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            peers: BTreeSet::new(),
+            replicas: Replicas::default(),
+            from: None,
+            parts: None,
+            current: None,
+            assignment: None,
+            kept: None,
+            wishes,
+            reach,
+            troubles: BTreeMap::new(),
+            told: None,
+        };
+        let (say, said) = mpsc::channel(16);
+        let abort = following.tasks.spawn(pending());
+        following.streams.insert("a".to_owned(), Stream { abort, say: None });
+        let mut stage = Self { following, said, wishes: wanted };
+        stage.take(Kind::Up(say));
+        let beat = wire::ControllerBeat { digest: vec![1; 32], settled: true };
+        stage.take(Kind::Told(Told::Beat(beat)));
+        assert_eq!(stage.asked_for(), Some(vec![]), "it wants all there is");
+        stage
+    }
+
+    fn take(&mut self, kind: Kind) {
+        self.following.take(Event { replica: "a".to_owned(), kind });
+    }
+
+    fn hears(&mut self, told: Told) {
+        self.take(Kind::Told(told));
+    }
+
+    /// The digest of the last thing that was asked for.
+    fn asked_for(&mut self) -> Option<Vec<u8>> {
+        let mut asked = None;
+        while let Ok(said) = self.said.try_recv() {
+            if let Said::Want(want) = said {
+                asked = Some(want.digest);
+            }
+        }
+        asked
+    }
+
+    fn wanted(&self) -> Option<Digest> {
+        self.wishes.borrow().as_ref().map(|wish| wish.parts.digest())
+    }
+}
+
+#[tokio::test]
+async fn what_is_cut_off_is_asked_for_again_and_what_was_wanted_stays() {
+    let mut stage = Stage::new();
+    let (first, second) = (parts(1), parts(2));
+    stage.hears(Told::Snapshot(first.to_snapshot()));
+    assert_eq!((stage.wanted(), stage.asked_for()), (Some(first.digest()), None));
+
+    let mut cut = second.to_snapshot();
+    cut.parts.pop();
+    let mut wrong = second.since(&first);
+    wrong.changed.clear();
+    for bad in [
+        Told::Snapshot(cut),
+        Told::Delta(wrong),
+        // A change of something else.
+        Told::Delta(first.since(&second)),
+    ] {
+        stage.hears(bad);
+        assert_eq!(stage.wanted(), Some(first.digest()));
+        assert_eq!(stage.asked_for(), Some(vec![]), "all of it, anew");
+    }
+    stage.hears(Told::Delta(second.since(&first)));
+    assert_eq!((stage.wanted(), stage.asked_for()), (Some(second.digest()), None));
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_a_reason() {
+    let mut stage = Stage::new();
+    let first = parts(1);
+    stage.hears(Told::Snapshot(first.to_snapshot()));
+    let mut wire = first.to_wire();
+    let part = wire::Part { key: "Gateway a/b".to_owned(), body: vec![0xff].into() };
+    wire.parts.insert(0, part);
+    let broken = Parts::from_wire(wire).unwrap();
+    stage.hears(Told::Snapshot(broken.to_snapshot()));
+    assert_eq!(stage.wanted(), Some(first.digest()));
+    let Ok(Said::Refused(refused)) = stage.said.try_recv() else { panic!() };
+    assert_eq!(refused.digest, broken.digest().to_vec());
+    assert!(refused.reason.starts_with("part \"Gateway a/b\": "), "{}", refused.reason);
+    // Changes to it make sense again.
+    let second = parts(2);
+    stage.hears(Told::Delta(second.since(&broken)));
+    assert_eq!(stage.wanted(), Some(second.digest()));
+}
+
+#[tokio::test]
+async fn an_assignment_comes_with_the_tables_that_there_are() {
+    let mut stage = Stage::new();
+    let owned = |stage: &Stage| stage.wishes.borrow().as_ref().unwrap().assignment.owned.clone();
+    let mine = Assignment { owned: [[192, 0, 2, 1].into()].into(), ..Assignment::default() };
+    // It may come first.
+    stage.hears(Told::Assignment(mine.to_wire()));
+    assert_eq!(stage.wanted(), None);
+    stage.hears(Told::Snapshot(parts(1).to_snapshot()));
+    assert_eq!(owned(&stage), mine.owned);
+    let broken = wire::Assignment { owned_vips: vec![vec![1]], ..wire::Assignment::default() };
+    stage.hears(Told::Assignment(broken));
+    assert_eq!(owned(&stage), mine.owned);
+    stage.hears(Told::Assignment(wire::Assignment::default()));
+    assert!(owned(&stage).is_empty());
+}

@@ -1,0 +1,52 @@
+//! What the controller wants of this agent.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use blixt_api::parts::{Parts, PartsError, address_in, address_out};
+use blixt_api::sync::v1alpha1 as wire;
+use blixt_model::{Generation, Snapshot};
+
+/// What is wanted of this agent, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// The snapshot as it came, which is how it is named and kept.
+    pub parts: Parts,
+    /// The same, read. Its generation means nothing.
+    pub snapshot: Snapshot,
+    /// What is this agent's alone.
+    pub assignment: Assignment,
+}
+
+/// What is this agent's alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Assignment {
+    /// The VIPs that it answers for.
+    pub owned: BTreeSet<IpAddr>,
+    /// Its SNAT addresses.
+    pub snat: BTreeSet<IpAddr>,
+}
+
+impl Wish {
+    /// Reads the parts.
+    pub fn new(parts: Parts, assignment: Assignment) -> Result<Self, PartsError> {
+        let snapshot = parts.snapshot(Generation::default())?;
+        Ok(Self { parts, snapshot, assignment })
+    }
+}
+
+impl Assignment {
+    pub(super) fn to_wire(&self) -> wire::Assignment {
+        let out = |addresses: &BTreeSet<IpAddr>| {
+            addresses.iter().map(|&address| address_out(address)).collect()
+        };
+        wire::Assignment { owned_vips: out(&self.owned), snat_addresses: out(&self.snat) }
+    }
+
+    pub(super) fn from_wire(assignment: &wire::Assignment) -> Result<Self, String> {
+        let read = |addresses: &[Vec<u8>]| {
+            addresses.iter().map(|bytes| address_in(bytes)).collect::<Result<BTreeSet<_>, _>>()
+        };
+        Ok(Self { owned: read(&assignment.owned_vips)?, snat: read(&assignment.snat_addresses)? })
+    }
+}

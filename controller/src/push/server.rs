@@ -1,0 +1,342 @@
+//! What agents call: `Enroll` and `Follow`.
+//!
+//! What goes out to an agent is looked up at the moment when its connection
+//! takes it: a slow one gets the newest there is then, has nothing queued, and
+//! holds up nobody.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use blixt_api::parts::{Digest, Parts, address_out};
+use blixt_api::sync::v1alpha1 as wire;
+use blixt_api::sync::v1alpha1::controller_server::Controller;
+use blixt_api::sync::v1alpha1::follow_request::Message as Said;
+use blixt_api::sync::v1alpha1::follow_response::Message as Told;
+use blixt_api::sync::{BEAT, MAX_MESSAGE_BYTES};
+use futures_util::{Stream, stream};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
+use tonic::transport::server::{Connected, TlsConnectInfo};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use super::certificates::{LIFE, Peer};
+use super::enrolment::{ReviewError, Reviewer};
+use super::trust::Trust;
+use super::{Push, Said as News};
+
+/// How long an agent may take to say who it is.
+const HELLO: Duration = Duration::from_secs(5);
+
+/// How many tokens are asked about at once. Anybody may come with one.
+const REVIEWS: usize = 8;
+
+/// Tokens and requests are smaller than this.
+const MOST_BYTES: usize = 16 << 10;
+
+type Tls = TlsConnectInfo<<TcpStream as Connected>::ConnectInfo>;
+
+/// The service.
+pub(crate) struct Service {
+    push: Push,
+    trust: Trust,
+    reviewer: Arc<dyn Reviewer>,
+    reviews: Semaphore,
+}
+
+impl Service {
+    pub(crate) fn new(push: Push, trust: Trust, reviewer: Arc<dyn Reviewer>) -> Self {
+        Self { push, trust, reviewer, reviews: Semaphore::new(REVIEWS) }
+    }
+
+    async fn sign(&self, request: &wire::EnrollRequest) -> Result<Vec<Vec<u8>>, Status> {
+        if request.token.len() > MOST_BYTES || request.request.len() > MOST_BYTES {
+            return Err(Status::invalid_argument("the request or the token is too long"));
+        }
+        let Ok(_permit) = self.reviews.acquire().await else {
+            return Err(Status::unavailable("the controller ends"));
+        };
+        let node = self.reviewer.node_of(&request.token).await.map_err(|error| match error {
+            ReviewError::Refused(_) => Status::permission_denied(error.to_string()),
+            ReviewError::Unavailable(_) => Status::unavailable(error.to_string()),
+        })?;
+        let Some(authority) = self.trust.authority() else {
+            return Err(Status::unavailable("there is no CA yet"));
+        };
+        let signed = authority.agent(&request.request, &node, SystemTime::now());
+        let signed = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        info!(node, "an agent has enrolled");
+        Ok(signed.into_iter().map(|certificate| certificate.to_vec()).collect())
+    }
+}
+
+#[tonic::async_trait]
+impl Controller for Service {
+    async fn enroll(
+        &self,
+        request: Request<wire::EnrollRequest>,
+    ) -> Result<Response<wire::EnrollResponse>, Status> {
+        let from = from(&request);
+        match self.sign(request.get_ref()).await {
+            Ok(certificates) => {
+                Ok(Response::new(wire::EnrollResponse { certificates, good_for_s: LIFE.as_secs() }))
+            }
+            Err(status) => {
+                warn!("an enrolment from {from} is refused: {}", status.message());
+                Err(status)
+            }
+        }
+    }
+
+    type FollowStream =
+        Pin<Box<dyn Stream<Item = Result<wire::FollowResponse, Status>> + Send + 'static>>;
+
+    async fn follow(
+        &self,
+        request: Request<Streaming<wire::FollowRequest>>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        let from = from(&request);
+        let refused = |why: String| {
+            warn!("a stream from {from} is refused: {why}");
+            Status::unauthenticated(why)
+        };
+        let peer = peer(&request).map_err(refused)?;
+        let said = request.into_inner();
+        Ok(Response::new(follow(self.push.clone(), peer, from, said)))
+    }
+}
+
+fn from<T>(request: &Request<T>) -> String {
+    let address = request.extensions().get::<Tls>().and_then(|tls| tls.get_ref().remote_addr());
+    address.map_or_else(|| "nowhere".to_owned(), |address| address.to_string())
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Peer, String> {
+    let certificates = request.extensions().get::<Tls>().and_then(Tls::peer_certs);
+    let certificate = certificates.as_ref().and_then(|all| all.first());
+    let certificate = certificate.ok_or("there is no client certificate: enrol for one")?;
+    Peer::of(certificate).map_err(|error| error.to_string())
+}
+
+/// What an agent wants of this replica.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Wants {
+    tables: bool,
+    /// The snapshot that changes may be told against.
+    base: Option<Digest>,
+}
+
+/// Begins to listen to an agent, in a task of its own, and tells it what is
+/// new for as long as that takes.
+fn follow(
+    push: Push,
+    peer: Peer,
+    from: String,
+    said: Streaming<wire::FollowRequest>,
+) -> <Service as Controller>::FollowStream {
+    // The sender goes with the task: that ends the other direction too.
+    let (wants, wanted) = watch::channel(None);
+    tokio::spawn(listen(push.clone(), peer.clone(), from, said, wants));
+    let mut beats = interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let telling = Telling {
+        published: push.published(),
+        assigned: push.assigned(),
+        peers: push.peers(),
+        ending: push.ending(),
+        push,
+        peer,
+        wanted,
+        wants: Wants::default(),
+        beats,
+        sent: None,
+        assignment: None,
+        urls: Vec::new(),
+        over: false,
+    };
+    Box::pin(stream::unfold(telling, |mut telling| async {
+        let next = telling.next().await?;
+        Some((next, telling))
+    }))
+}
+
+/// Takes in all that an agent says.
+async fn listen(
+    push: Push,
+    peer: Peer,
+    from: String,
+    mut said: Streaming<wire::FollowRequest>,
+    wants: watch::Sender<Option<Wants>>,
+) {
+    let node = peer.node;
+    let hello = match timeout(HELLO, said.message()).await {
+        Ok(Ok(Some(wire::FollowRequest { message: Some(Said::Hello(hello)) }))) => hello,
+        _ => {
+            warn!(node, "a stream from {from} is refused: it does not begin with a greeting");
+            return;
+        }
+    };
+    if hello.protocol == 0 {
+        warn!(node, "a stream from {from} is refused: it speaks version 0 of the protocol");
+        return;
+    }
+    let stream = push.come(&node, hello.version.clone(), Digest::read(&hello.digest));
+    info!(node, version = hello.version, %from, "an agent follows");
+    wants.send_replace(Some(Wants::default()));
+    let mut for_good = false;
+    let end = loop {
+        let message = match said.message().await {
+            Ok(Some(said)) => said.message,
+            Ok(None) => break "it has ended".to_owned(),
+            Err(status) => break status.message().to_owned(),
+        };
+        push.heard(&node, stream);
+        match message {
+            Some(Said::Applied(it)) => {
+                if let Some(digest) = Digest::read(&it.digest) {
+                    push.said(&node, stream, News::Applied(digest));
+                }
+            }
+            Some(Said::Refused(it)) => {
+                if let Some(digest) = Digest::read(&it.digest) {
+                    push.said(&node, stream, News::Refused(digest, it.reason));
+                }
+            }
+            Some(Said::Want(it)) => {
+                let wanted = Wants { tables: it.tables, base: Digest::read(&it.digest) };
+                wants.send_replace(Some(wanted));
+            }
+            Some(Said::Bye(wire::Bye {})) => for_good = true,
+            // Also what only a newer version knows.
+            Some(Said::Hello(_) | Said::Beat(_)) | None => {}
+        }
+    };
+    push.left(&node, stream, for_good);
+    info!(node, %from, "an agent follows no more: {end}");
+}
+
+/// One agent's stream, outwards.
+struct Telling {
+    push: Push,
+    peer: Peer,
+    wanted: watch::Receiver<Option<Wants>>,
+    wants: Wants,
+    published: watch::Receiver<Option<Arc<Parts>>>,
+    assigned: watch::Receiver<super::Assignments>,
+    peers: watch::Receiver<Vec<String>>,
+    /// Becomes true when the controller ends.
+    ending: watch::Receiver<bool>,
+    beats: Interval,
+    /// What it has been told last.
+    sent: Option<Arc<Parts>>,
+    assignment: Option<wire::Assignment>,
+    urls: Vec<String>,
+    over: bool,
+}
+
+impl Telling {
+    /// The next message; waits until there is one.
+    async fn next(&mut self) -> Option<Result<wire::FollowResponse, Status>> {
+        if self.over || *self.ending.borrow() {
+            return None;
+        }
+        loop {
+            if let Some(message) = self.due() {
+                return Some(Ok(wire::FollowResponse { message: Some(message) }));
+            }
+            let left = self.peer.expires.duration_since(SystemTime::now()).unwrap_or_default();
+            tokio::select! {
+                biased;
+                () = sleep(left) => {
+                    self.over = true;
+                    let why = "the client certificate has expired: enrol for a new one";
+                    return Some(Err(Status::unauthenticated(why)));
+                }
+                _ = self.beats.tick() => {
+                    let message = Some(Told::Beat(self.push.beat()));
+                    return Some(Ok(wire::FollowResponse { message }));
+                }
+                changed = self.wanted.changed() => {
+                    // Nobody listens any more.
+                    changed.ok()?;
+                    self.want();
+                }
+                changed = self.published.changed() => changed.ok()?,
+                changed = self.assigned.changed() => changed.ok()?,
+                changed = self.peers.changed() => changed.ok()?,
+                // With true, the only change there is.
+                _ = self.ending.changed() => return None,
+            }
+        }
+    }
+
+    fn want(&mut self) {
+        let wants = self.wanted.borrow_and_update().clone().unwrap_or_default();
+        self.sent = wants.base.and_then(|base| self.push.known(base));
+        self.assignment = None;
+        self.wants = wants;
+    }
+
+    /// What it has not been told yet.
+    fn due(&mut self) -> Option<Told> {
+        // Before it has said who it is nothing is told.
+        if self.wanted.borrow().is_none() {
+            return None;
+        }
+        let urls = self.peers.borrow_and_update().clone();
+        if urls != self.urls {
+            self.urls.clone_from(&urls);
+            return Some(Told::Peers(wire::Peers { urls }));
+        }
+        if !self.wants.tables {
+            return None;
+        }
+        self.tables().or_else(|| self.assign())
+    }
+
+    fn tables(&mut self) -> Option<Told> {
+        let newest = self.published.borrow_and_update().clone()?;
+        let before = self.sent.replace(newest.clone());
+        match before {
+            Some(before) if before.digest() == newest.digest() => None,
+            Some(before) => {
+                let delta = self.push.since(&before, &newest);
+                Some(Told::Delta(wire::Delta::clone(&delta)))
+            }
+            // It has just these.
+            None if self.wants.base == Some(newest.digest()) => None,
+            None => Some(Told::Snapshot(newest.to_snapshot())),
+        }
+    }
+
+    fn assign(&mut self) -> Option<Told> {
+        // Of all agents only its own.
+        let assignment = {
+            let all = self.assigned.borrow_and_update();
+            let owned = all.as_ref()?;
+            let wire = |addresses: Option<&BTreeSet<IpAddr>>| {
+                addresses.into_iter().flatten().map(|&address| address_out(address)).collect()
+            };
+            wire::Assignment {
+                owned_vips: wire(owned.vips.get(&self.peer.node)),
+                snat_addresses: wire(owned.snat.get(&self.peer.node)),
+            }
+        };
+        if self.assignment.as_ref() == Some(&assignment) {
+            return None;
+        }
+        self.assignment = Some(assignment.clone());
+        Some(Told::Assignment(assignment))
+    }
+}
+
+/// How the service is served.
+pub(crate) fn service(service: Service) -> wire::controller_server::ControllerServer<Service> {
+    wire::controller_server::ControllerServer::new(service)
+        .max_decoding_message_size(4 * MOST_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}

@@ -1,0 +1,13 @@
+//! Push: agents and replicas of the controller, by themselves and with traffic.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, with what went wrong"
+)]
+
+mod replica;
+mod sync;
+mod traffic;
