@@ -46,6 +46,8 @@ impl Controller {
             .command(binaries::controller())
             .env("KUBECONFIG", server.kubeconfig())
             .args(["--namespace", NAMESPACE, "--identity", identity])
+            // Where agents would find it: anywhere, as there are none.
+            .args(["--listen", "127.0.0.1:0"])
             .args(["--http", &http, "--log-level", "debug,hyper=off,tower=off,rustls=off,h2=off"])
             .spawn();
         Self { process: Some(process), namespace: server.namespace.name().to_owned(), http }

@@ -98,7 +98,11 @@ fn tell(troubles: &mut BTreeMap<String, String>, what: String, how: Result<(), K
         Err(error) => {
             let text = error.to_string();
             if troubles.get(&what) != Some(&text) {
-                warn!("{what} {text}; trying again");
+                match error {
+                    // As it is where everything is new.
+                    KeepError::Absent => info!("{what} {text}"),
+                    _ => warn!("{what} {text}; trying again"),
+                }
                 troubles.insert(what, text);
             }
         }
