@@ -101,13 +101,24 @@ pub(crate) fn versions(kube: &KubeApi) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Waits until nobody has anything to write any more.
+/// How long that may take.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Waits until nobody has anything to write any more. A replica that is young
+/// does not know yet that there are no agents, and writes it once it does.
 pub(crate) fn settled(kube: &KubeApi) -> BTreeMap<String, Value> {
+    let is_undecided = |gateway: &Value| {
+        let says = |what: &str| says(gateway, "/status", &[what]).is_ok();
+        says("Programmed=False Pending") && !says("Programmed=False Pending: No agent")
+    };
     let mut before = versions(kube);
+    let begin = std::time::Instant::now();
     loop {
         std::thread::sleep(std::time::Duration::from_millis(400));
+        assert!(begin.elapsed() < LIMIT, "there is always something to write");
+        let undecided = kube.list("Gateway").iter().any(is_undecided);
         let now = versions(kube);
-        if now == before {
+        if now == before && !undecided {
             return now;
         }
         before = now;
