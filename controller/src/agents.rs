@@ -62,6 +62,14 @@ impl Pushing {
         Agents::of(self.push.clone())
     }
 
+    /// Waits until one of its tasks ends, as none does by itself.
+    pub(crate) async fn ended(&mut self) {
+        tokio::select! {
+            _ = &mut self.keeping => {}
+            _ = &mut self.serving => {}
+        }
+    }
+
     /// Lets agents know, so that they turn to another replica at once.
     pub(crate) async fn end(self) {
         let _ = self.stop.send(());

@@ -58,6 +58,11 @@ pub enum RunError {
     /// The address for agents is not to be had.
     #[error("--listen {0} can't be used ({1}): stop what uses it, or give another address")]
     Listen(SocketAddr, #[source] io::Error),
+    /// A part of it ended, which none does.
+    #[error(
+        "a part of the controller ended unexpectedly: it stops, so that it can be started anew"
+    )]
+    Ended,
     /// The kernel gives no signals.
     #[error("signals can't be waited for: {0}")]
     Signals(#[source] std::io::Error),
@@ -80,8 +85,8 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
 
     let (sender, changes) = mpsc::unbounded_channel();
     let watches = Watches::begin(&clients.watching, &sender, &metrics);
-    let (leads, election) = leader::run(clients.asking.clone(), &flags.namespace, &identity);
-    let pushing = Pushing::begin(&clients.asking, &flags.namespace, listener, leads.clone());
+    let (leads, mut election) = leader::run(clients.asking.clone(), &flags.namespace, &identity);
+    let mut pushing = Pushing::begin(&clients.asking, &flags.namespace, listener, leads.clone());
     let looping = Loop {
         standing: events::begin(clients.asking.clone(), identity, metrics.clone()),
         client: clients.asking,
@@ -97,10 +102,14 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
         sender,
     };
     let (stop, stopped) = oneshot::channel();
-    let looping = tokio::spawn(looping.run(changes, leads, stopped));
+    let mut looping = tokio::spawn(looping.run(changes, leads, stopped));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Half a controller would hold the lease and do nothing with it.
+        _ = &mut looping => return Err(RunError::Ended),
+        _ = &mut election => return Err(RunError::Ended),
+        () = pushing.ended() => return Err(RunError::Ended),
     }
     info!("told to end");
     let end = async {

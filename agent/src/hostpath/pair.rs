@@ -193,10 +193,13 @@ pub(super) async fn lead(
     let neighbour = neighbour(host.ifindex, address);
     ask(handle, RouteNetlinkMessage::NewNeighbour(neighbour), flags).await?;
     add_route(handle, route(host.ifindex, address, None)).await?;
+    // One that the kernel refuses takes none from the others.
+    let mut outcome = Ok(());
     for vip in vips {
-        add_route(handle, route(host.ifindex, vip, Some(address))).await?;
+        let added = add_route(handle, route(host.ifindex, vip, Some(address))).await;
+        outcome = outcome.and(added);
     }
-    Ok(())
+    outcome
 }
 
 /// Leads what is for these VIPs elsewhere again.

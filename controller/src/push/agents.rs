@@ -250,8 +250,10 @@ impl Agents {
             }
         }
         match found {
-            None => (!begins).then_some(Programming::NoAgent),
-            Some(Programming::Pending) => pending(),
+            None if self.by_node.values().all(|agent| agent.is_silent_for(now) >= COUNTS) => {
+                (!begins).then_some(Programming::NoAgent)
+            }
+            None | Some(Programming::Pending) => pending(),
             found => found,
         }
     }
@@ -374,12 +376,13 @@ mod tests {
 
     const APPLIED: Option<Programming> = Some(Programming::Applied);
     const PENDING: Option<Programming> = Some(Programming::Pending);
+    const NO_AGENT: Option<Programming> = Some(Programming::NoAgent);
 
     #[test]
     fn a_gateway_is_programmed_when_all_agents_have_it() {
         let mut replica = Replica::old();
         let first = replica.publish(80, 1);
-        assert_eq!(replica.both(), [PENDING, PENDING], "nobody carries it");
+        assert_eq!(replica.both(), [NO_AGENT, NO_AGENT], "nobody carries it");
         replica.come("n1", 1, None);
         replica.come("n2", 2, None);
         assert_eq!(replica.both(), [PENDING, PENDING]);
@@ -451,7 +454,7 @@ mod tests {
         assert_eq!(replica.agents.states().len(), 1);
         // The last one.
         replica.pass(10_000);
-        assert_eq!(replica.both(), [PENDING, PENDING]);
+        assert_eq!(replica.both(), [NO_AGENT, NO_AGENT]);
     }
 
     #[test]
@@ -475,7 +478,7 @@ mod tests {
         replica.come("n1", 1, Some(first));
         assert_eq!(replica.both(), [APPLIED, APPLIED]);
         replica.pass(10_000);
-        assert_eq!(replica.both(), [PENDING, PENDING]);
+        assert_eq!(replica.both(), [NO_AGENT, NO_AGENT]);
     }
 
     #[test]

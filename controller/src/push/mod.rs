@@ -211,7 +211,9 @@ impl Push {
     fn look_once(&self, now: Instant) {
         let mut state = self.state();
         state.news |= state.agents.forget(now);
-        let assigned = state.agents.is_settled(now).then(|| {
+        // What is not compiled yet is not nothing.
+        let is_known = state.agents.is_settled(now) && state.agents.newest().is_some();
+        let assigned = is_known.then(|| {
             state.own(now);
             Arc::new(Assigned { vips: state.owned.clone(), snat: state.snat.clone() })
         });

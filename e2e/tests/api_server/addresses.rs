@@ -126,6 +126,7 @@ fn addresses_are_given_out_once(server: &mut ApiServer) {
     becomes(kube, &Id::new("Gateway", &name(without)), &[told]);
 
     // A restart moves nothing.
+    objects::settled(kube);
     let before: Vec<_> = (0..GATEWAYS).map(given).collect();
     second.stop();
     let third = Controller::start(server, "c");
