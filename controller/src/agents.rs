@@ -18,12 +18,6 @@ use crate::push::{self, Push, TokenReviews, Trust};
 /// first moments of a replica, when no agent has found it yet.
 pub(crate) type Progress = BTreeMap<ObjectName, Option<Programming>>;
 
-/// Takes what is wanted, and says whether that is something new.
-type Publish = dyn Fn(&Compiled) -> bool + Send;
-
-/// How far agents are with a Gateway, as in [`Progress`].
-type Ask = dyn Fn(&ObjectName) -> Option<Programming> + Send;
-
 /// What has to do with agents, in tasks of its own.
 pub(crate) struct Pushing {
     push: Push,
@@ -59,7 +53,7 @@ impl Pushing {
 
     /// The agents, for the loop.
     pub(crate) fn agents(&self) -> Agents {
-        Agents::of(self.push.clone())
+        Agents { push: self.push.clone(), progress: self.push.changes() }
     }
 
     /// Waits until one of its tasks ends, as none does by itself.
@@ -81,30 +75,22 @@ impl Pushing {
 
 /// The agents, as the loop sees them.
 pub(crate) struct Agents {
-    /// Takes what is wanted now, and which node sends from where; every
-    /// replica publishes, leader or not. `true` if that is something new.
-    pub(crate) publish: Box<Publish>,
-    /// How far they are with a Gateway of what was published last.
-    pub(crate) programming: Box<Ask>,
-    /// Changes whenever that did.
-    pub(crate) progress: watch::Receiver<Progress>,
+    push: Push,
+    /// Changes whenever [`Agents::programming`] does.
+    progress: watch::Receiver<Progress>,
 }
 
 impl Agents {
-    /// Those that it is pushed to.
-    pub(crate) fn of(push: Push) -> Self {
-        let (progress, asked) = (push.changes(), push.clone());
-        Self {
-            publish: Box::new(move |compiled| {
-                let sources = compiled.sources.iter();
-                let sources = sources
-                    .map(|(node, addresses)| (node.clone(), addresses.iter().copied().collect()));
-                push.assign_snat(sources.collect());
-                push.publish(&compiled.snapshot)
-            }),
-            programming: Box::new(move |name| asked.programming(name)),
-            progress,
-        }
+    /// Takes what is wanted now, and which node sends from where; every
+    /// replica publishes, leader or not. `true` if that is something new.
+    pub(crate) fn publish(&self, compiled: &Compiled) -> bool {
+        self.push.assign_snat(&compiled.sources);
+        self.push.publish(&compiled.snapshot)
+    }
+
+    /// How far they are with a Gateway of what was published last.
+    pub(crate) fn programming(&self, name: &ObjectName) -> Option<Programming> {
+        self.push.programming(name)
     }
 
     /// Waits until they have made progress.

@@ -260,7 +260,7 @@ impl Loop {
         let begin = Instant::now();
         let Some(mut compiled) = self.compile_once() else { return };
         // What agents say is of what they were told.
-        if (self.agents.publish)(&compiled.compiled)
+        if self.agents.publish(&compiled.compiled)
             && let Some(newer) = self.compile_once()
         {
             compiled = newer;
@@ -276,7 +276,7 @@ impl Loop {
     }
 
     fn compile_once(&self) -> Option<Outcome> {
-        let outcome = self.world.compile(&self.agents.programming);
+        let outcome = self.world.compile(&|name| self.agents.programming(name));
         if let Err(fault) = &outcome {
             error!("the objects do not compile, please report this: {fault}");
         }

@@ -162,8 +162,11 @@ impl Push {
     }
 
     /// Gives nodes the addresses that their flows to endpoints leave from.
-    pub fn assign_snat(&self, snat: BTreeMap<String, BTreeSet<IpAddr>>) {
-        self.state().snat = snat;
+    pub fn assign_snat(&self, sources: &BTreeMap<String, Vec<IpAddr>>) {
+        let of_node = |(node, addresses): (&String, &Vec<IpAddr>)| {
+            (node.clone(), addresses.iter().copied().collect())
+        };
+        self.state().snat = sources.iter().map(of_node).collect();
     }
 
     /// Tells agents where all replicas are.
