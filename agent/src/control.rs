@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_dataplane::AddressRole;
-use blixt_dataplane::address::{from_ip, to_ip};
-use blixt_gateway::{Kind, ObjectKey, Programming, Refusal, Update, Warning};
-use blixt_model::{Generation, ObjectName, Snapshot};
+use blixt_dataplane::address::to_ip;
+use blixt_gateway::{Programming, Refusal, Update, Warning};
+use blixt_model::{Generation, ObjectName};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::families;
 use crate::flags::Settings;
-use crate::hostpath::{Family, Fault, HostPath, OUR_END};
+use crate::hostpath::{Fault, HostPath, OUR_END};
 use crate::interfaces::{Links, Shown};
 use crate::kernel::Mirror;
 use crate::run::RunError;
@@ -457,8 +458,10 @@ impl Control {
         let host_path_faults = self.host_path_faults(&states);
         let mut not_ready = faults;
         if !host_path_faults.is_empty() {
-            let needed = self.families_that_need_the_host_path();
-            not_ready.extend(sentences(&host_path_faults, &needed));
+            let fib = self.state.published.fib.load();
+            let snat = self.tables.snat_addresses();
+            let needed = families::needing_host(self.wanted.snapshot(), snat, &fib);
+            not_ready.extend(families::sentences(&host_path_faults, &needed));
         }
         not_ready.extend(stuck.clone());
         not_ready.extend(self.unmapped.clone());
@@ -475,6 +478,7 @@ impl Control {
         if self.tables.is_pending() {
             not_ready.push("some worker has yet to take up the newest tables".to_owned());
         }
+        let served = families::served(self.wanted.snapshot());
         let control = ControlState {
             interfaces: states,
             statuses: self.wanted.statuses().clone(),
@@ -484,7 +488,7 @@ impl Control {
             refused: self.tables.refused().map(str::to_owned),
             xdp: self.map.counters().ok(),
             not_ready,
-            host_path_faults: sentences(&host_path_faults, &self.families_served()),
+            host_path_faults: families::sentences(&host_path_faults, &served),
             stuck,
             snat_addresses: self.tables.snat_addresses().clone(),
             controller,
@@ -516,7 +520,7 @@ impl Control {
         let missing = match self.host {
             // Flows without a SNAT address go through the kernel.
             Some(_) => Vec::new(),
-            None => missing_families(self.wanted.snapshot(), self.tables.snat_addresses()),
+            None => families::missing(self.wanted.snapshot(), self.tables.snat_addresses()),
         };
         self.wanted.warnings().iter().cloned().chain(missing).collect()
     }
@@ -533,28 +537,6 @@ impl Control {
         };
         faults.push(Fault { family: None, sentence });
         faults
-    }
-
-    /// The families of VIPs.
-    fn families_served(&self) -> BTreeSet<Family> {
-        let gateways = self.wanted.snapshot().gateways().iter();
-        gateways.flat_map(|gateway| gateway.addresses.iter().map(Family::of)).collect()
-    }
-
-    /// Those of them that have endpoints which nothing else than the node's
-    /// kernel leads to.
-    fn families_that_need_the_host_path(&self) -> BTreeSet<Family> {
-        let fib = self.state.published.fib.load();
-        let services = self.wanted.snapshot().services().iter();
-        let endpoints = services.flat_map(|service| &service.endpoints).map(|it| it.address);
-        let served = self.families_served();
-        let has_snat =
-            |family| self.tables.snat_addresses().iter().any(|it| Family::of(it) == family);
-        let needs = |endpoint: &IpAddr| {
-            let family = Family::of(endpoint);
-            served.contains(&family) && (!has_snat(family) || fib.needs_host(from_ip(*endpoint)))
-        };
-        endpoints.filter(needs).map(|endpoint| Family::of(&endpoint)).collect()
     }
 
     /// SNAT addresses that somebody gave to an interface meanwhile.
@@ -596,78 +578,5 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,
         None => pending().await,
-    }
-}
-
-/// What is at fault for packets of these families.
-fn sentences(faults: &[Fault], families: &BTreeSet<Family>) -> Vec<String> {
-    let matters = |fault: &&Fault| match fault.family {
-        Some(family) => families.contains(&family),
-        None => !families.is_empty(),
-    };
-    faults.iter().filter(matters).map(|fault| fault.sentence.clone()).collect()
-}
-
-/// Gateways whose flows would need a SNAT address of a family that has none,
-/// where there is no host path.
-fn missing_families(snapshot: &Snapshot, snat: &BTreeSet<IpAddr>) -> Vec<Warning> {
-    let mut missing = Vec::new();
-    for gateway in snapshot.gateways() {
-        for (family, is_of) in
-            [("IPv4", IpAddr::is_ipv4 as fn(&IpAddr) -> bool), ("IPv6", IpAddr::is_ipv6)]
-        {
-            if gateway.addresses.iter().any(is_of) && !snat.iter().any(is_of) {
-                missing.push(Warning {
-                    object: ObjectKey {
-                        kind: Kind::Gateway,
-                        namespace: Some(gateway.name.namespace().to_owned()),
-                        name: gateway.name.name().to_owned(),
-                    },
-                    message: format!(
-                        "has an {family} address, but the agent has no {family} address for flows to \
-                         endpoints, so these are dropped: give it an {family} --snat-address, or let --host-path be auto"
-                    ),
-                });
-            }
-        }
-    }
-    missing
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use blixt_model::{Gateway, HashSeed};
-
-    #[test]
-    fn faults_of_a_family_that_nobody_uses_do_not_matter() {
-        let fault = |family, word: &str| Fault { family, sentence: word.to_owned() };
-        let faults = [fault(Some(Family::V6), "six"), fault(None, "all")];
-        let told = |families: &[Family]| sentences(&faults, &families.iter().copied().collect());
-        assert_eq!(told(&[]), [""; 0]);
-        assert_eq!(told(&[Family::V4]), ["all"]);
-        assert_eq!(told(&[Family::V4, Family::V6]), ["six", "all"]);
-    }
-
-    #[test]
-    fn a_family_without_a_snat_address_is_told() {
-        let gateway = |name: &str, addresses: &[&str]| Gateway {
-            name: name.parse().unwrap(),
-            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-            listeners: vec![],
-        };
-        let gateways =
-            vec![gateway("a", &["192.0.2.1", "2001:db8::1"]), gateway("b", &["192.0.2.2"])];
-        let snapshot = Snapshot::new(Generation(1), HashSeed(0), gateways, vec![]).unwrap();
-        let told = |snat: &[&str]| {
-            let snat = snat.iter().map(|address| address.parse().unwrap()).collect();
-            let warnings = missing_families(&snapshot, &snat);
-            warnings.iter().map(|warning| warning.to_string()).collect::<Vec<_>>()
-        };
-        assert_eq!(told(&["10.0.0.1", "fd00::1"]), [""; 0]);
-        let lacks = told(&["10.0.0.1"]);
-        assert_eq!(lacks.len(), 1);
-        assert!(lacks[0].starts_with("Gateway default/a: has an IPv6 address"), "{lacks:?}");
-        assert_eq!(told(&["fd00::1"]).len(), 2);
     }
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+mod families;
 pub mod flags;
 pub mod hostpath;
 pub mod http;

@@ -22,15 +22,12 @@ const V6: [u16; 3] = [0xfd62, 0x6c69, 0x7874];
 
 /// What forbids that packets of a family go through the node.
 pub(super) fn faults() -> Vec<Fault> {
-    let wanted = [
-        (Family::V4, "IPv4", "net.ipv4.ip_forward", "ipv4/ip_forward"),
-        (Family::V6, "IPv6", "net.ipv6.conf.all.forwarding", "ipv6/conf/all/forwarding"),
-    ];
-    let off = wanted.into_iter().filter(|(.., file)| number(file) == Some(0));
-    off.map(|(family, word, name, _)| Fault {
+    let wanted = [(Family::V4, "ipv4.ip_forward"), (Family::V6, "ipv6.conf.all.forwarding")];
+    let off = wanted.into_iter().filter(|(_, name)| number(&name.replace('.', "/")) == Some(0));
+    off.map(|(family, name)| Fault {
         family: Some(family),
         sentence: format!(
-            "the node forwards no {word}, which its host path needs: `sysctl -w {name}=1`"
+            "the node forwards no {family}, which its host path needs: `sysctl -w net.{name}=1`"
         ),
     })
     .collect()

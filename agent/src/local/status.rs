@@ -1,6 +1,6 @@
 //! The agent's state in the words of the API.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use blixt_api::objects;
@@ -8,6 +8,7 @@ use blixt_api::v1alpha1 as api;
 use blixt_dataplane::{DropReason, InterfaceSlot};
 
 use super::cpu;
+use crate::hostpath::Family;
 use crate::memory::Memory;
 use crate::metrics;
 use crate::state::{ControlState, InterfaceState, LinkState, State, WorkerState};
@@ -180,13 +181,13 @@ fn snat_addresses(state: &State, control: &ControlState) -> Vec<api::SnatAddress
 fn host_path(state: &State, control: &ControlState) -> Option<api::HostPath> {
     let host_path = state.host_path?;
     let flows = state.workers.iter().map(|it| it.status.pipeline.flow_entries_by_host.value());
-    let is_without = |v4: &bool| !control.snat_addresses.iter().any(|it| it.is_ipv4() == *v4);
-    let word = |v4: bool| if v4 { "IPv4" } else { "IPv6" }.to_owned();
+    let has: BTreeSet<_> = control.snat_addresses.iter().map(Family::of).collect();
+    let without = [Family::V4, Family::V6].into_iter().filter(|family| !has.contains(family));
     Some(api::HostPath {
         addresses: [true, false].map(|v4| host_path.addresses.of(v4).to_string()).into(),
         flow_entries: flows.sum(),
         flow_limit: host_path.flow_limit as u64,
-        whole_families: [true, false].into_iter().filter(is_without).map(word).collect(),
+        whole_families: without.map(|family| family.to_string()).collect(),
         faults: control.host_path_faults.clone(),
     })
 }
