@@ -4,14 +4,10 @@
 
 use std::env;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Says where the programs are.
 const DIRECTORY: &str = "BLIXT_LAB_BIN";
-
-/// Where a test that is skipped would go unnoticed.
-const REQUIRED: &str = "BLIXT_REQUIRE_LAB";
 
 /// Where the programs are: as the environment says, or in the target
 /// directory that this test is in.
@@ -41,16 +37,14 @@ pub fn crds() -> Vec<String> {
     yaml.map(|path| fs::read_to_string(path).unwrap()).collect()
 }
 
-/// Whether these programs are there. If one is not, says so loudly, or fails
-/// where [`REQUIRED`] forbids to skip.
-pub fn there_or_skip(test: &str, programs: &[&str]) -> bool {
-    let is_missing = |name: &&&str| !Path::exists(&bin(name));
-    let Some(missing) = programs.iter().find(is_missing) else { return true };
-    let path = bin(missing);
-    let what =
-        format!("{test} needs {}: build it, or say by {DIRECTORY} where it is", path.display());
-    assert!(env::var_os(REQUIRED).is_none(), "{what}; {REQUIRED} forbids to skip it");
-    // Not by eprintln!, which nobody sees of a test that passes.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
-    false
+/// Sees to it that these programs are there: who asks for tests with the feature
+/// `lab` wants them.
+pub fn require(programs: &[&str]) {
+    for path in programs.iter().map(|name| bin(name)) {
+        assert!(
+            Path::exists(&path),
+            "there is no {}: `scripts/cluster build` makes it, or say by {DIRECTORY} where it is",
+            path.display()
+        );
+    }
 }

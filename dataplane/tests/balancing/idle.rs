@@ -4,13 +4,11 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blixt_dataplane::{Tick, Timeouts};
+use blixt_dataplane::Tick;
 use blixt_testkit::frame::{ACK, RST, tcp};
 
-use crate::millions::{Nowhere, queries};
+use crate::millions::{FLOWS, Nowhere, queries, roomy};
 use crate::world::{Seen, Situation, WEB, World, at, client, ready, web_and_dns};
-
-const FLOWS: u32 = 10_000_000;
 
 /// How a worker looks after things when nothing comes in: so often, and so many
 /// turns until it sleeps again (`agent/src/worker/run.rs`).
@@ -125,14 +123,7 @@ fn clients_are_told_of_an_endpoint_that_goes_wherever_their_flows_are() {
 #[test]
 #[ignore = "takes minutes and 2 GB: scripts/test long"]
 fn ten_million_silent_flows_take_less_than_a_hundredth_of_a_core() {
-    let hour = Duration::from_secs(3_600);
-    let situation = Situation {
-        flow_capacity: FLOWS as usize,
-        snat_ports: 1_024..=65_535,
-        timeouts: Timeouts { udp: hour, udp_query: hour, ..Timeouts::default() },
-        ..Situation::default()
-    };
-    let mut world = World::new(&situation, &web_and_dns(1, &ready(255)));
+    let mut world = roomy();
     assert_eq!(queries(&mut world, 0..FLOWS), FLOWS.into());
     // Once round, so that what has changed since is known.
     idle(&mut world, 3);

@@ -41,9 +41,8 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They share a server, and a controller looks at all of its objects.
     arguments.test_threads = Some(1);
-    let is_possible =
-        root_or_skip("api_server") && lab::there_or_skip("api_server", &ApiServer::PROGRAMS);
-    let tests = if is_possible { ROOMS.concat() } else { Vec::new() };
+    lab::require(&ApiServer::PROGRAMS);
+    let tests = if root_or_skip("api_server") { ROOMS.concat() } else { Vec::new() };
     let server = Arc::new(Mutex::new(None));
     let trials = tests.into_iter().map(|(name, test)| {
         let server = Arc::clone(&server);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use blixt_e2e::cluster::root;
-use blixt_e2e::lab::{bin, there_or_skip};
+use blixt_e2e::lab::{bin, require};
 use blixt_testkit::netns::program;
 use serde_json::Value;
 
@@ -11,9 +11,7 @@ use crate::objects::{Objects, containers, texts};
 
 #[test]
 fn helm_makes_what_kustomize_makes() {
-    if !there_or_skip("helm_makes_what_kustomize_makes", &["helm", "kubectl"]) {
-        return;
-    }
+    require(&["helm", "kubectl"]);
     let kustomize = program(bin("kubectl")).arg("kustomize").arg(root().join("manifests/default"));
     let mut kustomize = by_name(Objects::parse(&kustomize.ok()));
     let helm = by_name(Objects::parse(&template(&[])));
@@ -31,9 +29,7 @@ fn helm_makes_what_kustomize_makes() {
 
 #[test]
 fn helm_is_told_which_interfaces_and_images() {
-    if !there_or_skip("helm_is_told_which_interfaces_and_images", &["helm"]) {
-        return;
-    }
+    require(&["helm"]);
     let objects = Objects::parse(&template(&[
         "agent.interfaces={eth0,eth1}",
         "agent.flags={--workers=2}",

@@ -40,17 +40,7 @@ pub(super) fn udp_flow(
     let mut socket = None;
     let mut number = 0_u64;
     move || {
-        // Made here, where the thread is in the client's namespace.
-        let socket: &UdpSocket = match &socket {
-            Some(socket) => socket,
-            None => {
-                let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-                let new = UdpSocket::bind(any)?;
-                new.connect(to)?;
-                new.set_read_timeout(Some(patience))?;
-                socket.insert(new)
-            }
-        };
+        let socket = connected(&mut socket, to, patience)?;
         number += 1;
         socket.send(number.to_string().as_bytes())?;
         let mut answer = [0; 64];
@@ -61,6 +51,23 @@ pub(super) fn udp_flow(
             _ => Err(io::Error::other(format!("{answer:?} answers question {number}"))),
         }
     }
+}
+
+/// The socket for questions. It is made when the first one is asked, where the
+/// thread is in the client's namespace.
+pub(super) fn connected(
+    socket: &mut Option<UdpSocket>,
+    to: std::net::SocketAddr,
+    patience: Duration,
+) -> io::Result<&UdpSocket> {
+    if socket.is_none() {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let new = UdpSocket::bind(any)?;
+        new.connect(to)?;
+        new.set_read_timeout(Some(patience))?;
+        *socket = Some(new);
+    }
+    Ok(socket.as_ref().unwrap())
 }
 
 /// A question on one TCP connection that stays open.

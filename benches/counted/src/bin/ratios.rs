@@ -12,17 +12,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::env;
 use std::process::ExitCode;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use blixt_counted::{Error, Family, Filled, Spread, World};
+use blixt_counted::{Error, Family, Filled, Spread, World, flows_to_measure};
 use blixt_dataplane::BURST;
 use nix::time::{ClockId, clock_gettime};
-
-const FLOWS: [u32; 4] = [1_000, 100_000, 1_000_000, 10_000_000];
 
 /// How often each of two is measured; the median counts.
 const ROUNDS: usize = 41;
@@ -41,11 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
-    let mut flows =
-        env::args().skip(1).map(|flows| flows.parse()).collect::<Result<Vec<u32>, _>>()?;
-    if flows.is_empty() {
-        flows = FLOWS.to_vec();
-    }
+    let flows = flows_to_measure()?;
     println!("| flows | family | bursts of {BURST}, ns | one at a time, ns | ratio | quartiles |");
     println!("|---|---|---|---|---|---|");
     for &flows in &flows {

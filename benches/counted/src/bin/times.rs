@@ -13,16 +13,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::env;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use blixt_counted::{Error, Family, Filled, Machine, STAGES, Spread};
+use blixt_counted::{Error, Family, Filled, Machine, STAGES, Spread, flows_to_measure};
 use blixt_dataplane::{BURST, PipelineStage};
 
 const COMMAND: &str = "cargo run --release -p blixt-counted --bin times";
-
-const FLOWS: [u32; 4] = [1_000, 100_000, 1_000_000, 10_000_000];
 
 /// How many bursts are measured of each kind, watched and not; medians count.
 const BURSTS: usize = 4_000;
@@ -41,11 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
-    let mut flows =
-        env::args().skip(1).map(|flows| flows.parse()).collect::<Result<Vec<u32>, _>>()?;
-    if flows.is_empty() {
-        flows = FLOWS.to_vec();
-    }
+    let flows = flows_to_measure()?;
     head()?;
     for flows in flows {
         for family in [Family::V4, Family::V6] {

@@ -6,7 +6,7 @@ mod devices;
 mod paths;
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use blixt_e2e::{Answer, Server, Stage, StagePlan, serve_streams};
@@ -14,6 +14,7 @@ use blixt_testkit::netns::Namespace;
 use serde_json::Value;
 
 use super::balance::short_rest;
+use super::live::connected;
 
 /// How long anything may take that is not measured.
 const SOON: Duration = Duration::from_secs(15);
@@ -58,15 +59,7 @@ fn pulse(to: SocketAddr) -> impl FnMut() -> io::Result<String> + Send {
     let mut socket = None;
     let mut number = 0_u64;
     move || {
-        let socket: &UdpSocket = match &socket {
-            Some(socket) => socket,
-            None => {
-                let new = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-                new.connect(to)?;
-                new.set_read_timeout(Some(WAIT))?;
-                socket.insert(new)
-            }
-        };
+        let socket = connected(&mut socket, to, WAIT)?;
         number += 1;
         // Refused when an ICMP error came: it is no answer either.
         socket.send(number.to_string().as_bytes())?;
