@@ -6,7 +6,7 @@
 //! replica, and these bytes have one digest. A part that is not understood is
 //! kept as it is: it may be of a newer version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -314,11 +314,20 @@ fn digest(whose: &'static str, bytes: &[u8]) -> Result<Digest, PartsError> {
 }
 
 /// An address for the wire.
-pub fn address_out(address: IpAddr) -> Vec<u8> {
+fn address_out(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
+}
+
+/// What a node is assigned, for the wire: the VIPs that it owns, and its SNAT
+/// addresses.
+pub fn assignment_out(owned: &BTreeSet<IpAddr>, snat: &BTreeSet<IpAddr>) -> wire::Assignment {
+    let out = |addresses: &BTreeSet<IpAddr>| {
+        addresses.iter().map(|&address| address_out(address)).collect()
+    };
+    wire::Assignment { owned_vips: out(owned), snat_addresses: out(snat) }
 }
 
 /// An address off the wire.

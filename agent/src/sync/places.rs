@@ -58,8 +58,8 @@ impl FromStr for Url {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.parse() {
-            Ok(IpAddr::V6(v6)) => write!(f, "https://[{v6}]:{}", self.port),
-            _ => write!(f, "https://{}:{}", self.host, self.port),
+            Ok(address) => write!(f, "https://{}", SocketAddr::new(address, self.port)),
+            Err(_) => write!(f, "https://{}:{}", self.host, self.port),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use blixt_api::parts::{Parts, PartsError, address_in, address_out};
+use blixt_api::parts::{Parts, PartsError, address_in, assignment_out};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_model::{Generation, Snapshot};
 
@@ -37,10 +37,7 @@ impl Wish {
 
 impl Assignment {
     pub(super) fn to_wire(&self) -> wire::Assignment {
-        let out = |addresses: &BTreeSet<IpAddr>| {
-            addresses.iter().map(|&address| address_out(address)).collect()
-        };
-        wire::Assignment { owned_vips: out(&self.owned), snat_addresses: out(&self.snat) }
+        assignment_out(&self.owned, &self.snat)
     }
 
     pub(super) fn from_wire(assignment: &wire::Assignment) -> Result<Self, String> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::ByteString;
@@ -167,7 +168,7 @@ impl Keeper {
     }
 }
 
-/// Writes an object. Where somebody else was faster his is as good.
+/// Writes an object. Where somebody else was faster it fails, and is looked at again.
 async fn write<K>(api: &Api<K>, object: K, exists: bool) -> Result<(), KeepError>
 where
     K: Resource + Clone + Debug + Serialize + DeserializeOwned,
@@ -232,10 +233,8 @@ fn urls(slices: &[EndpointSlice], port: u16) -> BTreeSet<String> {
             endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
         });
     let addresses = ready.flat_map(|endpoint| &endpoint.addresses);
-    let url = |address: &String| match address.parse() {
-        Ok(std::net::IpAddr::V6(v6)) => Some(format!("https://[{v6}]:{port}")),
-        Ok(v4) => Some(format!("https://{v4}:{port}")),
-        Err(_) => None,
+    let url = |address: &String| {
+        Some(format!("https://{}", SocketAddr::new(address.parse().ok()?, port)))
     };
     addresses.filter_map(url).collect()
 }

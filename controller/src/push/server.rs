@@ -4,13 +4,13 @@
 //! takes it: a slow one gets the newest there is then, has nothing queued, and
 //! holds up nobody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use blixt_api::parts::{Digest, Parts, address_out};
+use blixt_api::parts::{Digest, Parts, assignment_out};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::controller_server::Controller;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
@@ -318,13 +318,10 @@ impl Telling {
         let assignment = {
             let all = self.assigned.borrow_and_update();
             let owned = all.as_ref()?;
-            let wire = |addresses: Option<&BTreeSet<IpAddr>>| {
-                addresses.into_iter().flatten().map(|&address| address_out(address)).collect()
+            let of_it = |all: &BTreeMap<String, BTreeSet<IpAddr>>| {
+                all.get(&self.peer.node).cloned().unwrap_or_default()
             };
-            wire::Assignment {
-                owned_vips: wire(owned.vips.get(&self.peer.node)),
-                snat_addresses: wire(owned.snat.get(&self.peer.node)),
-            }
+            assignment_out(&of_it(&owned.vips), &of_it(&owned.snat))
         };
         if self.assignment.as_ref() == Some(&assignment) {
             return None;
