@@ -456,6 +456,11 @@ impl Control {
         let stuck = self.stuck();
         let Shown { states, faults, .. } = self.interfaces.shown();
         let host_path_faults = self.host_path_faults(&states);
+        if let Some(pushed) = &self.pushed {
+            // One that serves something keeps its VIPs, whatever else is wrong.
+            let cut_off = || is_cut_off(&states).then(|| faults.join("; "));
+            pushed.serves(stuck.clone().or_else(cut_off));
+        }
         let mut not_ready = faults;
         if !host_path_faults.is_empty() {
             let fib = self.state.published.fib.load();
@@ -551,6 +556,13 @@ impl Control {
         })
         .collect()
     }
+}
+
+/// Whether there is no way out to clients or backends: the host path's own end
+/// leads to neither.
+fn is_cut_off(states: &[InterfaceState]) -> bool {
+    let is_up = |link: &LinkState| matches!(link, LinkState::Attached(it) if it.running);
+    !states.iter().any(|state| state.name != OUR_END && is_up(&state.link))
 }
 
 /// What comes of files that change; nothing where there are none.

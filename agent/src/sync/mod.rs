@@ -5,8 +5,10 @@
 //! newest, and says what became of it in a [`Report`].
 
 mod choice;
+mod pauses;
 mod places;
 mod pushed;
+mod serving;
 mod store;
 mod stream;
 mod trust;
@@ -23,28 +25,30 @@ use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 pub use places::{Places, Url, UrlError};
 pub use pushed::Pushed;
+pub use serving::Serving;
 pub use wish::{Assignment, Wish};
 
 use choice::Replicas;
+use pauses::Pauses;
+use places::Found;
 use store::Store;
 use stream::{Event, Kind, Means, ends};
 use trust::Trust;
-
-/// How often is looked where replicas are.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// How long an agent that starts waits to be told which VIPs are its own, before
 /// it takes those that it had: meanwhile another node may have them.
 const ASSIGNED: Duration = Duration::from_millis(500);
 
-/// How often a snapshot is written to the disk at most.
-const SAVE: Duration = Duration::from_secs(1);
+/// Pauses before a snapshot that could not be read is asked for again. Nothing
+/// but a new one is likely to help, and one may be large.
+const FIRST_ASK: Duration = Duration::from_millis(100);
+const LONGEST_ASK: Duration = Duration::from_secs(60);
 
 /// How long the end may take.
 const END: Duration = Duration::from_millis(300);
@@ -91,6 +95,8 @@ pub struct Sync {
     pub reach: watch::Receiver<Reach>,
     /// What became of it.
     pub report: watch::Sender<Report>,
+    /// Whether traffic can be served. To be said again and again.
+    pub serving: watch::Sender<Serving>,
     ending: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -101,7 +107,10 @@ impl Sync {
     pub fn start(settings: &Settings, state_dir: &Path) -> Self {
         let store = Store::new(state_dir);
         let (events, heard) = mpsc::channel(64);
+        let (found, finds) = mpsc::channel(1);
         let (report, reported) = watch::channel(Report::default());
+        let (serving, served) = watch::channel(Serving::default());
+        let (peers, told) = watch::channel(BTreeSet::new());
         let (ending, ends) = watch::channel(false);
         let kept = store.load();
         // Whether its VIPs still are its own, others know better.
@@ -115,27 +124,18 @@ impl Sync {
             ..Reach::default()
         });
         let trust = Arc::new(Trust::new(settings.places.ca(), settings.token.clone()));
-        let means = Means { trust, events, report: reported.clone(), ending: ends.clone() };
+        let report_ = reported.clone();
+        let means = Means { trust, events, report: report_, serving: served, ending: ends.clone() };
         let following = Following {
-            places: settings.places.clone(),
-            means,
-            streams: BTreeMap::new(),
-            tasks: JoinSet::new(),
-            peers: BTreeSet::new(),
-            replicas: Replicas::default(),
-            from: None,
             parts: first.as_ref().map(|wish| wish.parts.clone()),
             current: first,
-            assignment: None,
             kept: kept.map(|wish| wish.assignment),
-            wishes,
-            reach,
-            troubles: BTreeMap::new(),
-            told: None,
+            ..Following::new(means, peers, wishes, reach)
         };
-        tokio::spawn(keep(store, reported, ends));
-        let task = tokio::spawn(following.run(heard));
-        Self { wishes: wanted, reach: reached, report, ending, task }
+        tokio::spawn(store.keep(reported, ends));
+        tokio::spawn(places::look(settings.places.clone(), told, found));
+        let task = tokio::spawn(following.run(heard, finds));
+        Self { wishes: wanted, reach: reached, report, serving, ending, task }
     }
 
     /// Tells all replicas that the agent ends, so that others take its VIPs at
@@ -143,27 +143,6 @@ impl Sync {
     pub async fn end(&mut self) {
         self.ending.send_replace(true);
         let _ = timeout(END, &mut self.task).await;
-    }
-}
-
-/// Writes what was applied to the disk, the newest, at most once a second.
-async fn keep(
-    store: Store,
-    mut report: watch::Receiver<Report>,
-    mut ending: watch::Receiver<bool>,
-) {
-    let mut saved = None;
-    while report.changed().await.is_ok() {
-        let kept = report.borrow_and_update().kept.clone();
-        if let Some(wish) = kept.filter(|wish| saved.as_ref() != Some(wish)) {
-            saved = Some(wish.clone());
-            let store = store.clone();
-            let _ = spawn_blocking(move || store.save(&wish)).await;
-            tokio::select! {
-                () = sleep(SAVE) => {}
-                () = ends(&mut ending) => {}
-            }
-        }
     }
 }
 
@@ -175,15 +154,15 @@ struct Stream {
 
 /// The task that follows the controller.
 struct Following {
-    places: Places,
     means: Means,
     streams: BTreeMap<String, Stream>,
     tasks: JoinSet<()>,
     /// Where replicas say that all of them are.
-    peers: BTreeSet<Url>,
+    peers: watch::Sender<BTreeSet<Url>>,
     replicas: Replicas,
-    /// The one that tables come from.
-    from: Option<String>,
+    /// When the next snapshot is asked for, if the last could not be read.
+    ask_at: Option<Instant>,
+    asks: Pauses,
     /// The newest snapshot that came whole, whether it makes sense or not.
     parts: Option<Parts>,
     /// The newest that makes sense.
@@ -200,19 +179,46 @@ struct Following {
 }
 
 impl Following {
-    async fn run(mut self, mut events: mpsc::Receiver<Event>) {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    fn new(
+        means: Means,
+        peers: watch::Sender<BTreeSet<Url>>,
+        wishes: watch::Sender<Option<Arc<Wish>>>,
+        reach: watch::Sender<Reach>,
+    ) -> Self {
+        Self {
+            means,
+            streams: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            peers,
+            replicas: Replicas::default(),
+            ask_at: None,
+            asks: Pauses::new(FIRST_ASK, LONGEST_ASK),
+            parts: None,
+            current: None,
+            assignment: None,
+            kept: None,
+            wishes,
+            reach,
+            troubles: BTreeMap::new(),
+            told: None,
+        }
+    }
+
+    async fn run(mut self, mut events: mpsc::Receiver<Event>, mut finds: mpsc::Receiver<Found>) {
         let assigned = Instant::now() + ASSIGNED;
         let mut ending = self.means.ending.clone();
         loop {
-            let waits = self.kept.is_some();
+            let assigned = self.kept.is_some().then_some(assigned);
+            let ask_at = self.ask_at;
             tokio::select! {
                 biased;
                 () = ends(&mut ending) => break,
                 Some(event) = events.recv() => self.take(event),
-                () = until(assigned, waits) => self.take_kept(),
-                _ = looks.tick() => self.look().await,
+                () = until(assigned) => self.take_kept(),
+                () = until(ask_at) => self.ask_again(),
+                Some(found) = finds.recv() => self.find(found),
+                // One that was given up.
+                Some(_) = self.tasks.join_next() => {}
             }
             self.show();
         }
@@ -221,17 +227,9 @@ impl Following {
     }
 
     /// Begins streams to replicas that are new, and ends those to others.
-    async fn look(&mut self) {
+    fn find(&mut self, Found { replicas: found, trouble }: Found) {
         const PLACES: &str = "";
 
-        let mut trouble = None;
-        let mut urls = self.peers.clone();
-        match self.places.urls() {
-            Ok(given) => urls.extend(given),
-            Err(why) => trouble = Some(why),
-        }
-        let (found, unknown) = places::look_up(&urls).await;
-        let trouble = trouble.or(unknown);
         let is_whole = trouble.is_none();
         match trouble {
             Some(trouble) => self.troubles.insert(PLACES.to_owned(), trouble),
@@ -248,7 +246,7 @@ impl Following {
             if let Some(stream) = self.streams.remove(&replica) {
                 stream.abort.abort();
             }
-            self.down(&replica);
+            self.replicas.down(&replica);
             self.troubles.remove(&replica);
         }
         for (replica, at) in found {
@@ -265,42 +263,46 @@ impl Following {
         let Some(stream) = self.streams.get_mut(&replica) else { return };
         match kind {
             Kind::Up(say) => {
-                stream.say = Some(say);
-                self.replicas.up(&replica);
-                self.troubles.remove(&replica);
-                info!(replica, "connected to the controller");
+                if stream.say.replace(say).is_none() {
+                    self.replicas.up(&replica);
+                    self.troubles.remove(&replica);
+                    info!(replica, "connected to the controller");
+                } else if self.replicas.from() == Some(&replica) {
+                    // A new stream in place of one that has not been missed.
+                    self.want_newest();
+                }
             }
             Kind::Down(why) => {
                 if stream.say.take().is_some() {
                     info!(replica, "no longer connected to the controller: {why}");
                 }
                 self.troubles.insert(replica.clone(), why);
-                self.down(&replica);
+                self.replicas.down(&replica);
             }
             Kind::Told(told) => self.hear(&replica, told),
+            Kind::Unreadable(why) => self.ask_later(&replica, &why),
         }
         self.choose();
     }
 
-    fn down(&mut self, replica: &str) {
-        self.replicas.down(replica);
-        if self.from.as_deref() == Some(replica) {
-            self.from = None;
-        }
-    }
-
     fn hear(&mut self, replica: &str, told: Told) {
         match told {
-            Told::Beat(beat) => return self.replicas.beat(replica, &beat),
+            Told::Beat(beat) => {
+                return self.replicas.beat(replica, &beat, std::time::Instant::now());
+            }
             Told::Peers(peers) => {
-                let read = peers.urls.iter().filter_map(|url| url.parse().ok());
-                self.peers = read.collect();
+                let read = peers.urls.iter().filter_map(|url| url.parse().ok()).collect();
+                self.peers.send_if_modified(|peers| {
+                    let news = *peers != read;
+                    *peers = read;
+                    news
+                });
                 return;
             }
             Told::Snapshot(_) | Told::Delta(_) | Told::Assignment(_) => {}
         }
         // What was on its way when another one was chosen.
-        if self.from.as_deref() != Some(replica) {
+        if self.replicas.from() != Some(replica) {
             return;
         }
         let taken = match told {
@@ -315,15 +317,35 @@ impl Following {
         self.reach.send_modify(|reach| reach.snapshots += 1);
         match taken {
             Ok(parts) => self.read(parts),
-            Err(why) => {
-                warn!(replica, "a snapshot is asked for again: {why}");
-                self.want(replica, true, None);
-            }
+            Err(why) => self.ask_later(replica, &why),
+        }
+    }
+
+    /// Something came that can't be read. Until all of it is there, changes to it
+    /// can't be read either.
+    fn ask_later(&mut self, replica: &str, why: &dyn std::fmt::Display) {
+        if self.ask_at.is_none() {
+            let pause = self.asks.grow();
+            warn!(
+                replica,
+                "a snapshot can't be read, the last tables stay, and it is asked for again in \
+                 {pause:.1?}: {why}"
+            );
+            self.ask_at = Some(Instant::now() + pause);
+        }
+    }
+
+    fn ask_again(&mut self) {
+        self.ask_at = None;
+        if let Some(from) = self.replicas.from() {
+            self.want(from, true, None);
         }
     }
 
     /// Takes a snapshot that came whole.
     fn read(&mut self, parts: Parts) {
+        self.ask_at = None;
+        self.asks.reset();
         self.parts = Some(parts.clone());
         let digest = parts.digest();
         match Wish::new(parts, self.in_force()) {
@@ -382,18 +404,23 @@ impl Following {
 
     /// Takes tables from the best replica there is.
     fn choose(&mut self) {
-        let best = self.replicas.best().map(str::to_owned);
-        if best == self.from {
+        let before = self.replicas.from().map(str::to_owned);
+        if !self.replicas.choose(std::time::Instant::now()) {
             return;
         }
-        if let Some(before) = self.from.take() {
+        if let Some(before) = before {
             self.want(&before, false, None);
         }
-        if let Some(best) = best {
-            info!(replica = best, "taking tables from this replica");
-            let have = self.parts.as_ref().map(Parts::digest);
-            self.want(&best, true, have);
-            self.from = Some(best);
+        if let Some(replica) = self.replicas.from() {
+            info!(replica, "taking tables from this replica");
+            self.want_newest();
+        }
+    }
+
+    /// Asks for what is newer than what there is, unless that has to wait.
+    fn want_newest(&self) {
+        if let Some(from) = self.replicas.from().filter(|_| self.ask_at.is_none()) {
+            self.want(from, true, self.parts.as_ref().map(Parts::digest));
         }
     }
 
@@ -429,10 +456,10 @@ impl Following {
     }
 }
 
-async fn until(at: Instant, waits: bool) {
-    match waits {
-        true => sleep_until(at).await,
-        false => pending().await,
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
     }
 }
 

@@ -4,11 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::net::lookup_host;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+/// How often is looked where replicas are.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long it may take until it is known which addresses a name has.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// The port of a URL without one.
 const PORT: u16 = 9_874;
@@ -116,28 +127,67 @@ fn read(file: &Path) -> Result<Vec<Url>, String> {
     if urls.is_empty() { Err(format!("{name} names no controller yet")) } else { Ok(urls) }
 }
 
-/// The address of each replica that URLs lead to, by its own URL; and what is
-/// wrong, if something is.
-pub(super) async fn look_up(
-    urls: &BTreeSet<Url>,
-) -> (BTreeMap<String, SocketAddr>, Option<String>) {
-    let mut found = BTreeMap::new();
-    let mut trouble = None;
-    for url in urls {
-        let addresses: Vec<_> = match url.host.parse() {
-            Ok(address) => vec![SocketAddr::new(address, url.port)],
-            Err(_) => match lookup_host((url.host.as_str(), url.port)).await {
-                Ok(addresses) => addresses.collect(),
-                Err(why) => {
-                    trouble = Some(format!("{url} can't be looked up ({why})"));
-                    continue;
-                }
-            },
-        };
-        let own = |at: &SocketAddr| Url { host: at.ip().to_string(), port: at.port() };
-        found.extend(addresses.iter().map(|at| (own(at).to_string(), *at)));
+/// Where replicas are, as far as that can be told.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The address of each, by its own URL.
+    pub(super) replicas: BTreeMap<String, SocketAddr>,
+    /// What is wrong, if something is; then there may be more.
+    pub(super) trouble: Option<String>,
+}
+
+/// Tells where replicas are, now and once a second, for as long as somebody
+/// listens. `peers` are URLs that replicas themselves have told. However long a
+/// look-up takes, nobody waits for it.
+pub(super) async fn look(
+    places: Places,
+    mut peers: watch::Receiver<BTreeSet<Url>>,
+    found: mpsc::Sender<Found>,
+) {
+    loop {
+        let mut urls = peers.borrow_and_update().clone();
+        let unread = places.urls().map(|given| urls.extend(given)).err();
+        let mut all = look_up(&urls, |host, port| lookup_host((host, port))).await;
+        all.trouble = unread.or(all.trouble);
+        if found.send(all).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            Ok(()) = peers.changed() => {}
+        }
     }
-    (found, trouble)
+}
+
+/// The replicas that URLs lead to. One name that can't be looked up holds up
+/// no other.
+async fn look_up<A, F>(urls: &BTreeSet<Url>, resolve: impl Fn(String, u16) -> F) -> Found
+where
+    A: Iterator<Item = SocketAddr>,
+    F: Future<Output = io::Result<A>>,
+{
+    let mut found = Found::default();
+    let mut names = Vec::new();
+    let own = |at: SocketAddr| (Url { host: at.ip().to_string(), port: at.port() }.to_string(), at);
+    for url in urls {
+        match url.host.parse() {
+            Ok(address) => found.replicas.extend([own(SocketAddr::new(address, url.port))]),
+            Err(_) => names.push(url),
+        }
+    }
+    let answers = names.iter().map(|url| timeout(ANSWER, resolve(url.host.clone(), url.port)));
+    for (url, answer) in names.iter().zip(join_all(answers).await) {
+        let why = match answer {
+            Ok(Ok(addresses)) => {
+                found.replicas.extend(addresses.map(own));
+                continue;
+            }
+            Ok(Err(why)) => why.to_string(),
+            Err(_) => format!("no answer within {ANSWER:?}"),
+        };
+        found.trouble = Some(format!("{url} can't be looked up ({why})"));
+    }
+    found
 }
 
 #[cfg(test)]
@@ -178,9 +228,29 @@ mod tests {
     #[tokio::test]
     async fn a_name_means_all_its_addresses() {
         let urls = ["https://localhost:7", "https://192.0.2.1"].map(|url| url.parse().unwrap());
-        let (found, trouble) = look_up(&urls.into()).await;
-        assert_eq!(trouble, None);
-        assert!(found.contains_key("https://192.0.2.1:9874"));
-        assert!(found.contains_key("https://127.0.0.1:7") || found.contains_key("https://[::1]:7"));
+        let found = look_up(&urls.into(), |host, port| lookup_host((host, port))).await;
+        assert_eq!(found.trouble, None);
+        let has = |url: &str| found.replicas.contains_key(url);
+        assert!(has("https://192.0.2.1:9874"));
+        assert!(has("https://127.0.0.1:7") || has("https://[::1]:7"));
+    }
+
+    #[tokio::test]
+    async fn a_name_server_that_is_silent_hides_no_other_replica() {
+        let urls = ["https://silent:7", "https://known:8", "https://192.0.2.1"];
+        let urls = urls.map(|url| url.parse().unwrap()).into();
+        let begin = tokio::time::Instant::now();
+        let found = look_up(&urls, |host, port| async move {
+            if host == "silent" {
+                std::future::pending::<()>().await;
+            }
+            Ok([SocketAddr::from(([192, 0, 2, 2], port))].into_iter())
+        });
+        let found = found.await;
+        assert!(begin.elapsed() < 5 * ANSWER, "{:?}", begin.elapsed());
+        let replicas: Vec<_> = found.replicas.keys().collect();
+        assert_eq!(replicas, ["https://192.0.2.1:9874", "https://192.0.2.2:8"]);
+        let why = "https://silent:7 can't be looked up (no answer within 3s)";
+        assert_eq!(found.trouble.as_deref(), Some(why));
     }
 }

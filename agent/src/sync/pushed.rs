@@ -4,7 +4,7 @@
 use std::future::pending;
 use std::sync::Arc;
 
-use super::{Assignment, Reach, Sync, Wish};
+use super::{Assignment, Reach, Serving, Sync, Wish};
 
 /// What a controller wants, and how far it is with that here.
 #[derive(Debug)]
@@ -103,6 +103,11 @@ impl Pushed {
             report.applied = Some(digest);
             report.kept = Some(current);
         });
+    }
+
+    /// Says whether traffic can be served, and if not, why.
+    pub fn serves(&self, trouble: Option<String>) {
+        self.sync.serving.send_replace(Serving::now(trouble));
     }
 
     /// Says goodbye.

@@ -6,13 +6,27 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use blixt_api::parts::{Digest, Parts, PartsError};
 use blixt_api::sync::v1alpha1 as wire;
 use prost::Message;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use super::Report;
+use super::pauses::Pauses;
+use super::stream::ends;
 use super::wish::{Assignment, Wish};
+
+/// How often a snapshot is written to the disk at most.
+const SAVE: Duration = Duration::from_secs(1);
+
+/// How long the disk is left alone at most after it has failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The file in the state directory.
 const FILE: &str = "snapshot";
@@ -49,8 +63,7 @@ impl Store {
 
     /// What was kept, if it is good.
     pub(super) fn load(&self) -> Option<Wish> {
-        let read = fs::read(&self.file).map_err(StoreError::from);
-        match read.and_then(|bytes| decode(&bytes)) {
+        match self.read() {
             Ok(wish) => {
                 info!(digest = %wish.parts.digest(), "starting from the last snapshot");
                 Some(wish)
@@ -66,14 +79,59 @@ impl Store {
         }
     }
 
-    /// Keeps this instead.
-    pub(super) fn save(&self, wish: &Wish) {
-        if let Err(why) = self.write(&encode(wish)) {
-            let file = self.file.display();
-            warn!(
-                "{file} can't be written ({why}): an agent that starts anew has only older tables"
-            );
+    /// Keeps what is applied, the newest, until the agent ends. What can't be
+    /// written is tried again.
+    pub(super) async fn keep(
+        self,
+        mut report: watch::Receiver<Report>,
+        mut ending: watch::Receiver<bool>,
+    ) {
+        let mut saved = None;
+        let mut pauses = Pauses::new(SAVE, LONGEST_PAUSE);
+        let mut is_failing = false;
+        loop {
+            let kept = report.borrow_and_update().kept.clone();
+            if let Some(wish) = kept.filter(|wish| saved.as_ref() != Some(wish)) {
+                let failed = self.clone().save(wish.clone()).await.err();
+                let file = self.file.display();
+                let pause = match &failed {
+                    None => {
+                        saved = Some(wish);
+                        pauses.reset();
+                        SAVE
+                    }
+                    Some(_) => pauses.grow(),
+                };
+                match &failed {
+                    None if is_failing => info!("{file} can be written again"),
+                    Some(why) if !is_failing => warn!(
+                        "{file} can't be written ({why}): an agent that starts anew has only \
+                         older tables; it is tried again until it works"
+                    ),
+                    _ => {}
+                }
+                is_failing = failed.is_some();
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = ends(&mut ending) => if is_failing { return },
+                }
+                if is_failing {
+                    continue;
+                }
+            }
+            if report.changed().await.is_err() {
+                return;
+            }
         }
+    }
+
+    async fn save(self, wish: Arc<Wish>) -> io::Result<()> {
+        let written = spawn_blocking(move || self.write(&encode(&wish))).await;
+        written.map_err(io::Error::other).flatten()
+    }
+
+    fn read(&self) -> Result<Wish, StoreError> {
+        decode(&fs::read(&self.file)?)
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
@@ -83,7 +141,10 @@ impl Store {
         file.write_all(bytes)?;
         // Else a node that loses its power may have the name and not the bytes.
         file.sync_all()?;
-        fs::rename(&new, &self.file)
+        fs::rename(&new, &self.file)?;
+        // And this is what makes the name last.
+        let directory = self.file.parent().unwrap_or(Path::new("."));
+        fs::File::open(directory)?.sync_all()
     }
 }
 
@@ -123,32 +184,65 @@ mod tests {
         Wish::new(parts, assignment).unwrap()
     }
 
+    fn save(store: &Store) {
+        store.write(&encode(&wish())).unwrap();
+    }
+
     #[test]
     fn what_was_kept_comes_back() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::new(directory.path());
         assert_eq!(store.load(), None);
-        store.save(&wish());
-        store.save(&wish());
+        save(&store);
+        save(&store);
         assert_eq!(store.load(), Some(wish()));
         let names = fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(names, 1, "nothing is left over");
     }
 
     #[test]
-    fn what_is_cut_off_or_damaged_anywhere_is_ignored() {
+    fn what_is_cut_off_or_damaged_anywhere_is_ignored_with_a_reason() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::new(directory.path());
         let good = encode(&wish());
+        let why = |bytes: &[u8]| {
+            fs::write(&store.file, bytes).unwrap();
+            assert_eq!(store.load(), None);
+            store.read().unwrap_err().to_string()
+        };
+        let said = |at| match at < HEAD.len() {
+            true => "it is no snapshot of this version",
+            false => "it is cut off or damaged",
+        };
         for length in 0..good.len() {
-            fs::write(&store.file, &good[..length]).unwrap();
-            assert_eq!(store.load(), None, "cut off at {length}");
+            assert_eq!(why(&good[..length]), said(length), "cut off at {length}");
         }
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
-            fs::write(&store.file, &bad).unwrap();
-            assert_eq!(store.load(), None, "damaged at {at}");
+            assert_eq!(why(&bad), said(at), "damaged at {at}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_written_when_it_can_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(&directory.path().join("missing"));
+        let (report, reported) = watch::channel(Report::default());
+        let (_ending, ends) = watch::channel(false);
+        let keeping = tokio::spawn(store.clone().keep(reported, ends));
+        report.send_replace(Report { kept: Some(Arc::new(wish())), ..Report::default() });
+        // Long enough for it to have failed.
+        sleep(SAVE / 4).await;
+        assert_eq!(store.load(), None);
+        fs::create_dir(directory.path().join("missing")).unwrap();
+        // Nobody says anything new.
+        for _ in 0..200 {
+            if store.load() == Some(wish()) {
+                return keeping.abort();
+            }
+            sleep(SAVE / 10).await;
+        }
+        panic!("it is not written");
     }
 }

@@ -1,23 +1,23 @@
 //! The stream to one replica: kept for as long as there is one, and begun anew
 //! when it ends, with pauses that grow and differ from agent to agent.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_api::parts::Digest;
-use blixt_api::sync::BEAT;
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
+use blixt_api::sync::{BEAT, MAX_MESSAGE_BYTES};
 use futures_util::stream::poll_fn;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::{Code, Status};
 
-use super::Report;
-use super::trust::{Trust, TrustError, client, connect, describe};
+use super::pauses::Pauses;
+use super::trust::{Identity, Trust, TrustError, Turn, client, connect, describe};
+use super::{Report, Serving};
 
 /// The version of the protocol.
 const PROTOCOL: u32 = 1;
@@ -48,6 +48,8 @@ pub(super) enum Kind {
     Up(mpsc::Sender<Said>),
     /// The replica says something.
     Told(Told),
+    /// It says something that can't be taken, and why; the stream ends of it.
+    Unreadable(String),
     /// It is not there, and why.
     Down(String),
 }
@@ -58,6 +60,7 @@ pub(super) struct Means {
     pub(super) trust: Arc<Trust>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) report: watch::Receiver<Report>,
+    pub(super) serving: watch::Receiver<Serving>,
     /// Becomes true when the agent ends.
     pub(super) ending: watch::Receiver<bool>,
 }
@@ -66,8 +69,8 @@ pub(super) struct Means {
 enum End {
     /// Something went wrong.
     Failed(String),
-    /// The certificate is due to be renewed.
-    Renew,
+    /// There is a new certificate, and it is this stream's turn to go over to it.
+    Renewed(Turn),
     /// The agent ends, or nobody listens.
     Over,
 }
@@ -80,18 +83,20 @@ impl From<TrustError> for End {
 
 /// Keeps a stream to a replica until the agent ends.
 pub(super) async fn keep(replica: String, at: SocketAddr, mut means: Means) {
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut turn = None;
     loop {
         let begin = Instant::now();
-        let ended = follow(&replica, at, &mut means).await;
+        let ended = follow(&replica, at, &mut means, turn.take()).await;
         if begin.elapsed() > LONGEST_PAUSE {
-            pause = FIRST_PAUSE;
+            pauses.reset();
         }
         let why = match ended {
             End::Over => return,
-            End::Renew => {
-                pause = FIRST_PAUSE;
-                "its certificate is being renewed".to_owned()
+            // To others it is as if it were still the same one.
+            End::Renewed(next) => {
+                turn = Some(next);
+                continue;
             }
             End::Failed(why) => why,
         };
@@ -100,10 +105,9 @@ pub(super) async fn keep(replica: String, at: SocketAddr, mut means: Means) {
             return;
         }
         tokio::select! {
-            () = sleep(jittered(pause)) => {}
+            () = sleep(pauses.grow()) => {}
             () = ends(&mut means.ending) => return,
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -113,21 +117,26 @@ pub(super) async fn ends(ending: &mut watch::Receiver<bool>) {
     let _ = ending.wait_for(|ends| *ends).await;
 }
 
-/// Something between half and all of it.
-fn jittered(pause: Duration) -> Duration {
-    let random = RandomState::new().hash_one(());
-    pause / 2 + pause.mul_f64((random % 1_000) as f64 / 2_000.0)
-}
-
-async fn follow(replica: &str, at: SocketAddr, means: &mut Means) -> End {
-    match follow_once(replica, at, means).await {
+async fn follow(replica: &str, at: SocketAddr, means: &mut Means, turn: Option<Turn>) -> End {
+    match follow_once(replica, at, means, turn).await {
         Ok(end) | Err(end) => end,
     }
 }
 
-async fn follow_once(replica: &str, at: SocketAddr, means: &mut Means) -> Result<End, End> {
-    let identity = means.trust.identity(at).await?;
-    let mut client = client(connect(at, identity.config.clone()).await?);
+/// Whoever waits for a turn gets it when this one is up, or failed.
+async fn follow_once(
+    replica: &str,
+    at: SocketAddr,
+    means: &mut Means,
+    mut turn: Option<Turn>,
+) -> Result<End, End> {
+    let trust = means.trust.clone();
+    let identity = trust.identity(at).await?;
+    let connected = connect(at, trust.config(&identity)?).await;
+    if let Err(TrustError::HungUp(_)) = &connected {
+        trust.doubt(&identity);
+    }
+    let mut client = client(connected?);
     let (say, mut said) = mpsc::channel(WAITING);
     let mut reported = means.report.borrow_and_update().clone();
     let hello = wire::Hello {
@@ -147,9 +156,11 @@ async fn follow_once(replica: &str, at: SocketAddr, means: &mut Means) -> Result
     let answered = timeout(SILENCE, client.follow(outwards)).await;
     let mut told = match answered {
         Ok(Ok(response)) => response.into_inner(),
-        Ok(Err(status)) => return Err(failed(&status, &means.trust, false)),
+        Ok(Err(status)) => return Err(failed(&status, &trust, &identity, false)),
         Err(_) => return Err(End::Failed(format!("it says nothing for {SILENCE:?}"))),
     };
+    let newer = trust.newer(&identity, at);
+    tokio::pin!(newer);
     let mut is_up = false;
     let mut beats = interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -161,10 +172,16 @@ async fn follow_once(replica: &str, at: SocketAddr, means: &mut Means) -> Result
                 let message = match message {
                     Ok(Some(message)) => message.message,
                     Ok(None) => return Err(End::Failed("it has ended the stream".to_owned())),
-                    Err(status) => return Err(failed(&status, &means.trust, is_up)),
+                    Err(status) => {
+                        if let Some(why) = unreadable(&status) {
+                            tell(means, replica, Kind::Unreadable(why)).await?;
+                        }
+                        return Err(failed(&status, &trust, &identity, is_up));
+                    }
                 };
                 if !is_up {
                     is_up = true;
+                    drop(turn.take());
                     tell(means, replica, Kind::Up(say.clone())).await?;
                 }
                 // What only a newer version knows is nothing.
@@ -176,12 +193,11 @@ async fn follow_once(replica: &str, at: SocketAddr, means: &mut Means) -> Result
                 if heard.elapsed() > SILENCE {
                     return Err(End::Failed(format!("it says nothing for {SILENCE:?}")));
                 }
-                if identity.renew_at <= Instant::now() {
-                    return Ok(End::Renew);
-                }
                 // One that does not fit is one that nobody takes.
-                let _ = say.try_send(Said::Beat(wire::AgentBeat {}));
+                let trouble = means.serving.borrow().trouble();
+                let _ = say.try_send(Said::Beat(wire::AgentBeat { trouble }));
             }
+            turn = &mut newer => return Ok(End::Renewed(turn)),
             changed = means.report.changed() => {
                 changed.map_err(|_| End::Over)?;
                 let report = means.report.borrow_and_update().clone();
@@ -205,13 +221,29 @@ async fn tell(means: &Means, replica: &str, kind: Kind) -> Result<(), End> {
     means.events.send(event).await.map_err(|_| End::Over)
 }
 
-fn failed(status: &Status, trust: &Trust, was_up: bool) -> End {
-    // A server that does not take our certificate may have no time to say so: TLS
-    // 1.3 lets us believe that we are connected until it hangs up.
-    if status.code() == Code::Unauthenticated || !was_up {
-        trust.forget();
+fn failed(status: &Status, trust: &Trust, identity: &Arc<Identity>, was_up: bool) -> End {
+    if status.code() == Code::Unauthenticated {
+        trust.forget(identity);
+    } else if !was_up {
+        // A server that does not take our certificate may have no time to say so.
+        trust.doubt(identity);
     }
     End::Failed(describe(status))
+}
+
+/// What a message was that can't be taken, if that is why a stream ends.
+fn unreadable(status: &Status) -> Option<String> {
+    match status.code() {
+        // From here or from there, whoever noticed first.
+        Code::OutOfRange | Code::ResourceExhausted => Some(format!(
+            "the tables are larger than the {} MiB that one message may have ({}): have fewer \
+             Gateways, listeners and endpoints",
+            MAX_MESSAGE_BYTES >> 20,
+            describe(status)
+        )),
+        Code::Internal => Some(describe(status)),
+        _ => None,
+    }
 }
 
 fn refused(digest: Digest, reason: String) -> Said {
@@ -237,13 +269,6 @@ fn news(before: &Report, now: &Report) -> Vec<Said> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pauses_differ_and_are_bounded() {
-        let pauses: Vec<_> = (0..100).map(|_| jittered(LONGEST_PAUSE)).collect();
-        assert!(pauses.iter().all(|pause| (LONGEST_PAUSE / 2..=LONGEST_PAUSE).contains(pause)));
-        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
-    }
 
     #[test]
     fn each_thing_is_told_once() {

@@ -20,23 +20,9 @@ impl Stage {
         let (wishes, wanted) = watch::channel(None);
         let (reach, _) = watch::channel(Reach::default());
         let trust = Arc::new(Trust::new("ca".into(), "token".into()));
-        let mut following = Following {
-            places: Places::Directory("nowhere".into()),
-            means: Means { trust, events, report, ending },
-            streams: BTreeMap::new(),
-            tasks: JoinSet::new(),
-            peers: BTreeSet::new(),
-            replicas: Replicas::default(),
-            from: None,
-            parts: None,
-            current: None,
-            assignment: None,
-            kept: None,
-            wishes,
-            reach,
-            troubles: BTreeMap::new(),
-            told: None,
-        };
+        let (_, serving) = watch::channel(Serving::default());
+        let means = Means { trust, events, report, serving, ending };
+        let mut following = Following::new(means, watch::Sender::default(), wishes, reach);
         let (say, said) = mpsc::channel(16);
         let abort = following.tasks.spawn(pending());
         following.streams.insert("a".to_owned(), Stream { abort, say: None });
@@ -67,6 +53,12 @@ impl Stage {
         asked
     }
 
+    /// Lets the pause before something is asked for again be over.
+    async fn waits(&mut self) {
+        until(self.following.ask_at).await;
+        self.following.ask_again();
+    }
+
     fn wanted(&self) -> Option<Digest> {
         self.wishes.borrow().as_ref().map(|wish| wish.parts.digest())
     }
@@ -83,16 +75,24 @@ async fn what_is_cut_off_is_asked_for_again_and_what_was_wanted_stays() {
     cut.parts.pop();
     let mut wrong = second.since(&first);
     wrong.changed.clear();
+    let begin = Instant::now();
     for bad in [
         Told::Snapshot(cut),
-        Told::Delta(wrong),
+        Told::Delta(wrong.clone()),
         // A change of something else.
         Told::Delta(first.since(&second)),
     ] {
         stage.hears(bad);
         assert_eq!(stage.wanted(), Some(first.digest()));
+        assert_eq!(stage.asked_for(), None, "not at once");
+        // What comes meanwhile is no reason to ask more.
+        let at = stage.following.ask_at;
+        stage.hears(Told::Delta(wrong.clone()));
+        assert_eq!(stage.following.ask_at, at);
+        stage.waits().await;
         assert_eq!(stage.asked_for(), Some(vec![]), "all of it, anew");
     }
+    assert!(begin.elapsed() >= FIRST_ASK * 7 / 2, "each time later: {:?}", begin.elapsed());
     stage.hears(Told::Delta(second.since(&first)));
     assert_eq!((stage.wanted(), stage.asked_for()), (Some(second.digest()), None));
 }

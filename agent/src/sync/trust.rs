@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,17 +19,30 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
-use tracing::info;
+use tracing::{info, warn};
+
+use super::pauses::jittered;
 
 /// How long it may take until a connection can be used, and an answer to come.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// When a connection that says nothing is asked whether it still is one.
 const PING: Duration = Duration::from_secs(5);
+
+/// How often a new certificate is asked for at most, while there is a good one.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
+
+/// How often a replica that hangs up may be asked for another certificate.
+const DOUBT_AGAIN: Duration = Duration::from_secs(10);
+
+/// What is believed of how long a certificate is good.
+const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+const LONGEST_LIFE: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// Why a replica can't be spoken to. All of it is shown to people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +51,10 @@ pub(super) enum TrustError {
     File { file: String, why: String },
     #[error("{0}")]
     Connect(String),
+    /// Once it knew the agent's certificate. In TLS 1.3 the client believes by
+    /// then that it is connected.
+    #[error("{0}")]
+    HungUp(String),
     #[error("it does not take the agent's token: {0}")]
     Enrol(String),
     #[error("no certificate can be asked for: {0}")]
@@ -49,67 +67,137 @@ pub(super) struct Trust {
     ca: PathBuf,
     token: PathBuf,
     identity: Mutex<Option<Arc<Identity>>>,
+    /// When a good certificate was last given up for a reason that was none.
+    doubted: Mutex<Option<Instant>>,
+    /// One stream at a time goes over to a new certificate.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// With what it is let in.
 #[derive(Debug)]
 pub(super) struct Identity {
-    pub(super) config: Arc<ClientConfig>,
-    /// What the other side has to be signed by.
-    bundle: String,
-    /// From when on it needs another one.
-    pub(super) renew_at: Instant,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    since: Instant,
+    /// How long it is good.
+    life: Duration,
+    /// Whether a replica may not take it.
+    is_doubted: AtomicBool,
+    /// Whether the log says that it can't be renewed.
+    is_told: AtomicBool,
+}
+
+/// A stream has it while it goes over to a new certificate.
+pub(super) type Turn = OwnedMutexGuard<()>;
+
+impl Identity {
+    fn is_good(&self) -> bool {
+        self.since.elapsed() < self.life
+    }
 }
 
 impl Trust {
     pub(super) fn new(ca: PathBuf, token: PathBuf) -> Self {
-        Self { ca, token, identity: Mutex::new(None) }
+        let (identity, doubted, turn) = Default::default();
+        Self { ca, token, identity, doubted, turn }
     }
 
     /// The agent's certificate; a replica gives it one if it has none.
     pub(super) async fn identity(&self, replica: SocketAddr) -> Result<Arc<Identity>, TrustError> {
-        let bundle = read(&self.ca)?;
-        let known = self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_good =
-            |known: &Arc<Identity>| known.renew_at > Instant::now() && known.bundle == bundle;
-        if let Some(known) = known.filter(is_good) {
-            return Ok(known);
+        let Some(known) = self.current() else { return self.enrol(replica).await };
+        if known.is_doubted.swap(false, Ordering::Relaxed) {
+            // It is good for all that is known, if there is no other.
+            return Ok(self.enrol(replica).await.unwrap_or(known));
         }
-        let new = Arc::new(self.enrol(replica, bundle).await?);
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(new.clone());
-        Ok(new)
+        Ok(known)
     }
 
-    /// The certificate is not taken any more.
-    pub(super) fn forget(&self) {
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// How a replica is spoken to with that: by the CA that is in the file now.
+    pub(super) fn config(&self, identity: &Identity) -> Result<Arc<ClientConfig>, TrustError> {
+        let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
+        let with = tls(self.roots()?)?.with_client_auth_cert(chain, key);
+        Ok(Arc::new(h2(with.map_err(|why| TrustError::Request(why.to_string()))?)))
     }
 
-    async fn enrol(&self, replica: SocketAddr, bundle: String) -> Result<Identity, TrustError> {
+    /// Waits until a certificate has had half of its life and there is a newer
+    /// one, which `replica` is asked for until it gives one or another has. The
+    /// old one stays in use meanwhile.
+    pub(super) async fn newer(&self, than: &Arc<Identity>, replica: SocketAddr) -> Turn {
+        sleep_until((than.since + than.life / 2).into()).await;
+        loop {
+            let turn = self.turn.clone().lock_owned().await;
+            if self.current().is_some_and(|known| !Arc::ptr_eq(&known, than)) {
+                return turn;
+            }
+            let Err(why) = self.enrol(replica).await else { return turn };
+            drop(turn);
+            if !than.is_told.swap(true, Ordering::Relaxed) {
+                let left = than.life.saturating_sub(than.since.elapsed()).as_secs();
+                warn!(
+                    "the agent's certificate can't be renewed yet ({why}): it is good for {left} s \
+                     more, and a new one is asked for again and again until there is one"
+                );
+            }
+            sleep(jittered((than.life / 100).min(RENEW_AGAIN))).await;
+        }
+    }
+
+    /// A replica says that it does not take a certificate.
+    pub(super) fn forget(&self, refused: &Arc<Identity>) {
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if identity.as_ref().is_some_and(|known| Arc::ptr_eq(known, refused)) {
+            *identity = None;
+        }
+    }
+
+    /// A replica hangs up on a certificate, perhaps since it does not take it. It
+    /// is asked for another one, which it may not have to give; not often, for
+    /// it may have other reasons.
+    pub(super) fn doubt(&self, identity: &Identity) {
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        if doubted.is_none_or(|at| at.elapsed() > DOUBT_AGAIN) {
+            *doubted = Some(Instant::now());
+            identity.is_doubted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Identity>> {
+        let known = self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        known.filter(|known| known.is_good())
+    }
+
+    fn roots(&self) -> Result<Arc<RootCertStore>, TrustError> {
+        roots(&self.ca, &read(&self.ca)?)
+    }
+
+    async fn enrol(&self, replica: SocketAddr) -> Result<Arc<Identity>, TrustError> {
         let token = read(&self.token)?.trim().to_owned();
         let failed = |why: &dyn ToString| TrustError::Request(why.to_string());
         let key = KeyPair::generate().map_err(|why| failed(&why))?;
         let request = CertificateParams::default().serialize_request(&key);
         let request = request.map_err(|why| failed(&why))?.der().to_vec();
-        let roots = roots(&self.ca, &bundle)?;
-        let without = tls(roots.clone())?.with_no_client_auth();
+        let without = tls(self.roots()?)?.with_no_client_auth();
         let mut client = ControllerClient::new(connect(replica, Arc::new(h2(without))).await?);
-        let begin = Instant::now();
+        let since = Instant::now();
         let asked = client.enroll(EnrollRequest { request, token });
         let answer = timeout(PATIENCE, asked)
             .await
             .map_err(|_| TrustError::Connect(format!("no answer within {PATIENCE:?}")))?
             .map_err(|status| TrustError::Enrol(describe(&status)))?
             .into_inner();
-        let chain = answer.certificates.into_iter().map(CertificateDer::from).collect();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let with = tls(roots)?.with_client_auth_cert(chain, key).map_err(|why| failed(&why))?;
+        let new = Arc::new(Identity {
+            chain: answer.certificates.into_iter().map(CertificateDer::from).collect(),
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            since,
+            life: Duration::from_secs(answer.good_for_s).clamp(SHORTEST_LIFE, LONGEST_LIFE),
+            is_doubted: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
+        });
+        // Whether it can be used at all.
+        self.config(&new)?;
         info!(good_for_s = answer.good_for_s, "enrolled with a controller");
-        Ok(Identity {
-            config: Arc::new(h2(with)),
-            bundle,
-            renew_at: begin + Duration::from_secs(answer.good_for_s) / 2,
-        })
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(new.clone());
+        Ok(new)
     }
 }
 
@@ -175,7 +263,7 @@ pub(super) async fn connect(
         .keep_alive_while_idle(true)
         .connect_with_connector(once)
         .await
-        .map_err(|why| TrustError::Connect(describe(&why)))
+        .map_err(|why| TrustError::HungUp(describe(&why)))
 }
 
 /// A client of it.

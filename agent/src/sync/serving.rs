@@ -1,0 +1,55 @@
+//! Whether the agent can serve traffic, as replicas are told with each beat: one
+//! that can't shall own no VIP.
+
+use std::time::{Duration, Instant};
+
+/// How long the control thread may stand still. It says how it is once a
+/// second, even where there is nothing to do.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// How it is with the agent, as the control thread saw it last.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    trouble: String,
+    /// When it said so; before it has said anything it owes nothing.
+    at: Option<Instant>,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self { trouble: "the agent is starting".to_owned(), at: None }
+    }
+}
+
+impl Serving {
+    /// It is so now; without trouble it serves.
+    pub fn now(trouble: Option<String>) -> Self {
+        Self { trouble: trouble.unwrap_or_default(), at: Some(Instant::now()) }
+    }
+
+    /// Why it can't serve; empty while it can.
+    pub(super) fn trouble(&self) -> String {
+        match self.at {
+            Some(at) if self.trouble.is_empty() && at.elapsed() > STUCK => {
+                format!("the agent's control thread has not moved for {STUCK:?}: restart the agent")
+            }
+            _ => self.trouble.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_thread_that_says_nothing_is_trouble() {
+        assert_eq!(Serving::default().trouble(), "the agent is starting");
+        assert_eq!(Serving::now(None).trouble(), "");
+        assert_eq!(Serving::now(Some("no link".to_owned())).trouble(), "no link");
+        let ago = Instant::now().checked_sub(2 * STUCK);
+        let silent = Serving { at: ago, ..Serving::now(None) };
+        let why = "the agent's control thread has not moved for 5s: restart the agent";
+        assert_eq!(silent.trouble(), why);
+    }
+}
