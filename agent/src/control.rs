@@ -479,6 +479,11 @@ impl Control {
             not_ready.extend(reach.trouble.as_ref().map(|why| {
                 format!("no controller is in reach, what was wanted last stays in force: {why}")
             }));
+            not_ready.extend(reach.unreadable.as_ref().map(|why| {
+                format!(
+                    "what is wanted now can't be read, what was wanted last stays in force: {why}"
+                )
+            }));
         }
         if self.tables.is_pending() {
             not_ready.push("some worker has yet to take up the newest tables".to_owned());

@@ -84,6 +84,8 @@ pub struct Reach {
     pub snapshots: u64,
     /// What is wrong, if none is in reach.
     pub trouble: Option<String>,
+    /// Why the newest snapshot can't be read, if it can't.
+    pub unreadable: Option<String>,
 }
 
 /// The way to the controller, for the control thread.
@@ -314,7 +316,12 @@ impl Following {
             Told::Assignment(assignment) => return self.assign(&assignment),
             Told::Beat(_) | Told::Peers(_) => return,
         };
-        self.reach.send_modify(|reach| reach.snapshots += 1);
+        self.reach.send_modify(|reach| {
+            reach.snapshots += 1;
+            if taken.is_ok() {
+                reach.unreadable = None;
+            }
+        });
         match taken {
             Ok(parts) => self.read(parts),
             Err(why) => self.ask_later(replica, &why),
@@ -332,6 +339,7 @@ impl Following {
                  {pause:.1?}: {why}"
             );
             self.ask_at = Some(Instant::now() + pause);
+            self.reach.send_modify(|reach| reach.unreadable = Some(why.to_string()));
         }
     }
 

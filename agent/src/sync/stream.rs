@@ -174,7 +174,8 @@ async fn follow_once(
                     Ok(None) => return Err(End::Failed("it has ended the stream".to_owned())),
                     Err(status) => {
                         if let Some(why) = unreadable(&status) {
-                            tell(means, replica, Kind::Unreadable(why)).await?;
+                            tell(means, replica, Kind::Unreadable(why.clone())).await?;
+                            return Err(End::Failed(why));
                         }
                         return Err(failed(&status, &trust, &identity, is_up));
                     }

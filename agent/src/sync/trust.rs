@@ -171,6 +171,7 @@ impl Trust {
     }
 
     async fn enrol(&self, replica: SocketAddr) -> Result<Arc<Identity>, TrustError> {
+        let before = self.current();
         let token = read(&self.token)?.trim().to_owned();
         let failed = |why: &dyn ToString| TrustError::Request(why.to_string());
         let key = KeyPair::generate().map_err(|why| failed(&why))?;
@@ -196,8 +197,14 @@ impl Trust {
         // Whether it can be used at all.
         self.config(&new)?;
         info!(good_for_s = answer.good_for_s, "enrolled with a controller");
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(new.clone());
-        Ok(new)
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        // All streams have the same one: the first that came, if many asked at once.
+        let is_newer = |known: &&Arc<Identity>| {
+            known.is_good() && before.as_ref().is_none_or(|before| !Arc::ptr_eq(known, before))
+        };
+        let used = identity.as_ref().filter(is_newer).unwrap_or(&new).clone();
+        *identity = Some(used.clone());
+        Ok(used)
     }
 }
 

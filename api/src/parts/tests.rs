@@ -283,3 +283,32 @@ fn what_is_of_a_newer_version_is_kept_and_left_alone() {
     let newest = Parts::new(newest);
     assert_eq!(there.changed_by(newest.since(&newer)), Ok(newest));
 }
+
+/// What agents and replicas of other versions say: more than is known, or less.
+#[test]
+fn messages_of_other_versions_are_read_as_far_as_they_go() {
+    use wire::follow_request::Message as Said;
+    use wire::follow_response::Message as Told;
+
+    // Field 100, two bytes.
+    let newer = [0xa2_u8, 0x06, 2, 1, 2];
+    let with_field = |message: Vec<u8>| [message, newer.to_vec()].concat();
+    let told = |bytes: &[u8]| wire::FollowResponse::decode(bytes).unwrap().message;
+    let said = |bytes: &[u8]| wire::FollowRequest::decode(bytes).unwrap().message;
+    // A message of a kind that is not known.
+    assert_eq!((told(&newer), said(&newer)), (None, None));
+
+    // One with a field that is not known: field 5 of the response, 4 of the request.
+    let beat = wire::ControllerBeat { digest: vec![1; 32], settled: true };
+    let inner = with_field(beat.encode_to_vec());
+    let outer = [&[0x2a, inner.len() as u8][..], &inner].concat();
+    assert_eq!(told(&outer), Some(Told::Beat(beat)));
+    let beat = wire::AgentBeat { trouble: "no link".to_owned() };
+    let inner = with_field(beat.encode_to_vec());
+    let outer = [&[0x22, inner.len() as u8][..], &inner].concat();
+    assert_eq!(said(&outer), Some(Said::Beat(beat)));
+
+    // One without: an agent that can't say what is wrong with it serves.
+    assert_eq!(said(&[0x22, 0]), Some(Said::Beat(wire::AgentBeat::default())));
+    assert_eq!(wire::AgentBeat::default().trouble, "");
+}

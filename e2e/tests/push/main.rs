@@ -8,6 +8,10 @@
     reason = "a test fails by panicking, with what went wrong"
 )]
 
+mod cut_off;
+mod renewal;
 mod replica;
+mod scripted;
 mod sync;
 mod traffic;
+mod unreadable;

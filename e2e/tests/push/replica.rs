@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use blixt_agent::sync::{Places, Report, Settings, Sync, Wish};
+use blixt_agent::sync::{Places, Report, Serving, Settings, Sync, Wish};
 use blixt_controller::push::{Material, Push, ReviewError, Reviewer, Trust};
 use blixt_gateway::Programming;
 use blixt_model::{
@@ -169,13 +169,24 @@ pub(crate) struct Agent {
 impl Agent {
     /// Begins in the runtime it is called in.
     pub(crate) fn start(files: Files, replicas: &[&Replica]) -> Self {
-        let urls = replicas.iter().map(|replica| format!("https://{}", replica.at));
+        Self::start_at(files, &replicas.iter().map(|replica| replica.at).collect::<Vec<_>>())
+    }
+
+    pub(crate) fn start_at(files: Files, replicas: &[SocketAddr]) -> Self {
+        let urls = replicas.iter().map(|at| format!("https://{at}"));
         let places = Places::Given {
             urls: urls.map(|url| url.parse().unwrap()).collect(),
             ca: files.path("ca.crt"),
         };
         let settings = Settings { places, token: files.path("token") };
         let sync = Sync::start(&settings, Path::new(&files.path("state")));
+        let serving = sync.serving.clone();
+        tokio::spawn(async move {
+            while !serving.is_closed() {
+                serving.send_replace(Serving::now(None));
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
         Self { sync, files }
     }
 

@@ -103,15 +103,20 @@ async fn of_two_replicas_one_tells_tables_and_both_hear_of_it() {
     eventually("both to know", || [&one, &two].iter().all(|it| it.programming() == APPLIED)).await;
     assert_eq!(agent.sync.reach.borrow().snapshots, 1);
 
-    // Whichever it follows: the other one goes on.
-    let name = |replica: &Replica| format!("https://{}", replica.at);
-    let (followed, other) = if name(&one) < name(&two) { (one, two) } else { (two, one) };
-    let second = snapshot(81, 1);
-    other.push.publish(&second);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(agent.has(&first), "the replica that it follows does not know this yet");
+    // It follows one, whatever the other one says meanwhile.
+    let (second, third) = (snapshot(81, 1), snapshot(82, 1));
+    one.push.publish(&second);
+    two.push.publish(&third);
+    eventually("one of them", || agent.has(&second) || agent.has(&third)).await;
+    let (followed, other, newer, others) = match agent.has(&second) {
+        true => (one, two, second, third),
+        false => (two, one, third, second),
+    };
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(agent.has(&newer), "it takes no tables from the other replica");
+    assert_eq!(agent.sync.reach.borrow().snapshots, 2);
     let begin = Instant::now();
-    let (_, _) = tokio::join!(followed.stop(), agent.gets(&second));
+    let (_, _) = tokio::join!(followed.stop(), agent.gets(&others));
     println!("the other replica's tables came after {:?} at most", begin.elapsed());
     agent.applies();
     eventually("it to know", || other.programming() == APPLIED).await;
