@@ -126,8 +126,13 @@ impl Sync {
             ..Reach::default()
         });
         let trust = Arc::new(Trust::new(settings.places.ca(), settings.token.clone()));
-        let report_ = reported.clone();
-        let means = Means { trust, events, report: report_, serving: served, ending: ends.clone() };
+        let means = Means {
+            trust,
+            events,
+            report: reported.clone(),
+            serving: served,
+            ending: ends.clone(),
+        };
         let following = Following {
             parts: first.as_ref().map(|wish| wish.parts.clone()),
             current: first,

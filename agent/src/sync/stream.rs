@@ -236,7 +236,7 @@ fn failed(status: &Status, trust: &Trust, identity: &Arc<Identity>, was_up: bool
 fn unreadable(status: &Status) -> Option<String> {
     match status.code() {
         // From here or from there, whoever noticed first.
-        Code::OutOfRange | Code::ResourceExhausted => Some(format!(
+        Code::OutOfRange => Some(format!(
             "the tables are larger than the {} MiB that one message may have ({}): have fewer \
              Gateways, listeners and endpoints",
             MAX_MESSAGE_BYTES >> 20,
