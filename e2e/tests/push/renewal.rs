@@ -55,6 +55,29 @@ async fn a_certificate_is_used_until_there_is_a_new_one() {
     missed.abort();
 }
 
+fn ended() -> Status {
+    Status::unavailable("the test ends this stream")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_given_up_when_it_is_refused_and_not_before() {
+    let ca = ca();
+    let first = snapshot(80, 1);
+    let replica = Scripted::start(&ca, &first).await;
+    let agent = Agent::start_at(Files::new(&ca, "token of node-1"), &[replica.at]);
+    agent.gets(&first).await;
+    let comes_back = async |after: Status| {
+        let before = replica.script(|script| script.followed());
+        replica.hang_up(after);
+        eventually("it to come back", || replica.script(|it| it.followed() == before + 1)).await;
+        replica.script(|script| script.enrolled)
+    };
+    assert_eq!(comes_back(ended()).await, 1);
+    let refused = Status::unauthenticated("the client certificate has expired");
+    assert_eq!(comes_back(refused).await, 2);
+    assert_eq!(comes_back(ended()).await, 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_ca_is_taken_up_without_a_restart() {
     let (old, new) = (ca(), ca());
@@ -72,7 +95,7 @@ async fn another_ca_is_taken_up_without_a_restart() {
     bundle(&[&old, &new]);
     let both = Material { bundle: format!("{}\n{}", old.bundle, new.bundle), ..new.clone() };
     replica.script(|script| script.ca = both);
-    replica.hang_up();
+    replica.hang_up(ended());
     eventually("it to come back", || replica.script(|script| script.followed() == 2)).await;
     assert_eq!(replica.script(|script| script.enrolled), 1);
 
@@ -80,7 +103,7 @@ async fn another_ca_is_taken_up_without_a_restart() {
     let other = ca();
     bundle(&[&other]);
     replica.script(|script| script.ca = other.clone());
-    replica.hang_up();
+    replica.hang_up(ended());
     eventually("it to come back", || replica.script(|script| script.followed() == 3)).await;
     assert_eq!(replica.script(|script| script.enrolled), 2);
     replica.script(|script| script.publish(Parts::of(&snapshot(80, 2)).to_snapshot()));

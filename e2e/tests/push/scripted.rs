@@ -141,10 +141,9 @@ impl Scripted {
         act(&mut self.script.lock().unwrap())
     }
 
-    /// Ends all streams.
-    pub(crate) fn hang_up(&self) {
+    /// Ends all streams, for a reason.
+    pub(crate) fn hang_up(&self, end: Status) {
         self.script(|script| {
-            let end = Status::unavailable("the test ends this stream");
             script.streams.iter().for_each(|stream| drop(stream.send(Err(end.clone()))));
         });
     }

@@ -83,7 +83,8 @@ async fn a_controller_that_is_gone_and_back_is_followed_again() {
     // nothing is sent.
     let snapshots = agent.sync.reach.borrow().snapshots;
     replica.push.publish(&first);
-    eventually("its agents to be known", || replica.push.agents()[0].current).await;
+    let is_known = || replica.push.agents().first().is_some_and(|agent| agent.current);
+    eventually("its agents to be known", is_known).await;
     let second = snapshot(80, 2);
     replica.push.publish(&second);
     agent.gets(&second).await;
