@@ -210,6 +210,11 @@ impl Parts {
         Ok(model::Snapshot::new(generation, seed, gateways, services)?)
     }
 
+    /// How many bytes they are as a message: as a [`wire::Snapshot`].
+    pub fn message_bytes(&self) -> usize {
+        self.to_snapshot().encoded_len()
+    }
+
     /// For the wire.
     pub fn to_snapshot(&self) -> wire::Snapshot {
         wire::Snapshot { digest: self.digest.to_vec(), parts: parts(&self.by_key).collect() }
