@@ -131,6 +131,7 @@ fn from_data_plane(programming: &Programming) -> (bool, &'static str, String) {
              DaemonSet blixt-agent runs."
                 .to_owned(),
         ),
+        Programming::NoNode { why } => (false, reason::NO_NODE, why.clone()),
         Programming::Refused { node, reason } => {
             (false, reason::REFUSED_BY_NODE, format!("Node {node} can't apply it: {reason}."))
         }

@@ -83,6 +83,11 @@ pub enum Programming {
     NoAgent,
     /// All have.
     Applied,
+    /// Nobody can, for a reason, and what to do.
+    NoNode {
+        /// As a sentence.
+        why: String,
+    },
     /// One can't.
     Refused {
         /// Which.

@@ -201,6 +201,8 @@ pub mod reason {
     pub const ADDRESS_NOT_USABLE: &str = "AddressNotUsable";
     /// A node refused the tables. (Gateway API has no word for it.)
     pub const REFUSED_BY_NODE: &str = "RefusedByNode";
+    /// No node can serve it now. (Gateway API has no word for it.)
+    pub const NO_NODE: &str = "NoNodeServes";
     /// Two pools have addresses in common. (Gateway API has no pools.)
     pub const OVERLAPS: &str = "Overlaps";
     /// The protocol is not served.
