@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use blixt_gateway::{Compiled, Programming};
 use blixt_model::ObjectName;
-use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::error;
 
-use crate::push::{self, Push, TokenReviews, Trust};
+use crate::clients::Clients;
+use crate::flags::Flags;
+use crate::push::cluster::Keeping;
+use crate::push::{self, Heard, Push, TokenReviews, Trust};
 
 /// How far agents are with each Gateway; `None` while nobody knows, as in the
 /// first moments of a replica, when no agent has found it yet.
@@ -30,19 +32,27 @@ pub(crate) struct Pushing {
 impl Pushing {
     /// Serves agents, and keeps in the cluster what they need for it.
     pub(crate) fn begin(
-        client: &Client,
-        namespace: &str,
+        push: Push,
+        clients: &Clients,
+        flags: &Flags,
+        identity: &str,
         listener: TcpListener,
         leads: watch::Receiver<bool>,
     ) -> Self {
-        let (push, trust) = (Push::new(), Trust::new());
-        let port = listener.local_addr().map_or(0, |address| address.port());
-        let (ours, theirs) = (client.clone(), namespace.to_owned());
-        let keeping = push::cluster::keep(ours, theirs, port, leads, trust.clone(), push.clone());
+        let trust = Trust::new();
+        let keeping = Keeping {
+            watching: clients.watching.clone(),
+            asking: clients.asking.clone(),
+            namespace: flags.namespace.clone(),
+            identity: identity.to_owned(),
+            port: listener.local_addr().map_or(0, |address| address.port()),
+            leads,
+        };
+        let keeping = push::cluster::keep(keeping, trust.clone(), push.clone());
         let (stop, stopped) = oneshot::channel();
         let end = async { drop(stopped.await) };
-        let reviews = Arc::new(TokenReviews::new(client.clone(), namespace));
-        let served = push.clone().serve(listener, trust, reviews, end);
+        let reviews = TokenReviews::new(clients.asking.clone(), &flags.namespace);
+        let served = push.clone().serve(listener, trust, Arc::new(reviews), end);
         let serving = async {
             if let Err(error) = served.await {
                 error!("agents can't be served any more: {error}");
@@ -53,7 +63,7 @@ impl Pushing {
 
     /// The agents, for the loop.
     pub(crate) fn agents(&self) -> Agents {
-        Agents { push: self.push.clone(), progress: self.push.changes() }
+        Agents { push: self.push.clone(), heard: self.push.heard() }
     }
 
     /// Waits until one of its tasks ends, as none does by itself.
@@ -76,8 +86,8 @@ impl Pushing {
 /// The agents, as the loop sees them.
 pub(crate) struct Agents {
     push: Push,
-    /// Changes whenever [`Agents::programming`] does.
-    progress: watch::Receiver<Progress>,
+    /// Changes whenever they say something else.
+    heard: watch::Receiver<Heard>,
 }
 
 impl Agents {
@@ -93,9 +103,14 @@ impl Agents {
         self.push.programming(name)
     }
 
+    /// Which nodes can't use the newest tables, and why.
+    pub(crate) fn refusals(&self) -> BTreeMap<String, String> {
+        self.heard.borrow().refusals.clone()
+    }
+
     /// Waits until they have made progress.
     pub(crate) async fn changed(&mut self) {
-        if self.progress.changed().await.is_err() {
+        if self.heard.changed().await.is_err() {
             std::future::pending().await
         }
     }

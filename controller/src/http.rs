@@ -30,6 +30,8 @@ pub(crate) struct Shown {
     pub(crate) registry: Registry,
     /// What keeps it from being ready.
     pub(crate) awaited: watch::Receiver<Vec<String>>,
+    /// Why agents can't be served, unless they can.
+    pub(crate) unserved: watch::Receiver<Option<&'static str>>,
 }
 
 /// Takes the address, and serves for ever.
@@ -55,10 +57,13 @@ async fn render(State(shown): State<Arc<Shown>>) -> Response {
 }
 
 async fn ready(State(shown): State<Arc<Shown>>) -> Response {
-    let awaited = shown.awaited.borrow().clone();
-    if awaited.is_empty() {
+    let awaited = shown.awaited.borrow().join(", ");
+    let awaited =
+        (!awaited.is_empty()).then(|| format!("waiting for the API server to tell all {awaited}"));
+    let unserved = shown.unserved.borrow().map(str::to_owned);
+    let missing: Vec<_> = awaited.into_iter().chain(unserved).collect();
+    if missing.is_empty() {
         return "ok\n".into_response();
     }
-    let text = format!("waiting for the API server to tell all {}\n", awaited.join(", "));
-    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n").into_response()
 }

@@ -1,7 +1,7 @@
 //! What was refused, as it goes into Events: conditions that say no, and what
 //! Gateway API has no condition for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blixt_gateway::status::{Condition, ConditionStatus, ConditionType, reason};
 use blixt_gateway::{Compiled, Index, Kind, ObjectKey, warnings_of_served};
@@ -59,6 +59,22 @@ pub(crate) fn all(index: &Index, compiled: &Compiled) -> BTreeSet<Refusal> {
         found.0.insert(Refusal { object, reason: GOES_NOWHERE, message });
     }
     found.0
+}
+
+/// Nodes that can't use the newest tables. What they can't use may be some
+/// endpoints alone, so no Gateway says it, and no Gateway alone is meant.
+pub(crate) fn of_nodes(
+    compiled: &Compiled,
+    nodes: &BTreeMap<String, String>,
+) -> impl Iterator<Item = Refusal> {
+    let classes = compiled.status.classes.keys();
+    classes.flat_map(move |class| {
+        nodes.iter().map(move |(node, why)| Refusal {
+            object: cluster(Kind::GatewayClass, class),
+            reason: reason::REFUSED_BY_NODE,
+            message: format!("Node {node} can't use the newest tables, and keeps its last: {why}."),
+        })
+    })
 }
 
 struct Found(BTreeSet<Refusal>);

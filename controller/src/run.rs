@@ -26,6 +26,7 @@ use crate::flags::Flags;
 use crate::http::{self, HttpError, Shown};
 use crate::metrics::{FAILED, GONE, Metrics, OUTDATED, WRITTEN};
 use crate::patience::{Failure, Patience};
+use crate::push::Push;
 use crate::status::{self, Write};
 use crate::watch::{All, Change, Watches};
 use crate::world::{Outcome, World};
@@ -78,7 +79,11 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
     let (awaited, shown) = watch::channel(Vec::new());
     let world = World::new();
     tell_awaited(&world, &awaited);
-    http::serve(flags.http, Shown { registry: metrics.registry(), awaited: shown }).await?;
+    let push = Push::new();
+    let mut registry = metrics.registry();
+    push.register(&mut registry);
+    let shown = Shown { registry, awaited: shown, unserved: push.unserved() };
+    http::serve(flags.http, shown).await?;
     let refused = |error| RunError::Listen(flags.listen, error);
     let listener = TcpListener::bind(flags.listen).await.map_err(refused)?;
     info!(version = env!("CARGO_PKG_VERSION"), identity, "starting");
@@ -86,7 +91,7 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
     let (sender, changes) = mpsc::unbounded_channel();
     let watches = Watches::begin(&clients.watching, &sender, &metrics);
     let (leads, mut election) = leader::run(clients.asking.clone(), &flags.namespace, &identity);
-    let mut pushing = Pushing::begin(&clients.asking, &flags.namespace, listener, leads.clone());
+    let mut pushing = Pushing::begin(push, &clients, flags, &identity, listener, leads.clone());
     let looping = Loop {
         standing: events::begin(clients.asking.clone(), identity, metrics.clone()),
         client: clients.asking,
@@ -284,7 +289,8 @@ impl Loop {
     }
 
     fn tell_refusals(&self, compiled: &Compiled) {
-        let refusals = refusals::all(self.world.index(), compiled);
+        let mut refusals = refusals::all(self.world.index(), compiled);
+        refusals.extend(refusals::of_nodes(compiled, &self.agents.refusals()));
         let with_uid = refusals.into_iter().map(|refusal| {
             let uid = self.world.uid(&refusal.object).map(str::to_owned);
             (refusal, uid)

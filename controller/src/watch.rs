@@ -218,7 +218,7 @@ impl Follow<'_> {
     }
 }
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config::default().timeout(WATCH_S)
 }
 
@@ -332,7 +332,7 @@ async fn changed(called: &mut Option<watch::Receiver<u64>>) -> u64 {
 /// How often it is tried again: soon, then every few seconds. An API server
 /// that is back should not wait for us, and a dozen requests hurt none.
 #[derive(Default)]
-struct Patience {
+pub(crate) struct Patience {
     tries: u32,
     last: Option<Instant>,
 }
@@ -372,7 +372,7 @@ fn is_missing(error: &Error) -> bool {
 
 /// What is wrong, in the same words as long as it is the same trouble: one
 /// outage has many faces.
-fn describe(error: &Error) -> String {
+pub(crate) fn describe(error: &Error) -> String {
     let status = match error {
         Error::InitialListFailed(kube::Error::Api(status))
         | Error::WatchStartFailed(kube::Error::Api(status))

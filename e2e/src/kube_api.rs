@@ -151,6 +151,33 @@ impl KubeApi {
         })
     }
 
+    /// A token of a service account, for an audience; bound to a pod if one is
+    /// named.
+    pub fn token(&self, account: &Id<'_>, audience: &str, pod: Option<&str>) -> String {
+        let (namespace, name) = (account.namespace.unwrap(), account.name);
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
+        let pod = pod.map(|name| json!({"apiVersion": "v1", "kind": "Pod", "name": name}));
+        let asked = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"audiences": [audience], "boundObjectRef": pod},
+        });
+        let client = self.client.clone();
+        let made: Value = self.wait(async move {
+            let request = http::Request::post(path).body(serde_json::to_vec(&asked).unwrap());
+            client.request(request.unwrap()).await.unwrap()
+        });
+        made["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Does something with a client of its own, from where the server is.
+    pub fn with<T, F>(&self, ask: impl FnOnce(Client) -> F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.wait(ask(self.client.clone()))
+    }
+
     fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
         self.runtime.block_on(self.runtime.spawn(future)).unwrap()
     }
@@ -228,7 +255,9 @@ fn json_of(object: DynamicObject) -> Value {
 
 fn resource(kind: &str) -> ApiResource {
     let (group, version) = match kind {
-        "Namespace" | "Service" | "Node" | "ConfigMap" | "Secret" | "ServiceAccount" => ("", "v1"),
+        "Namespace" | "Service" | "Node" | "ConfigMap" | "Secret" | "ServiceAccount" | "Pod" => {
+            ("", "v1")
+        }
         "EndpointSlice" => ("discovery.k8s.io", "v1"),
         "Lease" => ("coordination.k8s.io", "v1"),
         "Event" => ("events.k8s.io", "v1"),

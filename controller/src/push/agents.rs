@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_api::parts::{Digest, Parts};
-use blixt_api::sync::BEAT;
+use blixt_api::sync::{BEAT, MAX_MESSAGE_BYTES};
 use blixt_gateway::Programming;
 use blixt_model::ObjectName;
+
+use super::health::{Health, Turn};
 
 /// An agent that has said nothing for so long owns nothing.
 const LIVES: Duration = BEAT.saturating_mul(4);
@@ -25,6 +27,9 @@ const SETTLES: Duration = Duration::from_secs(5);
 /// Snapshots that changes can be told against.
 const REMEMBERED: usize = 8;
 
+/// What a message has around a snapshot: a tag and a length.
+const AROUND: usize = 16;
+
 /// All that a replica knows of its agents, and what it tells them.
 #[derive(Debug)]
 pub(crate) struct Agents {
@@ -34,6 +39,12 @@ pub(crate) struct Agents {
     /// The newest last.
     published: VecDeque<Arc<Parts>>,
     vips: BTreeSet<IpAddr>,
+    /// The newest one, if no message takes it: the last one before that did
+    /// stays in force.
+    withheld: Option<Parts>,
+    /// How large the newest one is as a message, and how large it may be.
+    bytes: usize,
+    most_bytes: usize,
 }
 
 /// Tells one stream of an agent from the one before.
@@ -52,9 +63,14 @@ struct Agent {
     has: Option<Digest>,
     /// The newest of its snapshots that was published here.
     applied: Option<Arc<Parts>>,
+    /// Since when that is only what it had before it was away, and it has not
+    /// said again that it has it. It is believed for a moment.
+    unsure: Option<Instant>,
+    /// The last one that it could not use, until it says that it uses another.
     refused: Option<Refused>,
     /// Whether it has said how far it is since it came.
     answered: bool,
+    health: Health,
 }
 
 #[derive(Debug)]
@@ -62,6 +78,17 @@ struct Refused {
     digest: Digest,
     snapshot: Option<Arc<Parts>>,
     reason: String,
+}
+
+/// Whether there is a snapshot that is new.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Published {
+    /// This one.
+    New(Arc<Parts>),
+    /// None that was not there before.
+    Same,
+    /// One that no message takes, and so is not sent.
+    TooLarge,
 }
 
 /// An agent, for others to look at.
@@ -73,10 +100,14 @@ pub struct AgentState {
     pub version: String,
     /// Whether a stream of it is open.
     pub connected: bool,
+    /// Whether it has said something within the last second.
+    pub lives: bool,
     /// Whether it uses the newest snapshot.
     pub current: bool,
     /// Why it does not, if it said so.
     pub refused: Option<String>,
+    /// Why it can't serve traffic, if it said so.
+    pub trouble: Option<String>,
 }
 
 impl Agents {
@@ -86,15 +117,33 @@ impl Agents {
             by_node: BTreeMap::new(),
             published: VecDeque::new(),
             vips: BTreeSet::new(),
+            withheld: None,
+            bytes: 0,
+            most_bytes: MAX_MESSAGE_BYTES,
         }
     }
 
-    /// Takes a new snapshot. `None` if it is the one there is.
-    pub(crate) fn publish(&mut self, parts: Parts, vips: BTreeSet<IpAddr>) -> Option<Arc<Parts>> {
-        self.vips = vips;
+    /// Takes a new snapshot.
+    pub(crate) fn publish(&mut self, parts: Parts, vips: BTreeSet<IpAddr>) -> Published {
         if self.newest().is_some_and(|newest| newest.digest() == parts.digest()) {
-            return None;
+            self.vips = vips;
+            let was_withheld = self.withheld.take().is_some();
+            self.bytes = parts.message_bytes();
+            return match self.newest() {
+                // What Gateways are told is another thing now.
+                Some(newest) if was_withheld => Published::New(newest.clone()),
+                _ => Published::Same,
+            };
         }
+        if self.withheld.as_ref().is_some_and(|known| known.digest() == parts.digest()) {
+            return Published::Same;
+        }
+        self.bytes = parts.message_bytes();
+        if self.bytes + AROUND > self.most_bytes {
+            self.withheld = Some(parts);
+            return Published::TooLarge;
+        }
+        (self.withheld, self.vips) = (None, vips);
         let parts = match self.newest() {
             Some(newest) => parts.sharing(newest),
             None => parts,
@@ -107,7 +156,7 @@ impl Agents {
         // Another replica may have been faster, and agents with it.
         for agent in self.by_node.values_mut() {
             if agent.has == Some(parts.digest()) {
-                agent.applied = Some(parts.clone());
+                (agent.applied, agent.unsure) = (Some(parts.clone()), None);
             }
             if let Some(refused) = &mut agent.refused
                 && refused.digest == parts.digest()
@@ -115,7 +164,7 @@ impl Agents {
                 refused.snapshot = Some(parts.clone());
             }
         }
-        Some(parts)
+        Published::New(parts)
     }
 
     pub(crate) fn newest(&self) -> Option<&Arc<Parts>> {
@@ -136,20 +185,35 @@ impl Agents {
         has: Option<Digest>,
         now: Instant,
     ) {
-        let known = has.and_then(|digest| self.known(digest).cloned());
         let before = self.by_node.remove(node);
-        let counted = before.as_ref().is_some_and(|agent| agent.answered);
-        let agent = Agent {
+        let known = has.and_then(|digest| {
+            // Perhaps it is too old for us to know it otherwise.
+            let its = before.as_ref().and_then(|agent| agent.applied.as_ref());
+            let its = its.filter(|parts| parts.digest() == digest);
+            self.known(digest).or(its).cloned()
+        });
+        let mut agent = Agent {
             stream,
             version,
             since: now,
             heard: now,
             connected: true,
             has,
-            answered: counted || known.is_some(),
-            applied: known.or_else(|| before?.applied),
+            answered: known.is_some(),
+            applied: known,
+            unsure: None,
             refused: None,
+            health: Health::default(),
         };
+        if let Some(before) = before {
+            agent.answered |= before.answered;
+            agent.health = before.health;
+            agent.refused = before.refused.filter(|refused| Some(refused.digest) != has);
+            if agent.applied.is_none() {
+                agent.applied = before.applied;
+                agent.unsure = Some(before.unsure.unwrap_or(now));
+            }
+        }
         self.by_node.insert(node.to_owned(), agent);
     }
 
@@ -160,13 +224,29 @@ impl Agents {
         }
     }
 
+    /// An agent says whether it can serve traffic.
+    pub(crate) fn beats(
+        &mut self,
+        node: &str,
+        stream: StreamId,
+        trouble: &str,
+        now: Instant,
+    ) -> Option<Turn> {
+        self.speaking(node, stream)?.health.said(trouble, now)
+    }
+
     /// An agent uses a snapshot. `true` if that is news.
     pub(crate) fn applied(&mut self, node: &str, stream: StreamId, digest: Digest) -> bool {
         let known = self.known(digest).cloned();
         let Some(agent) = self.speaking(node, stream) else { return false };
         let news = agent.has != Some(digest) || agent.refused.is_some() || !agent.answered;
         agent.has = Some(digest);
-        agent.applied = known.or_else(|| agent.applied.take());
+        // One that is not known here another replica has published, and so will
+        // we, or have: what is said of Gateways stays meanwhile, since endpoints
+        // alone may be what differs.
+        if known.is_some() {
+            (agent.applied, agent.unsure) = (known, None);
+        }
         agent.refused = None;
         agent.answered = true;
         news
@@ -201,7 +281,7 @@ impl Agents {
     /// Forgets those who have been away for long. `true` if there were any.
     pub(crate) fn forget(&mut self, now: Instant) -> bool {
         let before = self.by_node.len();
-        self.by_node.retain(|_, agent| agent.is_silent_for(now) < COUNTS);
+        self.by_node.retain(|_, agent| agent.is_there(now));
         self.by_node.len() != before
     }
 
@@ -214,10 +294,17 @@ impl Agents {
         now.saturating_duration_since(self.started) >= SETTLES
     }
 
-    /// Those who can own a VIP: they live, and have tables at all.
+    /// Those who can own a VIP: they live, have tables at all, and are not in
+    /// trouble.
     pub(crate) fn live(&self, now: Instant) -> BTreeSet<String> {
         let live = self.by_node.iter().filter(|(_, agent)| agent.owns(now));
         live.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// How large the newest snapshot is as a message, and whether agents do
+    /// not get it for that.
+    pub(crate) fn size(&self) -> (usize, bool) {
+        (self.bytes, self.withheld.is_some())
     }
 
     /// The VIPs of the newest snapshot.
@@ -231,42 +318,80 @@ impl Agents {
     pub(crate) fn programming(&self, name: &ObjectName, now: Instant) -> Option<Programming> {
         let begins = now.saturating_duration_since(self.started) < COUNTS;
         let pending = || (!begins).then_some(Programming::Pending);
+        let withheld = self.withheld.as_ref().and_then(|withheld| withheld.gateway(name));
+        if withheld.is_some() && withheld != self.newest().and_then(|newest| newest.gateway(name)) {
+            return Some(Programming::NoNode { why: self.too_large() });
+        }
         let Some(newest) = self.newest() else { return pending() };
         let Some(wanted) = newest.gateway(name) else { return pending() };
         let is_same =
             |parts: &Arc<Parts>| Arc::ptr_eq(parts, newest) || parts.gateway(name) == Some(wanted);
         let mut found = None;
         for (node, agent) in self.by_node.iter().filter(|(_, agent)| agent.counts(now)) {
-            if agent.applied.as_ref().is_some_and(is_same) {
-                found.get_or_insert(Programming::Applied);
-                continue;
-            }
+            let uses = agent.uses(now).is_some_and(is_same);
             match &agent.refused {
-                Some(refused) if refused.snapshot.as_ref().is_some_and(is_same) => {
+                Some(refused)
+                    if !(uses && agent.unsure.is_none())
+                        && refused.snapshot.as_ref().is_some_and(is_same) =>
+                {
                     let reason = refused.reason.clone();
                     return Some(Programming::Refused { node: node.clone(), reason });
+                }
+                _ if uses => {
+                    found.get_or_insert(Programming::Applied);
                 }
                 _ => found = Some(Programming::Pending),
             }
         }
         match found {
-            None if self.by_node.values().all(|agent| agent.is_silent_for(now) >= COUNTS) => {
-                (!begins).then_some(Programming::NoAgent)
+            None => {
+                let there = || self.by_node.iter().filter(|(_, agent)| agent.is_there(now));
+                let unable = if there().next().is_none() {
+                    Programming::NoAgent
+                } else if let Some(why) = all_in_trouble(there()) {
+                    Programming::NoNode { why }
+                } else {
+                    Programming::Pending
+                };
+                (!begins).then_some(unable)
             }
-            None | Some(Programming::Pending) => pending(),
+            Some(Programming::Pending) => pending(),
             found => found,
         }
     }
 
+    /// Who can't use the newest tables, and why; also where no Gateway is the
+    /// worse for it, as it is with endpoints.
+    pub(crate) fn refusals(&self, now: Instant) -> BTreeMap<String, String> {
+        let newest = self.newest().map(|newest| newest.digest());
+        let behind = self.by_node.iter().filter(|(_, agent)| agent.is_there(now));
+        let behind = behind.filter(|(_, agent)| agent.has.is_none() || agent.has != newest);
+        let refused = behind.filter_map(|(node, agent)| {
+            Some((node.clone(), agent.refused.as_ref()?.reason.clone()))
+        });
+        refused.collect()
+    }
+
+    /// Why a snapshot is not sent, and what to do.
+    pub(crate) fn too_large(&self) -> String {
+        format!(
+            "The tables of all Gateways take {} bytes, and a message to an agent has {} at most, \
+             so those before stay: use fewer Gateways, or Services with fewer endpoints.",
+            self.bytes, self.most_bytes
+        )
+    }
+
     /// All of them.
-    pub(crate) fn states(&self) -> Vec<AgentState> {
+    pub(crate) fn states(&self, now: Instant) -> Vec<AgentState> {
         let newest = self.newest().map(|newest| newest.digest());
         let state = |(node, agent): (&String, &Agent)| AgentState {
             node: node.clone(),
             version: agent.version.clone(),
             connected: agent.connected,
+            lives: agent.lives(now),
             current: agent.has.is_some() && agent.has == newest,
             refused: agent.refused.as_ref().map(|refused| refused.reason.clone()),
+            trouble: agent.health.trouble().map(str::to_owned),
         };
         self.by_node.iter().map(state).collect()
     }
@@ -277,247 +402,44 @@ impl Agent {
         now.saturating_duration_since(self.heard)
     }
 
-    fn owns(&self, now: Instant) -> bool {
-        self.has.is_some() && self.is_silent_for(now) < LIVES
+    fn lives(&self, now: Instant) -> bool {
+        self.is_silent_for(now) < LIVES
     }
 
+    /// Whether it is connected, or was a moment ago.
+    fn is_there(&self, now: Instant) -> bool {
+        self.is_silent_for(now) < COUNTS
+    }
+
+    fn owns(&self, now: Instant) -> bool {
+        self.has.is_some() && self.health.is_well() && self.lives(now)
+    }
+
+    /// Whether it carries Gateways. In trouble it does not.
     fn counts(&self, now: Instant) -> bool {
         let is_new = now.saturating_duration_since(self.since) < COUNTS;
-        self.is_silent_for(now) < COUNTS && (self.answered || !is_new)
+        let is_well = self.health.trouble().is_none();
+        self.is_there(now) && is_well && (self.answered || !is_new)
     }
+
+    /// The snapshot it uses, as far as it is known here.
+    fn uses(&self, now: Instant) -> Option<&Arc<Parts>> {
+        let is_late = |since| now.saturating_duration_since(since) >= COUNTS;
+        self.applied.as_ref().filter(|_| !self.unsure.is_some_and(is_late))
+    }
+}
+
+/// Why nobody serves anything, if all are in trouble.
+fn all_in_trouble<'a>(agents: impl Iterator<Item = (&'a String, &'a Agent)>) -> Option<String> {
+    let troubles = agents.map(|(node, agent)| Some((node, agent.health.trouble()?)));
+    let troubles = troubles.collect::<Option<Vec<_>>>()?;
+    let (node, why) = troubles.first()?;
+    let others = match troubles.len() - 1 {
+        0 => String::new(),
+        others => format!(" ({others} more can't either)"),
+    };
+    Some(format!("No node can serve it now. {node}: {why}{others}."))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use blixt_model::{
-        Affinity, Backend, Endpoint, EndpointState, Gateway, Generation, HashSeed, Listener,
-        ListenerName, Port, Protocol, ServiceIndex, ServicePort, ServicePortId, Snapshot, Target,
-        Weight,
-    };
-
-    /// The Gateways `a` and `b`, the latter on `port`, before some endpoints.
-    fn snapshot(number: u16, endpoints: u8) -> Parts {
-        let port = |number: u16| Port::new(number).unwrap();
-        let endpoint = |host| Endpoint {
-            address: [10, 0, 0, host].into(),
-            port: port(80),
-            state: EndpointState::Ready,
-        };
-        let service = ServicePort {
-            id: ServicePortId {
-                service: "web".parse().unwrap(),
-                protocol: Protocol::Tcp,
-                port: port(80),
-            },
-            affinity: Affinity::None,
-            endpoints: (1..=endpoints).map(endpoint).collect(),
-        };
-        let gateway = |name: &str, host, number| Gateway {
-            name: name.parse().unwrap(),
-            addresses: vec![[192, 0, 2, host].into()],
-            listeners: vec![Listener {
-                name: ListenerName::new("tcp").unwrap(),
-                protocol: Protocol::Tcp,
-                port: port(number),
-                route: None,
-                backends: vec![Backend {
-                    weight: Weight::DEFAULT,
-                    target: Target::Service(ServiceIndex(0)),
-                }],
-            }],
-        };
-        let gateways = vec![gateway("a", 1, 80), gateway("b", 2, number)];
-        Parts::of(&Snapshot::new(Generation(1), HashSeed(0), gateways, vec![service]).unwrap())
-    }
-
-    fn vips() -> BTreeSet<IpAddr> {
-        [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()].into()
-    }
-
-    /// A replica with a clock that a test sets.
-    struct Replica {
-        agents: Agents,
-        now: Instant,
-    }
-
-    impl Replica {
-        fn new() -> Self {
-            let now = Instant::now();
-            Self { agents: Agents::new(now), now }
-        }
-
-        /// One that has run for long.
-        fn old() -> Self {
-            let mut replica = Self::new();
-            replica.now += Duration::from_secs(60);
-            replica
-        }
-
-        fn publish(&mut self, number: u16, endpoints: u8) -> Digest {
-            let parts = snapshot(number, endpoints);
-            let digest = parts.digest();
-            self.agents.publish(parts, vips());
-            digest
-        }
-
-        fn come(&mut self, node: &str, stream: StreamId, has: Option<Digest>) {
-            self.agents.come(node, stream, "1".to_owned(), has, self.now);
-        }
-
-        fn pass(&mut self, ms: u64) {
-            self.now += Duration::from_millis(ms);
-        }
-
-        fn both(&self) -> [Option<Programming>; 2] {
-            ["a", "b"].map(|name| self.agents.programming(&name.parse().unwrap(), self.now))
-        }
-    }
-
-    const APPLIED: Option<Programming> = Some(Programming::Applied);
-    const PENDING: Option<Programming> = Some(Programming::Pending);
-    const NO_AGENT: Option<Programming> = Some(Programming::NoAgent);
-
-    #[test]
-    fn a_gateway_is_programmed_when_all_agents_have_it() {
-        let mut replica = Replica::old();
-        let first = replica.publish(80, 1);
-        assert_eq!(replica.both(), [NO_AGENT, NO_AGENT], "nobody carries it");
-        replica.come("n1", 1, None);
-        replica.come("n2", 2, None);
-        assert_eq!(replica.both(), [PENDING, PENDING]);
-        assert!(replica.agents.applied("n1", 1, first));
-        assert!(replica.agents.applied("n2", 2, first));
-        assert!(!replica.agents.applied("n2", 2, first), "no news");
-        assert_eq!(replica.both(), [APPLIED, APPLIED]);
-        // A Gateway that has changed waits for all; the other one does not.
-        let second = replica.publish(81, 1);
-        assert_eq!(replica.both(), [APPLIED, PENDING]);
-        replica.agents.applied("n1", 1, second);
-        assert_eq!(replica.both(), [APPLIED, PENDING]);
-        replica.agents.applied("n2", 2, second);
-        assert_eq!(replica.both(), [APPLIED, APPLIED]);
-        assert!(replica.agents.states().iter().all(|agent| agent.current && agent.connected));
-    }
-
-    #[test]
-    fn endpoints_never_make_it_flap() {
-        let mut replica = Replica::old();
-        let first = replica.publish(80, 1);
-        replica.come("n1", 1, Some(first));
-        // Far more changes than are remembered, before the agent says anything,
-        // and then it says that it has one that was never published here.
-        for endpoints in 2..100 {
-            replica.publish(80, endpoints);
-            assert_eq!(replica.both(), [APPLIED, APPLIED]);
-        }
-        replica.agents.applied("n1", 1, snapshot(80, 200).digest());
-        assert_eq!(replica.both(), [APPLIED, APPLIED]);
-    }
-
-    #[test]
-    fn a_refusal_names_node_and_reason_and_others_are_left_alone() {
-        let mut replica = Replica::old();
-        let first = replica.publish(80, 1);
-        replica.come("n1", 1, Some(first));
-        replica.come("n2", 2, Some(first));
-        let second = replica.publish(81, 1);
-        replica.agents.applied("n1", 1, second);
-        assert!(replica.agents.refused("n2", 2, second, "too many".to_owned()));
-        assert!(!replica.agents.refused("n2", 2, second, "too many".to_owned()));
-        let refused = Programming::Refused { node: "n2".to_owned(), reason: "too many".to_owned() };
-        assert_eq!(replica.both(), [APPLIED, Some(refused)]);
-        // Back to what everybody has.
-        replica.publish(80, 1);
-        assert_eq!(replica.both(), [APPLIED, PENDING]);
-        replica.agents.applied("n1", 1, first);
-        replica.agents.applied("n2", 2, first);
-        assert_eq!(replica.both(), [APPLIED, APPLIED]);
-    }
-
-    #[test]
-    fn lost_agents_do_not_count_after_ten_seconds() {
-        let mut replica = Replica::old();
-        let first = replica.publish(80, 1);
-        replica.come("n1", 1, Some(first));
-        replica.come("n2", 2, Some(first));
-        let second = replica.publish(81, 1);
-        replica.agents.applied("n1", 1, second);
-        replica.agents.left("n2", 2, false);
-        replica.pass(9_900);
-        replica.agents.heard("n1", 1, replica.now);
-        replica.agents.heard("n2", 2, replica.now - Duration::from_millis(9_900));
-        assert_eq!(replica.both(), [APPLIED, PENDING]);
-        replica.pass(200);
-        assert_eq!(replica.both(), [APPLIED, APPLIED]);
-        assert!(replica.agents.forget(replica.now));
-        assert_eq!(replica.agents.states().len(), 1);
-        // The last one.
-        replica.pass(10_000);
-        assert_eq!(replica.both(), [NO_AGENT, NO_AGENT]);
-    }
-
-    #[test]
-    fn a_node_that_joins_makes_nothing_flap_but_not_for_ever() {
-        let mut replica = Replica::old();
-        let first = replica.publish(80, 1);
-        replica.come("n1", 1, Some(first));
-        replica.come("new", 2, None);
-        assert_eq!(replica.both(), [APPLIED, APPLIED]);
-        replica.pass(10_100);
-        replica.agents.heard("n1", 1, replica.now);
-        replica.agents.heard("new", 2, replica.now);
-        assert_eq!(replica.both(), [PENDING, PENDING]);
-    }
-
-    #[test]
-    fn a_replica_that_has_just_begun_does_not_know() {
-        let mut replica = Replica::new();
-        let first = replica.publish(80, 1);
-        assert_eq!(replica.both(), [None, None]);
-        replica.come("n1", 1, Some(first));
-        assert_eq!(replica.both(), [APPLIED, APPLIED]);
-        replica.pass(10_000);
-        assert_eq!(replica.both(), [NO_AGENT, NO_AGENT]);
-    }
-
-    #[test]
-    fn only_the_newest_stream_of_an_agent_counts() {
-        let mut replica = Replica::old();
-        let first = replica.publish(80, 1);
-        replica.come("n1", 1, Some(first));
-        replica.come("n1", 2, None);
-        assert_eq!(replica.both(), [APPLIED, APPLIED], "it has come back as it was");
-        replica.agents.left("n1", 1, false);
-        assert!(replica.agents.states()[0].connected);
-        assert!(!replica.agents.refused("n1", 1, first, "late".to_owned()));
-        replica.agents.left("n1", 2, true);
-        assert_eq!(replica.agents.states(), []);
-    }
-
-    #[test]
-    fn who_is_silent_owns_nothing_after_a_second() {
-        let mut replica = Replica::old();
-        let first = replica.publish(80, 1);
-        for (node, stream) in [("n1", 1), ("n2", 2), ("n3", 3)] {
-            replica.come(node, stream, Some(first));
-        }
-        // Has no tables, so it would answer nobody.
-        replica.come("new", 4, None);
-        let live = |replica: &Replica| Vec::from_iter(replica.agents.live(replica.now));
-        assert_eq!(live(&replica), ["n1", "n2", "n3"]);
-        replica.pass(999);
-        replica.agents.heard("n2", 2, replica.now);
-        assert_eq!(live(&replica), ["n1", "n2", "n3"]);
-        replica.pass(1);
-        assert_eq!(live(&replica), ["n2"]);
-    }
-
-    #[test]
-    fn a_replica_says_who_owns_what_when_all_have_had_time_to_come() {
-        let mut replica = Replica::new();
-        assert!(!replica.agents.is_settled(replica.now));
-        replica.pass(5_000);
-        assert!(replica.agents.is_settled(replica.now));
-    }
-}
+mod tests;

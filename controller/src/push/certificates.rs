@@ -13,9 +13,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{
-    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName,
+    UnixTime,
 };
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -171,6 +175,7 @@ pub struct Authority {
     between: Vec<CertificateDer<'static>>,
     roots: Arc<RootCertStore>,
     bundle: String,
+    expires: SystemTime,
 }
 
 impl std::fmt::Debug for Authority {
@@ -193,6 +198,7 @@ impl Authority {
         if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
             return Err(unusable("tls.key")("it does not belong to tls.crt"));
         }
+        let expires = parsed.validity.not_after.to_datetime().into();
         let issuer = Issuer::from_ca_cert_der(signer, key).map_err(unusable("tls.crt"))?;
         let mut roots = RootCertStore::empty();
         for root in &bundle {
@@ -200,7 +206,12 @@ impl Authority {
         }
         let between = chain.into_iter().filter(|one| !bundle.contains(one)).collect();
         let bundle = material.bundle.clone();
-        Ok(Self { issuer, between, roots: Arc::new(roots), bundle })
+        Ok(Self { issuer, between, roots: Arc::new(roots), bundle, expires })
+    }
+
+    /// When its own certificate ends.
+    pub(crate) fn expires(&self) -> SystemTime {
+        self.expires
     }
 
     /// All that certificates may be signed by, as PEM.
@@ -227,16 +238,38 @@ impl Authority {
                 .allow_unauthenticated()
                 .build()
                 .map_err(unusable("ca.crt"))?;
+        let chain = self.with_chain(certificate.der().clone());
+        self.check(&chain, now, &provider)?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable("TLS 1.3"))?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(self.with_chain(certificate.der().clone()), key)
+            .with_single_cert(chain, key)
             .map_err(unusable("the server's certificate"))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         // Every connection says anew who it is.
         config.send_tls13_tickets = 0;
         Ok(config)
+    }
+
+    /// Whether those who know the bundle believe what it signs. A CA that has
+    /// expired, or that ca.crt does not lead to, would lock everybody out.
+    fn check(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: SystemTime,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<(), TrustError> {
+        let Some((first, between)) = chain.split_first() else { return Ok(()) };
+        let name = ServerName::try_from(SERVER_NAME).map_err(unusable("the server's name"))?;
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        WebPkiServerVerifier::builder_with_provider(self.roots.clone(), provider.clone())
+            .build()
+            .map_err(unusable("ca.crt"))?
+            .verify_server_cert(first, between, &name, &[], UnixTime::since_unix_epoch(now))
+            .map_err(|error| format!("who knows ca.crt does not believe what it signs: {error}"))
+            .map_err(unusable("tls.crt"))?;
+        Ok(())
     }
 
     /// A client certificate for a node's agent. Of its request only the key
@@ -363,6 +396,17 @@ mod tests {
         assert!(refused(with_key("x")).starts_with("tls.key can't be used"));
         let empty = Material { bundle: String::new(), ..good.clone() };
         assert_eq!(refused(empty), "ca.crt can't be used (there is no certificate in it)");
+        // Nobody who knows the bundle believes what another CA signs, nor one that
+        // is over.
+        let served = |material: &Material, now| Authority::open(material).unwrap().server(now);
+        let foreign = Material { bundle: other.bundle.clone(), ..good.clone() };
+        let foreign = served(&foreign, now()).unwrap_err().to_string();
+        assert!(
+            foreign.starts_with("tls.crt can't be used (who knows ca.crt does not"),
+            "{foreign}"
+        );
+        let expired = served(&good, now() + 366 * DAY).unwrap_err().to_string();
+        assert!(expired.contains("does not believe what it signs"), "{expired}");
         // A server's certificate does not sign.
         let key = KeyPair::generate().unwrap();
         let leaf = params("x", now(), LIFE).self_signed(&key).unwrap().pem();

@@ -1,21 +1,32 @@
 //! What push keeps in the cluster: the CA in a Secret, and for agents, who have
-//! no rights there, a ConfigMap with all that they need to find us.
+//! no rights there, a ConfigMap with all that they need to find us. All of it is
+//! watched: where nothing happens nothing is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ListParams, PostParams};
+use kube::api::PostParams;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::events::{Event as NewEvent, EventType, Recorder, Reporter};
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
+
+use crate::watch::{Patience, config, describe};
 
 use super::certificates::Material;
 use super::{Push, Trust};
@@ -41,9 +52,10 @@ const NEXT_KEY: &str = "next.key";
 /// The keys of the ConfigMap.
 const URLS: &str = "urls";
 
-/// How often is looked, when all is well and when it is not.
-const LOOK: Duration = Duration::from_secs(2);
-const RETRY: Duration = Duration::from_millis(500);
+/// How often is looked what time alone changes, and when what failed is tried
+/// again.
+const LOOK: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Something in the cluster is not as it has to be.
 #[derive(Debug, thiserror::Error)]
@@ -56,99 +68,228 @@ enum KeepError {
     Lacks(&'static str),
     #[error("is not there yet; the leader makes it")]
     Absent,
+    #[error("is gone, and was not made here: bring it back, or delete the pods of the controller")]
+    Gone,
+}
+
+/// Whom and what is kept for.
+pub struct Keeping {
+    /// For watches.
+    pub watching: Client,
+    /// For everything else.
+    pub asking: Client,
+    /// Where it is kept.
+    pub namespace: String,
+    /// Which replica this is, for people.
+    pub identity: String,
+    /// Where agents find each replica.
+    pub port: u16,
+    /// Whether this one may write.
+    pub leads: watch::Receiver<bool>,
 }
 
 /// Keeps the CA in force, and the ConfigMap of it, for ever. Only a leader
 /// writes.
-pub async fn keep(
-    client: Client,
-    namespace: String,
-    port: u16,
-    leads: watch::Receiver<bool>,
-    trust: Trust,
-    push: Push,
-) {
+pub async fn keep(keeping: Keeping, trust: Trust, push: Push) {
+    let Keeping { watching, asking, namespace, identity, port, mut leads } = keeping;
+    let named = |name: &str| config().fields(&format!("metadata.name={name}"));
+    let of_service = config().labels(&format!("kubernetes.io/service-name={CONTROLLER}"));
+    let mut secrets: Known<Secret> =
+        Known::follow(Api::namespaced(watching.clone(), &namespace), named(CA));
+    let mut maps: Known<ConfigMap> =
+        Known::follow(Api::namespaced(watching.clone(), &namespace), named(CONTROLLER));
+    let mut slices: Known<EndpointSlice> =
+        Known::follow(Api::namespaced(watching, &namespace), of_service);
     let keeper = Keeper {
-        secrets: Api::namespaced(client.clone(), &namespace),
-        maps: Api::namespaced(client.clone(), &namespace),
-        slices: Api::namespaced(client, &namespace),
+        is_ours: AtomicBool::new(false),
+        secrets: Api::namespaced(asking.clone(), &namespace),
+        maps: Api::namespaced(asking.clone(), &namespace),
         port,
         trust,
         push,
     };
+    let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity) };
+    let recorder = Recorder::new(asking, reporter);
     let mut troubles = BTreeMap::new();
     loop {
-        let leads = *leads.borrow();
-        let ca = keeper.keep_ca(leads).await;
-        let found = keeper.keep_map(leads).await;
-        let well = ca.is_ok() && found.is_ok();
-        tell(&mut troubles, format!("Secret {namespace}/{CA}"), ca);
-        tell(&mut troubles, format!("ConfigMap {namespace}/{CONTROLLER}"), found);
-        sleep(if well { LOOK } else { RETRY }).await;
+        let leading = *leads.borrow_and_update();
+        let mut outcomes = Vec::new();
+        if let Some(secret) = secrets.all().map(|all| all.first().cloned()) {
+            let kept = keeper.keep_ca(secret.as_deref(), leading).await;
+            outcomes.push((format!("Secret {namespace}/{CA}"), kept, secret));
+        }
+        if let (Some(slices), Some(maps)) = (slices.all(), maps.all()) {
+            let kept = keeper.keep_map(&slices, maps.first().map(Arc::as_ref), leading).await;
+            outcomes.push((format!("ConfigMap {namespace}/{CONTROLLER}"), kept, None));
+        }
+        let mut wait = LOOK;
+        for (what, kept, secret) in outcomes {
+            if matches!(kept, Err(KeepError::Api(_))) {
+                wait = RETRY;
+            }
+            let told = tell(&mut troubles, what, kept);
+            if let (Some(why), Some(secret), true) = (told, secret, leading) {
+                record(&recorder, &secret, why).await;
+            }
+        }
+        tokio::select! {
+            () = secrets.changed() => {}
+            () = maps.changed() => {}
+            () = slices.changed() => {}
+            changed = leads.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+            () = sleep(wait) => {}
+        }
     }
 }
 
-/// Logs what is wrong, once.
-fn tell(troubles: &mut BTreeMap<String, String>, what: String, how: Result<(), KeepError>) {
-    match how {
-        Ok(()) => {
-            if troubles.remove(&what).is_some() {
-                info!("{what} is as it should be");
-            }
-        }
-        Err(error) => {
-            let text = error.to_string();
-            if troubles.get(&what) != Some(&text) {
-                match error {
-                    // As it is where everything is new.
-                    KeepError::Absent => info!("{what} {text}"),
-                    _ => warn!("{what} {text}; trying again"),
-                }
-                troubles.insert(what, text);
-            }
-        }
+/// Objects as a watch tells them.
+struct Known<K: Resource + 'static>
+where
+    K::DynamicType: Eq + std::hash::Hash,
+{
+    told: BoxStream<'static, Result<Event<K>, watcher::Error>>,
+    all: Store<K>,
+    is_listed: bool,
+    trouble: Option<String>,
+}
+
+impl<K> Known<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    fn follow(api: Api<K>, config: watcher::Config) -> Self {
+        let (all, writer) = reflector::store();
+        let told = reflector::reflector(writer, watcher(api, config).backoff(Patience::default()));
+        Self { told: told.boxed(), all, is_listed: false, trouble: None }
     }
+
+    /// All there are, once that is known.
+    fn all(&self) -> Option<Vec<Arc<K>>> {
+        self.is_listed.then(|| self.all.state())
+    }
+
+    /// Waits until something is other than it was. May be cut short.
+    async fn changed(&mut self) {
+        while let Some(event) = self.told.next().await {
+            match event {
+                Ok(Event::Init | Event::InitApply(_)) => continue,
+                Ok(Event::InitDone) => self.is_listed = true,
+                Ok(Event::Apply(_) | Event::Delete(_)) => {}
+                Err(error) => {
+                    let text = describe(&error);
+                    if self.trouble.as_ref() != Some(&text) {
+                        warn!("watching {} of our own: {text}; trying again", K::kind(&()));
+                        self.trouble = Some(text);
+                    }
+                    continue;
+                }
+            }
+            self.trouble = None;
+            return;
+        }
+        // A watch does not end.
+        std::future::pending().await
+    }
+}
+
+/// Tells on a Secret what is wrong with it.
+async fn record(recorder: &Recorder, secret: &Secret, why: String) {
+    let event = NewEvent {
+        type_: EventType::Warning,
+        reason: "NotUsable".to_owned(),
+        note: Some(format!("Secret {CA} {why}. The last good CA stays.")),
+        action: "Read".to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = recorder.publish(&event, &secret.object_ref(&())).await {
+        warn!("an Event on Secret {CA} can't be made: {error}");
+    }
+}
+
+/// Logs what is wrong, once. Gives it, if it is with the object itself.
+fn tell(
+    troubles: &mut BTreeMap<String, String>,
+    what: String,
+    how: Result<(), KeepError>,
+) -> Option<String> {
+    let Err(error) = how else {
+        if troubles.remove(&what).is_some() {
+            info!("{what} is as it should be");
+        }
+        return None;
+    };
+    let text = error.to_string();
+    if troubles.get(&what) == Some(&text) {
+        return None;
+    }
+    match error {
+        // As it is where everything is new.
+        KeepError::Absent => info!("{what} {text}"),
+        KeepError::Api(_) => warn!("{what}: {text}; trying again"),
+        _ => warn!("{what} {text}"),
+    }
+    let is_its_own = matches!(error, KeepError::Trust(_) | KeepError::Lacks(_));
+    troubles.insert(what, text.clone());
+    is_its_own.then_some(text)
 }
 
 struct Keeper {
+    /// Whether the CA in force is one that the leader made.
+    is_ours: AtomicBool,
     secrets: Api<Secret>,
     maps: Api<ConfigMap>,
-    slices: Api<EndpointSlice>,
     port: u16,
     trust: Trust,
     push: Push,
 }
 
 impl Keeper {
-    async fn keep_ca(&self, leads: bool) -> Result<(), KeepError> {
+    async fn keep_ca(&self, secret: Option<&Secret>, leads: bool) -> Result<(), KeepError> {
         let now = SystemTime::now();
-        let Some(secret) = self.secrets.get_opt(CA).await? else {
+        // Whatever comes: what is in force goes on.
+        self.trust.renew(now)?;
+        let Some(secret) = secret else {
             if !leads {
                 return Err(KeepError::Absent);
             }
-            let material = Material::new(now)?;
+            let material = match self.trust.material() {
+                // All agents know it.
+                Some(material) if self.is_ours.load(Ordering::Relaxed) => material,
+                Some(_) => return Err(KeepError::Gone),
+                None => Material::new(now)?,
+            };
             write(&self.secrets, secret_of(&material, None), false).await?;
-            info!("there is a new CA");
-            self.trust.update(&material)?;
-            return Ok(());
+            info!("there is a new Secret with the CA");
+            return self.take(&material, true);
         };
-        let material = material_of(&secret)?;
-        self.trust.update(&material)?;
+        let material = material_of(secret)?;
+        self.take(&material, is_ours(secret))?;
         if leads
-            && is_ours(&secret)
+            && is_ours(secret)
             && let Some(renewed) = material.renewed(now)?
         {
-            write(&self.secrets, secret_of(&renewed, Some(&secret)), true).await?;
+            write(&self.secrets, secret_of(&renewed, Some(secret)), true).await?;
             info!("the CA is being renewed");
-            self.trust.update(&renewed)?;
+            self.take(&renewed, true)?;
         }
         Ok(())
     }
 
-    async fn keep_map(&self, leads: bool) -> Result<(), KeepError> {
-        let selector = format!("kubernetes.io/service-name={CONTROLLER}");
-        let slices = self.slices.list(&ListParams::default().labels(&selector)).await?;
-        let urls = urls(&slices.items, self.port);
+    fn take(&self, material: &Material, is_ours: bool) -> Result<(), KeepError> {
+        self.trust.update(material)?;
+        self.is_ours.store(is_ours, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn keep_map(
+        &self,
+        slices: &[Arc<EndpointSlice>],
+        before: Option<&ConfigMap>,
+        leads: bool,
+    ) -> Result<(), KeepError> {
+        let urls = urls(slices.iter().map(Arc::as_ref), self.port);
         self.push.tell_peers(urls.iter().cloned().collect());
         let Some(bundle) = self.trust.bundle().filter(|_| leads) else { return Ok(()) };
         let data: BTreeMap<_, _> = [
@@ -156,12 +297,11 @@ impl Keeper {
             (URLS.to_owned(), urls.into_iter().map(|url| url + "\n").collect()),
         ]
         .into();
-        let before = self.maps.get_opt(CONTROLLER).await?;
-        if before.as_ref().is_some_and(|map| map.data.as_ref() == Some(&data)) {
+        if before.is_some_and(|map| map.data.as_ref() == Some(&data)) {
             return Ok(());
         }
         let exists = before.is_some();
-        let mut map = before.unwrap_or_default();
+        let mut map = before.cloned().unwrap_or_default();
         map.metadata.name = Some(CONTROLLER.to_owned());
         map.data = Some(data);
         write(&self.maps, map, exists).await
@@ -226,9 +366,9 @@ fn secret_of(material: &Material, before: Option<&Secret>) -> Secret {
 }
 
 /// Where the replicas are that are ready.
-fn urls(slices: &[EndpointSlice], port: u16) -> BTreeSet<String> {
+fn urls<'a>(slices: impl IntoIterator<Item = &'a EndpointSlice>, port: u16) -> BTreeSet<String> {
     let ready =
-        slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()).filter(|endpoint| {
+        slices.into_iter().flat_map(|slice| slice.endpoints.iter().flatten()).filter(|endpoint| {
             // "nil should be interpreted as true" (EndpointConditions).
             endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
         });
@@ -288,7 +428,7 @@ mod tests {
             ]),
             ..EndpointSlice::default()
         };
-        let found: Vec<_> = urls(&[slice], 9_874).into_iter().collect();
+        let found: Vec<_> = urls([&slice], 9_874).into_iter().collect();
         assert_eq!(found, ["https://10.0.0.2:9874", "https://[2001:db8::1]:9874"]);
     }
 }

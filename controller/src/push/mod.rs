@@ -7,7 +7,10 @@
 mod agents;
 mod certificates;
 pub mod cluster;
+mod door;
 mod enrolment;
+mod health;
+mod meters;
 mod ownership;
 mod server;
 mod trust;
@@ -22,10 +25,13 @@ use blixt_api::parts::{Digest, Parts};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_gateway::Programming;
 use blixt_model::{ObjectName, Snapshot};
+use prometheus_client::registry::Registry;
+use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tonic::transport::Server;
+use tracing::{error, info, warn};
 
 pub use agents::AgentState;
 pub use certificates::{Authority, Material, TrustError};
@@ -33,7 +39,9 @@ pub use enrolment::{ReviewError, Reviewer, TokenReviews};
 pub use ownership::owners;
 pub use trust::Trust;
 
-use agents::{Agents, StreamId};
+use agents::{Agents, Published, StreamId};
+use health::Turn;
+use meters::Meters;
 use server::{Service, service};
 
 /// How often is looked who lives.
@@ -45,6 +53,12 @@ const PING: Duration = Duration::from_secs(5);
 
 /// How long streams may take to end.
 const ENDING: Duration = Duration::from_secs(1);
+
+/// Why agents can't be served.
+const STARTING: &str = "agents are not served yet: the controller is starting";
+const NO_CA: &str = "agents are not served yet: there is no CA to make a certificate with; the leader \
+                     makes the Secret blixt-ca, or whoever brings one along (the log says what is \
+                     wrong with it)";
 
 /// What every agent is assigned; nothing before it is known which there are.
 type Assignments = Option<Arc<Assigned>>;
@@ -61,6 +75,16 @@ enum Said {
     Refused(Digest, String),
 }
 
+/// How far all agents are, as they say.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Heard {
+    /// With each Gateway.
+    pub programming: BTreeMap<ObjectName, Option<Programming>>,
+    /// Which nodes can't use the newest tables, and why. Where that is about
+    /// endpoints no Gateway says it.
+    pub refusals: BTreeMap<String, String>,
+}
+
 /// What is pushed to agents, and what they say. Copies are one.
 #[derive(Debug, Clone)]
 pub struct Push(Arc<Inner>);
@@ -71,7 +95,10 @@ struct Inner {
     published: watch::Sender<Option<Arc<Parts>>>,
     assigned: watch::Sender<Assignments>,
     peers: watch::Sender<Vec<String>>,
-    programming: watch::Sender<BTreeMap<ObjectName, Option<Programming>>>,
+    heard: watch::Sender<Heard>,
+    /// Why agents can't be served; nothing when they are.
+    unserved: watch::Sender<Option<&'static str>>,
+    meters: Meters,
     /// Becomes true when streams have to end.
     ending: watch::Sender<bool>,
 }
@@ -85,7 +112,7 @@ struct State {
     snat: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Changes to the newest snapshot, by what they are changes of: most
     /// agents ask for the same.
-    deltas: HashMap<Digest, Arc<wire::Delta>>,
+    deltas: HashMap<Digest, (Digest, Option<Arc<wire::Delta>>)>,
     /// Whether agents may be farther than was told, and when it was last looked.
     news: bool,
     looked: Instant,
@@ -121,7 +148,9 @@ impl Push {
             published: watch::Sender::new(None),
             assigned: watch::Sender::new(None),
             peers: watch::Sender::new(Vec::new()),
-            programming: watch::Sender::new(BTreeMap::new()),
+            heard: watch::Sender::new(Heard::default()),
+            unserved: watch::Sender::new(Some(STARTING)),
+            meters: Meters::default(),
             ending: watch::Sender::new(false),
         }))
     }
@@ -135,12 +164,21 @@ impl Push {
     pub fn publish(&self, snapshot: &Snapshot) -> bool {
         let parts = Parts::of(snapshot);
         let mut state = self.state();
-        let Some(parts) = state.agents.publish(parts, snapshot.vips()) else { return false };
+        let published = state.agents.publish(parts, snapshot.vips());
+        if published == Published::Same {
+            return false;
+        }
         state.gateways = snapshot.gateways().iter().map(|gateway| gateway.name.clone()).collect();
-        state.deltas.clear();
         state.news = true;
-        drop(state);
-        self.0.published.send_replace(Some(parts));
+        match published {
+            Published::New(parts) => {
+                state.deltas.clear();
+                drop(state);
+                self.0.published.send_replace(Some(parts));
+            }
+            Published::TooLarge => error!("no tables are sent: {}", state.agents.too_large()),
+            Published::Same => {}
+        }
         true
     }
 
@@ -151,14 +189,24 @@ impl Push {
         self.state().agents.programming(gateway, Instant::now())
     }
 
-    /// Changes when [`Push::programming`] has another answer for some Gateway.
-    pub fn changes(&self) -> watch::Receiver<BTreeMap<ObjectName, Option<Programming>>> {
-        self.0.programming.subscribe()
+    /// What agents say, and whenever that changes.
+    pub fn heard(&self) -> watch::Receiver<Heard> {
+        self.0.heard.subscribe()
+    }
+
+    /// Why agents can't be served; nothing when they are.
+    pub fn unserved(&self) -> watch::Receiver<Option<&'static str>> {
+        self.0.unserved.subscribe()
+    }
+
+    /// Shows what is counted.
+    pub fn register(&self, registry: &mut Registry) {
+        self.0.meters.register(registry);
     }
 
     /// The agents that there are, or were a moment ago.
     pub fn agents(&self) -> Vec<AgentState> {
-        self.state().agents.states()
+        self.state().agents.states(Instant::now())
     }
 
     /// Gives nodes the addresses that their flows to endpoints leave from.
@@ -182,12 +230,12 @@ impl Push {
         reviewer: Arc<dyn Reviewer>,
         end: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
-        let connections = trust::open(listener, trust.clone());
+        let connections = door::open(listener, trust.clone(), self.0.meters.clone());
         let served = Server::builder()
             .http2_keepalive_interval(Some(PING))
             .http2_keepalive_timeout(Some(PING))
             .max_concurrent_streams(Some(8))
-            .add_service(service(Service::new(self.clone(), trust, reviewer)))
+            .add_service(service(Service::new(self.clone(), trust.clone(), reviewer)))
             .serve_with_incoming_shutdown(connections, until(self.0.ending.subscribe()));
         let ended = async {
             end.await;
@@ -196,18 +244,22 @@ impl Push {
         };
         tokio::select! {
             served = served => served,
-            () = self.look() => Ok(()),
+            () = self.look(&trust) => Ok(()),
             () = ended => Ok(()),
         }
     }
 
     /// Looks who lives and what follows of it, for ever.
-    async fn look(&self) {
+    async fn look(&self, trust: &Trust) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            tell(&self.0.unserved, trust.expires().is_none().then_some(NO_CA));
             self.look_once(Instant::now());
+            for (what, at) in trust.expires().into_iter().flatten() {
+                self.0.meters.expires(what, at);
+            }
         }
     }
 
@@ -222,16 +274,21 @@ impl Push {
         });
         // Time alone makes a difference too, to the second.
         let due = state.news || now.saturating_duration_since(state.looked) >= LOOK_AGAIN;
-        let programming = due.then(|| {
+        let heard = due.then(|| {
             (state.news, state.looked) = (false, now);
             let agents = &state.agents;
+            let size = agents.size();
+            self.0.meters.tell(&agents.states(now), &state.owned, size);
             let answer = |name: &ObjectName| (name.clone(), agents.programming(name, now));
-            state.gateways.iter().map(answer).collect::<BTreeMap<_, _>>()
+            Heard {
+                programming: state.gateways.iter().map(answer).collect(),
+                refusals: agents.refusals(now),
+            }
         });
         drop(state);
         tell(&self.0.assigned, assigned);
-        if let Some(programming) = programming {
-            tell(&self.0.programming, programming);
+        if let Some(heard) = heard {
+            tell(&self.0.heard, heard);
         }
     }
 
@@ -257,15 +314,21 @@ impl Push {
         self.state().agents.known(digest).cloned()
     }
 
-    /// What has changed since `before`.
-    fn since(&self, before: &Parts, newest: &Arc<Parts>) -> Arc<wire::Delta> {
-        if let Some(delta) = self.state().deltas.get(&before.digest())
-            && delta.digest == newest.digest().to_vec()
+    fn meters(&self) -> &Meters {
+        &self.0.meters
+    }
+
+    /// What has changed since `before`; nothing where that is more than all
+    /// there is.
+    fn since(&self, before: &Parts, newest: &Arc<Parts>) -> Option<Arc<wire::Delta>> {
+        if let Some((of, delta)) = self.state().deltas.get(&before.digest())
+            && *of == newest.digest()
         {
             return delta.clone();
         }
-        let delta = Arc::new(newest.since(before));
-        self.state().deltas.insert(before.digest(), delta.clone());
+        let delta = newest.since(before);
+        let delta = (delta.encoded_len() <= newest.message_bytes()).then(|| Arc::new(delta));
+        self.state().deltas.insert(before.digest(), (newest.digest(), delta.clone()));
         delta
     }
 
@@ -290,8 +353,22 @@ impl Push {
         stream
     }
 
-    fn heard(&self, node: &str, stream: StreamId) {
+    fn hears(&self, node: &str, stream: StreamId) {
         self.state().agents.heard(node, stream, Instant::now());
+    }
+
+    fn beats(&self, node: &str, stream: StreamId, trouble: &str) {
+        let mut state = self.state();
+        let turn = state.agents.beats(node, stream, trouble, Instant::now());
+        state.news |= turn.is_some();
+        drop(state);
+        match turn {
+            Some(Turn::Fell) => {
+                warn!(node, "an agent can't serve, and owns no VIP until it can: {trouble}");
+            }
+            Some(Turn::Recovered) => info!(node, "an agent can serve again"),
+            None => {}
+        }
     }
 
     fn said(&self, node: &str, stream: StreamId, said: Said) {
@@ -301,7 +378,7 @@ impl Push {
             Said::Refused(digest, reason) => {
                 if state.agents.refused(node, stream, digest, reason.clone()) {
                     state.news = true;
-                    tracing::warn!(node, "an agent refuses snapshot {digest}: {reason}");
+                    warn!(node, "an agent refuses snapshot {digest}: {reason}");
                 }
             }
         }

@@ -17,28 +17,35 @@ use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
 use blixt_api::sync::{BEAT, MAX_MESSAGE_BYTES};
 use futures_util::{Stream, stream};
-use tokio::net::TcpStream;
+use prost::Message;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
-use tonic::transport::server::{Connected, TlsConnectInfo};
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use super::certificates::{LIFE, Peer};
+use super::door::Connection;
 use super::enrolment::{ReviewError, Reviewer};
 use super::trust::Trust;
-use super::{Push, Said as News};
+use super::{Push, Said as News, meters};
 
 /// How long an agent may take to say who it is.
 const HELLO: Duration = Duration::from_secs(5);
 
-/// How many tokens are asked about at once. Anybody may come with one.
+/// How many tokens are asked about at once, how long one waits for its turn, and
+/// how long for its answer. Anybody may come with one.
 const REVIEWS: usize = 8;
+const TURN: Duration = Duration::from_secs(2);
+const REVIEW: Duration = Duration::from_secs(5);
 
 /// Tokens and requests are smaller than this.
 const MOST_BYTES: usize = 16 << 10;
 
-type Tls = TlsConnectInfo<<TcpStream as Connected>::ConnectInfo>;
+/// What an agent says for people is cut here: it goes into conditions and logs.
+const MOST_TEXT: usize = 1_024;
+
+type Tls = <Connection as Connected>::ConnectInfo;
 
 /// The service.
 pub(crate) struct Service {
@@ -53,22 +60,37 @@ impl Service {
         Self { push, trust, reviewer, reviews: Semaphore::new(REVIEWS) }
     }
 
-    async fn sign(&self, request: &wire::EnrollRequest) -> Result<Vec<Vec<u8>>, Status> {
+    /// The certificate; or why not, in one word for whoever counts, too.
+    async fn sign(
+        &self,
+        request: &wire::EnrollRequest,
+    ) -> Result<Vec<Vec<u8>>, (&'static str, Status)> {
         if request.token.len() > MOST_BYTES || request.request.len() > MOST_BYTES {
-            return Err(Status::invalid_argument("the request or the token is too long"));
+            let status = Status::invalid_argument("the request or the token is too long");
+            return Err((meters::REQUEST, status));
         }
-        let Ok(_permit) = self.reviews.acquire().await else {
-            return Err(Status::unavailable("the controller ends"));
+        let Ok(Ok(_turn)) = timeout(TURN, self.reviews.acquire()).await else {
+            let why = "too many agents ask for a certificate at once: try again";
+            return Err((meters::BUSY, Status::resource_exhausted(why)));
         };
-        let node = self.reviewer.node_of(&request.token).await.map_err(|error| match error {
-            ReviewError::Refused(_) => Status::permission_denied(error.to_string()),
-            ReviewError::Unavailable(_) => Status::unavailable(error.to_string()),
+        let reviewed = timeout(REVIEW, self.reviewer.node_of(&request.token)).await;
+        let reviewed = reviewed.unwrap_or_else(|_| {
+            Err(ReviewError::Unavailable(format!("it does not answer within {REVIEW:?}")))
+        });
+        let node = reviewed.map_err(|error| match error {
+            ReviewError::Refused(_) => {
+                (meters::TOKEN, Status::permission_denied(error.to_string()))
+            }
+            ReviewError::Unavailable(_) => {
+                (meters::UNAVAILABLE, Status::unavailable(error.to_string()))
+            }
         })?;
         let Some(authority) = self.trust.authority() else {
-            return Err(Status::unavailable("there is no CA yet"));
+            return Err((meters::UNAVAILABLE, Status::unavailable("there is no CA yet")));
         };
         let signed = authority.agent(&request.request, &node, SystemTime::now());
-        let signed = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let signed = signed
+            .map_err(|error| (meters::REQUEST, Status::invalid_argument(error.to_string())))?;
         info!(node, "an agent has enrolled");
         Ok(signed.into_iter().map(|certificate| certificate.to_vec()).collect())
     }
@@ -83,9 +105,11 @@ impl Controller for Service {
         let from = from(&request);
         match self.sign(request.get_ref()).await {
             Ok(certificates) => {
+                self.push.meters().enrolled(meters::SIGNED);
                 Ok(Response::new(wire::EnrollResponse { certificates, good_for_s: LIFE.as_secs() }))
             }
-            Err(status) => {
+            Err((outcome, status)) => {
+                self.push.meters().enrolled(outcome);
                 warn!("an enrolment from {from} is refused: {}", status.message());
                 Err(status)
             }
@@ -101,6 +125,7 @@ impl Controller for Service {
     ) -> Result<Response<Self::FollowStream>, Status> {
         let from = from(&request);
         let refused = |why: String| {
+            self.push.meters().refused(meters::CERTIFICATE);
             warn!("a stream from {from} is refused: {why}");
             Status::unauthenticated(why)
         };
@@ -173,19 +198,20 @@ async fn listen(
     wants: watch::Sender<Option<Wants>>,
 ) {
     let node = peer.node;
+    let refused = |why: &str| {
+        push.meters().refused(meters::GREETING);
+        warn!(node, "a stream from {from} is refused: {why}");
+    };
     let hello = match timeout(HELLO, said.message()).await {
         Ok(Ok(Some(wire::FollowRequest { message: Some(Said::Hello(hello)) }))) => hello,
-        _ => {
-            warn!(node, "a stream from {from} is refused: it does not begin with a greeting");
-            return;
-        }
+        _ => return refused("it does not begin with a greeting"),
     };
     if hello.protocol == 0 {
-        warn!(node, "a stream from {from} is refused: it speaks version 0 of the protocol");
-        return;
+        return refused("it speaks version 0 of the protocol");
     }
     let stream = push.come(&node, hello.version.clone(), Digest::read(&hello.digest));
     info!(node, version = hello.version, %from, "an agent follows");
+    push.meters().streams.inc();
     wants.send_replace(Some(Wants::default()));
     let mut for_good = false;
     let end = loop {
@@ -194,7 +220,7 @@ async fn listen(
             Ok(None) => break "it has ended".to_owned(),
             Err(status) => break status.message().to_owned(),
         };
-        push.heard(&node, stream);
+        push.hears(&node, stream);
         match message {
             Some(Said::Applied(it)) => {
                 if let Some(digest) = Digest::read(&it.digest) {
@@ -203,20 +229,27 @@ async fn listen(
             }
             Some(Said::Refused(it)) => {
                 if let Some(digest) = Digest::read(&it.digest) {
-                    push.said(&node, stream, News::Refused(digest, it.reason));
+                    push.said(&node, stream, News::Refused(digest, short(it.reason)));
                 }
             }
             Some(Said::Want(it)) => {
                 let wanted = Wants { tables: it.tables, base: Digest::read(&it.digest) };
                 wants.send_replace(Some(wanted));
             }
+            Some(Said::Beat(it)) => push.beats(&node, stream, &short(it.trouble)),
             Some(Said::Bye(wire::Bye {})) => for_good = true,
             // Also what only a newer version knows.
-            Some(Said::Hello(_) | Said::Beat(_)) | None => {}
+            Some(Said::Hello(_)) | None => {}
         }
     };
     push.left(&node, stream, for_good);
+    push.meters().streams.dec();
     info!(node, %from, "an agent follows no more: {end}");
+}
+
+fn short(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MOST_TEXT));
+    text
 }
 
 /// One agent's stream, outwards.
@@ -302,15 +335,20 @@ impl Telling {
         let newest = self.published.borrow_and_update().clone()?;
         let before = self.sent.replace(newest.clone());
         match before {
-            Some(before) if before.digest() == newest.digest() => None,
+            Some(before) if before.digest() == newest.digest() => return None,
             Some(before) => {
-                let delta = self.push.since(&before, &newest);
-                Some(Told::Delta(wire::Delta::clone(&delta)))
+                if let Some(delta) = self.push.since(&before, &newest) {
+                    self.push.meters().sent(meters::DELTA, delta.encoded_len());
+                    return Some(Told::Delta(wire::Delta::clone(&delta)));
+                }
             }
             // It has just these.
-            None if self.wants.base == Some(newest.digest()) => None,
-            None => Some(Told::Snapshot(newest.to_snapshot())),
+            None if self.wants.base == Some(newest.digest()) => return None,
+            None => {}
         }
+        let snapshot = newest.to_snapshot();
+        self.push.meters().sent(meters::SNAPSHOT, snapshot.encoded_len());
+        Some(Told::Snapshot(snapshot))
     }
 
     fn assign(&mut self) -> Option<Told> {

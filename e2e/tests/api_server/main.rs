@@ -16,6 +16,7 @@ mod leaders;
 mod objects;
 mod outages;
 mod told;
+mod trust;
 mod writes;
 
 use std::process::ExitCode;
@@ -28,13 +29,14 @@ use libtest_mimic::{Arguments, Trial};
 /// Every test begins with an API server without objects.
 type Test = fn(&mut ApiServer);
 
-const ROOMS: [&[(&str, Test)]; 6] = [
+const ROOMS: [&[(&str, Test)]; 7] = [
     conditions::TESTS,
     addresses::TESTS,
     writes::TESTS,
     told::TESTS,
     leaders::TESTS,
     outages::TESTS,
+    trust::TESTS,
 ];
 
 fn main() -> ExitCode {

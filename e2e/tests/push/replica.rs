@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use blixt_agent::sync::{Places, Report, Serving, Settings, Sync, Wish};
@@ -34,12 +35,18 @@ pub(crate) async fn eventually(what: &str, is_so: impl Fn() -> bool) -> Duration
     begin.elapsed()
 }
 
-/// Knows the tokens "token of NODE".
-struct Tokens;
+/// Knows the tokens "token of NODE"; about others it may say nothing at all.
+/// Counts how often it was asked.
+#[derive(Clone, Default)]
+struct Tokens(Arc<AtomicUsize>);
 
 #[tonic::async_trait]
 impl Reviewer for Tokens {
     async fn node_of(&self, token: &str) -> Result<String, ReviewError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        if token == "nobody answers" {
+            std::future::pending::<()>().await;
+        }
         let node = token.strip_prefix("token of ").map(str::to_owned);
         node.ok_or_else(|| ReviewError::Refused("the token is nobody's".to_owned()))
     }
@@ -50,6 +57,7 @@ pub(crate) struct Replica {
     pub(crate) push: Push,
     pub(crate) at: SocketAddr,
     end: Option<oneshot::Sender<()>>,
+    tokens: Tokens,
     task: JoinHandle<()>,
 }
 
@@ -76,19 +84,25 @@ impl Replica {
         trust.update(ca).unwrap();
         let push = Push::new();
         let (end, ended) = oneshot::channel();
-        let serving = push.clone().serve(listener, trust, Arc::new(Tokens), async {
+        let tokens = Tokens::default();
+        let serving = push.clone().serve(listener, trust, Arc::new(tokens.clone()), async {
             let _ = ended.await;
         });
         let task = tokio::spawn(async {
             serving.await.unwrap();
         });
-        Self { push, at, end: Some(end), task }
+        Self { push, at, end: Some(end), tokens, task }
     }
 
     /// Ends, and waits until its socket is free.
     pub(crate) async fn stop(mut self) {
         drop(self.end.take());
         let _ = (&mut self.task).await;
+    }
+
+    /// How often it has been asked whose token it is.
+    pub(crate) fn reviews(&self) -> usize {
+        self.tokens.0.load(Ordering::Relaxed)
     }
 
     pub(crate) fn programming(&self) -> Option<Programming> {

@@ -4,16 +4,12 @@ use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 
 use blixt_api::sync::v1alpha1 as wire;
-use blixt_api::sync::v1alpha1::controller_client::ControllerClient;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
-use blixt_controller::push::{Authority, Material};
 use blixt_gateway::Programming;
-use rcgen::{CertificateParams, KeyPair};
-use tonic::Code;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use crate::replica::{Agent, Files, Mortal, Replica, SOON, ca, eventually, snapshot};
+use crate::replica::{Agent, Files, Mortal, Replica, ca, eventually, snapshot};
+use crate::wires::{client, signed};
 
 const APPLIED: Option<Programming> = Some(Programming::Applied);
 
@@ -43,7 +39,7 @@ async fn an_agent_enrols_gets_what_is_wanted_and_says_what_became_of_it() {
 
     // One that it can't use.
     let third = snapshot(81, 4);
-    let changes = replica.push.changes();
+    let changes = replica.push.heard();
     replica.push.publish(&third);
     agent.gets(&third).await;
     agent.refuses("too many of them");
@@ -210,34 +206,6 @@ async fn the_last_snapshot_is_there_without_a_controller() {
     empty.dies();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_is_not_trusted_gets_nothing_and_is_told_why() {
-    let (good, foreign) = (ca(), ca());
-    let replica = Replica::start(&good).await;
-    replica.push.publish(&snapshot(80, 1));
-
-    // An agent with somebody's token, and one that knows another CA.
-    let stranger = Agent::start(Files::new(&good, "somebody's"), &[&replica]);
-    eventually("the reason", || stranger.trouble().contains("the token is nobody's")).await;
-    let lost = Agent::start(Files::new(&foreign, "token of node-1"), &[&replica]);
-    eventually("the reason", || lost.trouble().contains("invalid peer certificate")).await;
-    assert!(stranger.wish().is_none() && lost.wish().is_none());
-
-    // No certificate, one of another CA, one that has expired.
-    let now = SystemTime::now();
-    let old = now - Duration::from_secs(25 * 3_600);
-    let status = follow(&replica, &good, None).await.unwrap_err();
-    assert_eq!(status, "Unauthenticated: there is no client certificate: enrol for one");
-    for (material, made) in [(&foreign, now), (&good, old)] {
-        let refused = follow(&replica, &good, Some(signed(material, made))).await.unwrap_err();
-        // The controller's log says why. The client, which in TLS 1.3 believes that
-        // it is connected, may have been told only that it no longer is.
-        println!("refused: {refused}");
-    }
-    assert_eq!(replica.push.agents(), []);
-    follow(&replica, &good, Some(signed(&good, now))).await.unwrap();
-}
-
 /// A newer agent says what is not understood, and is served.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_agent_is_understood_as_far_as_it_goes() {
@@ -245,7 +213,8 @@ async fn a_newer_agent_is_understood_as_far_as_it_goes() {
     let replica = Replica::start(&ca).await;
     let wanted = snapshot(80, 1);
     replica.push.publish(&wanted);
-    let mut client = client(&replica, &ca, Some(signed(&ca, SystemTime::now()))).await.unwrap();
+    let mut client =
+        client(&replica, &ca, Some(signed(&ca, "node-9", SystemTime::now()))).await.unwrap();
     let hello = wire::Hello { protocol: 2, version: "99".to_owned(), digest: vec![] };
     let want = wire::Want { tables: true, digest: vec![] };
     let said = [Some(Said::Hello(hello)), None, Some(Said::Want(want))];
@@ -261,68 +230,4 @@ async fn a_newer_agent_is_understood_as_far_as_it_goes() {
     };
     let parts = blixt_api::parts::Parts::from_snapshot(snapshot).unwrap();
     assert!(parts.snapshot(blixt_model::Generation(1)).unwrap().same_wishes(&wanted));
-}
-
-/// A client certificate of node-9, with its key, as PEM.
-fn signed(ca: &Material, made: SystemTime) -> Identity {
-    let key = KeyPair::generate().unwrap();
-    let request = CertificateParams::default().serialize_request(&key).unwrap();
-    let authority = Authority::open(ca).unwrap();
-    let certificates = authority.agent(request.der(), "node-9", made).unwrap();
-    Identity::from_pem(pem(&certificates[0]), key.serialize_pem())
-}
-
-fn pem(der: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    for line in der.chunks(48) {
-        for group in line.chunks(3) {
-            let bits = (0..3).fold(0, |bits, n| {
-                bits << 8 | u32::from(group.get(n).copied().unwrap_or_default())
-            });
-            let digits = (0..4).map(|n| {
-                let digit = DIGITS[(bits >> (18 - 6 * n) & 63) as usize];
-                if n > group.len() { '=' } else { char::from(digit) }
-            });
-            text.extend(digits);
-        }
-        text.push('\n');
-    }
-    text + "-----END CERTIFICATE-----\n"
-}
-
-async fn client(
-    replica: &Replica,
-    ca: &Material,
-    identity: Option<Identity>,
-) -> Result<ControllerClient<Channel>, tonic::transport::Error> {
-    let mut tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(&ca.bundle))
-        .domain_name("blixt-controller");
-    if let Some(identity) = identity {
-        tls = tls.identity(identity);
-    }
-    let endpoint = Endpoint::from_shared(format!("https://{}", replica.at)).unwrap();
-    Ok(ControllerClient::new(endpoint.tls_config(tls)?.connect().await?))
-}
-
-/// Follows for one message; tells why not.
-async fn follow(
-    replica: &Replica,
-    ca: &Material,
-    identity: Option<Identity>,
-) -> Result<(), String> {
-    let mut client = client(replica, ca, identity).await.map_err(|error| format!("{error:?}"))?;
-    let hello = wire::Hello { protocol: 1, version: "1".to_owned(), digest: vec![] };
-    let hello = wire::FollowRequest { message: Some(Said::Hello(hello)) };
-    let said = futures_util::StreamExt::chain(
-        futures_util::stream::iter([hello]),
-        futures_util::stream::pending(),
-    );
-    let told = tokio::time::timeout(SOON, client.follow(said)).await.unwrap();
-    let mut told = told.map_err(|status| match status.code() {
-        Code::Unauthenticated => format!("Unauthenticated: {}", status.message()),
-        _ => format!("{status:?}"),
-    })?;
-    told.get_mut().message().await.map(drop).map_err(|status| format!("{status:?}"))
 }

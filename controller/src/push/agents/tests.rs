@@ -1,0 +1,437 @@
+//! What a replica knows of its agents, with a clock that the tests set.
+
+use super::*;
+use crate::push::health::STEADY;
+use crate::push::owners;
+use blixt_model::{
+    Affinity, Backend, Endpoint, EndpointState, Gateway, Generation, HashSeed, Listener,
+    ListenerName, Port, Protocol, ServiceIndex, ServicePort, ServicePortId, Snapshot, Target,
+    Weight,
+};
+use proptest::prelude::*;
+
+/// The Gateways `a` and `b`, the latter on `port`, before some endpoints.
+fn snapshot(number: u16, endpoints: u8) -> Parts {
+    let port = |number: u16| Port::new(number).unwrap();
+    let endpoint = |host| Endpoint {
+        address: [10, 0, 0, host].into(),
+        port: port(80),
+        state: EndpointState::Ready,
+    };
+    let service = ServicePort {
+        id: ServicePortId {
+            service: "web".parse().unwrap(),
+            protocol: Protocol::Tcp,
+            port: port(80),
+        },
+        affinity: Affinity::None,
+        endpoints: (1..=endpoints).map(endpoint).collect(),
+    };
+    let gateway = |name: &str, host, number| Gateway {
+        name: name.parse().unwrap(),
+        addresses: vec![[192, 0, 2, host].into()],
+        listeners: vec![Listener {
+            name: ListenerName::new("tcp").unwrap(),
+            protocol: Protocol::Tcp,
+            port: port(number),
+            route: None,
+            backends: vec![Backend {
+                weight: Weight::DEFAULT,
+                target: Target::Service(ServiceIndex(0)),
+            }],
+        }],
+    };
+    let gateways = vec![gateway("a", 1, 80), gateway("b", 2, number)];
+    Parts::of(&Snapshot::new(Generation(1), HashSeed(0), gateways, vec![service]).unwrap())
+}
+
+fn vips() -> BTreeSet<IpAddr> {
+    [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()].into()
+}
+
+/// A replica with a clock that a test sets.
+struct Replica {
+    agents: Agents,
+    now: Instant,
+}
+
+impl Replica {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { agents: Agents::new(now), now }
+    }
+
+    /// One that has run for long.
+    fn old() -> Self {
+        let mut replica = Self::new();
+        replica.now += Duration::from_secs(60);
+        replica
+    }
+
+    fn publish(&mut self, number: u16, endpoints: u8) -> Digest {
+        let parts = snapshot(number, endpoints);
+        let digest = parts.digest();
+        let _ = self.agents.publish(parts, vips());
+        digest
+    }
+
+    fn come(&mut self, node: &str, stream: StreamId, has: Option<Digest>) {
+        self.agents.come(node, stream, "1".to_owned(), has, self.now);
+    }
+
+    fn beats(&mut self, node: &str, stream: StreamId, trouble: &str) -> Option<Turn> {
+        self.agents.heard(node, stream, self.now);
+        self.agents.beats(node, stream, trouble, self.now)
+    }
+
+    fn live(&self) -> Vec<String> {
+        self.agents.live(self.now).into_iter().collect()
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+    }
+
+    fn both(&self) -> [Option<Programming>; 2] {
+        ["a", "b"].map(|name| self.agents.programming(&name.parse().unwrap(), self.now))
+    }
+}
+
+const APPLIED: Option<Programming> = Some(Programming::Applied);
+const PENDING: Option<Programming> = Some(Programming::Pending);
+const NO_AGENT: Option<Programming> = Some(Programming::NoAgent);
+
+fn refused(node: &str, reason: &str) -> Option<Programming> {
+    Some(Programming::Refused { node: node.to_owned(), reason: reason.to_owned() })
+}
+
+#[test]
+fn a_gateway_is_programmed_when_all_agents_have_it() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    assert_eq!(replica.both(), [NO_AGENT, NO_AGENT], "nobody carries it");
+    replica.come("n1", 1, None);
+    replica.come("n2", 2, None);
+    assert_eq!(replica.both(), [PENDING, PENDING]);
+    assert!(replica.agents.applied("n1", 1, first));
+    assert!(replica.agents.applied("n2", 2, first));
+    assert!(!replica.agents.applied("n2", 2, first), "no news");
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    // A Gateway that has changed waits for all; the other one does not.
+    let second = replica.publish(81, 1);
+    assert_eq!(replica.both(), [APPLIED, PENDING]);
+    replica.agents.applied("n1", 1, second);
+    assert_eq!(replica.both(), [APPLIED, PENDING]);
+    replica.agents.applied("n2", 2, second);
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    assert!(
+        replica.agents.states(replica.now).iter().all(|agent| agent.current && agent.connected)
+    );
+}
+
+#[test]
+fn endpoints_never_make_it_flap() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    // Far more changes than are remembered, before the agent says anything,
+    // and then it says that it has one that was never published here.
+    for endpoints in 2..100 {
+        replica.publish(80, endpoints);
+        assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    }
+    replica.agents.applied("n1", 1, snapshot(80, 200).digest());
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+}
+
+#[test]
+fn a_refusal_names_node_and_reason_and_others_are_left_alone() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    replica.come("n2", 2, Some(first));
+    let second = replica.publish(81, 1);
+    replica.agents.applied("n1", 1, second);
+    assert!(replica.agents.refused("n2", 2, second, "too many".to_owned()));
+    assert!(!replica.agents.refused("n2", 2, second, "too many".to_owned()));
+    let refused = Programming::Refused { node: "n2".to_owned(), reason: "too many".to_owned() };
+    assert_eq!(replica.both(), [APPLIED, Some(refused)]);
+    // Back to what everybody has.
+    replica.publish(80, 1);
+    assert_eq!(replica.both(), [APPLIED, PENDING]);
+    replica.agents.applied("n1", 1, first);
+    replica.agents.applied("n2", 2, first);
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+}
+
+#[test]
+fn lost_agents_do_not_count_after_ten_seconds() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    replica.come("n2", 2, Some(first));
+    let second = replica.publish(81, 1);
+    replica.agents.applied("n1", 1, second);
+    replica.agents.left("n2", 2, false);
+    replica.pass(9_900);
+    replica.agents.heard("n1", 1, replica.now);
+    replica.agents.heard("n2", 2, replica.now - Duration::from_millis(9_900));
+    assert_eq!(replica.both(), [APPLIED, PENDING]);
+    replica.pass(200);
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    assert!(replica.agents.forget(replica.now));
+    assert_eq!(replica.agents.states(replica.now).len(), 1);
+    // The last one.
+    replica.pass(10_000);
+    assert_eq!(replica.both(), [NO_AGENT, NO_AGENT]);
+}
+
+#[test]
+fn a_node_that_joins_makes_nothing_flap_but_not_for_ever() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    replica.come("new", 2, None);
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    replica.pass(10_100);
+    replica.agents.heard("n1", 1, replica.now);
+    replica.agents.heard("new", 2, replica.now);
+    assert_eq!(replica.both(), [PENDING, PENDING]);
+}
+
+#[test]
+fn a_replica_that_has_just_begun_does_not_know() {
+    let mut replica = Replica::new();
+    let first = replica.publish(80, 1);
+    assert_eq!(replica.both(), [None, None]);
+    replica.come("n1", 1, Some(first));
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    replica.pass(10_000);
+    assert_eq!(replica.both(), [NO_AGENT, NO_AGENT]);
+}
+
+#[test]
+fn only_the_newest_stream_of_an_agent_counts() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    replica.come("n1", 2, None);
+    assert_eq!(replica.both(), [APPLIED, APPLIED], "it has come back as it was");
+    replica.agents.left("n1", 1, false);
+    assert!(replica.agents.states(replica.now)[0].connected);
+    assert!(!replica.agents.refused("n1", 1, first, "late".to_owned()));
+    replica.agents.left("n1", 2, true);
+    assert_eq!(replica.agents.states(replica.now), []);
+}
+
+#[test]
+fn who_is_silent_owns_nothing_after_a_second() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    for (node, stream) in [("n1", 1), ("n2", 2), ("n3", 3)] {
+        replica.come(node, stream, Some(first));
+        assert_eq!(replica.beats(node, stream, ""), None);
+    }
+    // Has no tables, so it would answer nobody.
+    replica.come("new", 4, None);
+    replica.beats("new", 4, "");
+    // Has not said yet whether it can serve.
+    replica.come("mute", 5, Some(first));
+    assert_eq!(replica.live(), ["n1", "n2", "n3"]);
+    replica.pass(999);
+    replica.agents.heard("n2", 2, replica.now);
+    assert_eq!(replica.live(), ["n1", "n2", "n3"]);
+    replica.pass(1);
+    assert_eq!(replica.live(), ["n2"]);
+}
+
+#[test]
+fn who_comes_back_with_nothing_is_believed_for_a_moment_only() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    // Not even by coming again and again.
+    for stream in 2..=12 {
+        replica.agents.left("n1", stream - 1, false);
+        replica.come("n1", stream, None);
+        assert_eq!(replica.both(), [APPLIED, APPLIED], "it may be starting");
+        replica.pass(900);
+        replica.beats("n1", stream, "");
+    }
+    replica.pass(100);
+    assert_eq!(replica.both(), [PENDING, PENDING]);
+    assert!(replica.live().is_empty());
+    // It says that it can't use them: then that is why, and not before long.
+    replica.come("n1", 20, None);
+    replica.agents.refused("n1", 20, first, "no memory".to_owned());
+    assert_eq!(replica.both(), [refused("n1", "no memory"), refused("n1", "no memory")]);
+    replica.agents.applied("n1", 20, first);
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+}
+
+#[test]
+fn who_comes_back_with_what_nobody_remembers_is_still_known_to_have_it() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    for endpoints in 2..20 {
+        replica.publish(80, endpoints);
+    }
+    replica.come("n1", 2, Some(first));
+    for _ in 0..30 {
+        replica.pass(500);
+        replica.beats("n1", 2, "");
+    }
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+}
+
+#[test]
+fn a_refusal_is_not_forgotten_while_an_agent_is_away() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    let second = replica.publish(81, 1);
+    replica.agents.refused("n1", 1, second, "too many".to_owned());
+    replica.agents.left("n1", 1, false);
+    replica.come("n1", 2, Some(first));
+    assert_eq!(replica.both(), [APPLIED, refused("n1", "too many")]);
+    // It has it now, as it says when it comes.
+    replica.come("n1", 3, Some(second));
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    assert!(replica.agents.refusals(replica.now).is_empty());
+}
+
+#[test]
+fn a_refusal_that_is_about_endpoints_alone_is_told_beside_gateways() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    replica.come("n2", 2, Some(first));
+    let second = replica.publish(80, 2);
+    replica.agents.applied("n1", 1, second);
+    replica.agents.refused("n2", 2, second, "too many endpoints".to_owned());
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    let told = [("n2".to_owned(), "too many endpoints".to_owned())].into();
+    assert_eq!(replica.agents.refusals(replica.now), told);
+    // Until it takes one again.
+    let third = replica.publish(80, 3);
+    assert_eq!(replica.agents.refusals(replica.now), told);
+    replica.agents.applied("n2", 2, third);
+    assert!(replica.agents.refusals(replica.now).is_empty());
+}
+
+#[test]
+fn who_is_in_trouble_owns_nothing_and_carries_nothing() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    for (node, stream) in [("n1", 1), ("n2", 2)] {
+        replica.come(node, stream, Some(first));
+        replica.beats(node, stream, "");
+    }
+    assert_eq!(replica.live(), ["n1", "n2"]);
+    assert_eq!(replica.beats("n1", 1, "eth0 is down"), Some(Turn::Fell));
+    assert_eq!(replica.live(), ["n2"]);
+    assert_eq!(replica.agents.states(replica.now)[0].trouble.as_deref(), Some("eth0 is down"));
+    // It holds up nobody.
+    let second = replica.publish(81, 1);
+    replica.agents.applied("n2", 2, second);
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    // Over a reconnect, too.
+    replica.agents.left("n1", 1, false);
+    replica.come("n1", 3, Some(second));
+    assert_eq!(replica.live(), ["n2"]);
+    // The last one that could.
+    replica.beats("n2", 2, "eth1 is down");
+    assert!(replica.live().is_empty());
+    let why = "No node can serve it now. n1: eth0 is down (1 more can't either).".to_owned();
+    let nobody = Some(Programming::NoNode { why });
+    assert_eq!(replica.both(), [nobody.clone(), nobody]);
+    // Well again, but not at once.
+    assert_eq!(replica.beats("n2", 2, ""), None);
+    assert!(replica.live().is_empty());
+    replica.pass(2_000);
+    assert_eq!(replica.beats("n2", 2, ""), Some(Turn::Recovered));
+    assert_eq!((replica.live(), replica.both()), (vec!["n2".to_owned()], [APPLIED, APPLIED]));
+}
+
+#[test]
+fn what_no_message_takes_leaves_what_was_before() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    replica.agents.most_bytes = snapshot(80, 9).message_bytes() + AROUND;
+    // Endpoints alone: Gateways are as well as they were.
+    assert_eq!(replica.agents.publish(snapshot(80, 10), [].into()), Published::TooLarge);
+    assert_eq!(replica.agents.publish(snapshot(80, 10), [].into()), Published::Same);
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    assert_eq!(replica.agents.newest().unwrap().digest(), first);
+    assert_eq!(*replica.agents.vips(), vips());
+    // A Gateway that is another one waits in vain, and says for what.
+    assert_eq!(replica.agents.publish(snapshot(81, 10), [].into()), Published::TooLarge);
+    let (bytes, withheld) = replica.agents.size();
+    assert!(withheld && bytes > snapshot(81, 9).message_bytes());
+    let [a, b] = replica.both();
+    assert_eq!(a, APPLIED);
+    let Some(Programming::NoNode { why }) = b else { panic!("{b:?}") };
+    assert!(why.starts_with(&format!("The tables of all Gateways take {bytes} bytes")), "{why}");
+    // Back, and smaller.
+    let Published::New(newest) = replica.agents.publish(snapshot(80, 1), vips()) else { panic!() };
+    assert_eq!((newest.digest(), replica.both()), (first, [APPLIED, APPLIED]));
+    let second = replica.publish(81, 9);
+    replica.agents.applied("n1", 1, second);
+    assert_eq!((replica.both(), replica.agents.size().1), ([APPLIED, APPLIED], false));
+}
+
+proptest! {
+    /// Whatever agents say, and when: a VIP has one owner at most, and that one
+    /// lives and has been out of trouble for a while.
+    #[test]
+    fn nobody_in_trouble_owns_anything(
+        said in prop::collection::vec((0_usize..4, 0_u8..6, 0_u64..800), 1..80),
+    ) {
+        let mut replica = Replica::old();
+        let first = replica.publish(80, 1);
+        let names = ["n0", "n1", "n2", "n3"];
+        let mut streams = [0; 4];
+        let mut heard = [None; 4];
+        let mut ill = [None; 4];
+        for (at, (who, what, ms)) in (1..).zip(said) {
+            replica.pass(ms);
+            let node = names[who];
+            match what {
+                0 => {
+                    replica.come(node, at, Some(first));
+                    (streams[who], heard[who]) = (at, Some(replica.now));
+                }
+                1 => replica.agents.left(node, streams[who], false),
+                _ if heard[who].is_none() => {}
+                2 | 3 => {
+                    replica.beats(node, streams[who], "no");
+                    (heard[who], ill[who]) = (Some(replica.now), Some(replica.now));
+                }
+                _ => {
+                    replica.beats(node, streams[who], "");
+                    heard[who] = Some(replica.now);
+                }
+            }
+            let live = replica.live();
+            let owned = owners(&vips(), live.iter().map(String::as_str));
+            let given: usize = owned.values().map(BTreeSet::len).sum();
+            prop_assert_eq!(given, if live.is_empty() { 0 } else { vips().len() });
+            for node in owned.keys() {
+                let who = names.iter().position(|name| name == node).unwrap();
+                prop_assert!(replica.now - heard[who].unwrap() < LIVES);
+                prop_assert!(ill[who].is_none_or(|at| replica.now >= at + STEADY));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_replica_says_who_owns_what_when_all_have_had_time_to_come() {
+    let mut replica = Replica::new();
+    assert!(!replica.agents.is_settled(replica.now));
+    replica.pass(5_000);
+    assert!(replica.agents.is_settled(replica.now));
+}

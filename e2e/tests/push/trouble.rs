@@ -1,0 +1,56 @@
+//! Agents that can't serve, and say so.
+
+use std::time::Duration;
+
+use blixt_api::parts::Parts;
+use blixt_gateway::Programming;
+
+use crate::replica::{Replica, ca, eventually, snapshot};
+use crate::wires::Puppet;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vips_leave_a_node_in_trouble_at_once_and_come_back_when_it_is_over_for_good() {
+    let ca = ca();
+    let replica = Replica::start(&ca).await;
+    let wanted = snapshot(80, 1);
+    replica.push.publish(&wanted);
+    let digest = Parts::of(&wanted).digest();
+    let one = Puppet::start(&replica, &ca, "node-1", digest).await;
+    let two = Puppet::start(&replica, &ca, "node-2", digest).await;
+    let all = wanted.vips().len();
+    let both = || one.owned() > 0 && two.owned() > 0 && one.owned() + two.owned() == all;
+    eventually("both to own some", both).await;
+    let before = (one.owned(), two.owned());
+
+    one.trouble.send_replace("eth0 is down".to_owned());
+    let took =
+        eventually("the other one to own all", || (one.owned(), two.owned()) == (0, all)).await;
+    println!("a node in trouble lost its VIPs within {took:?}");
+    assert_eq!(replica.programming(), Some(Programming::Applied));
+    // Well and not, and well and not: nothing moves.
+    let mut owns = two.owns.clone();
+    owns.mark_unchanged();
+    for _ in 0..4 {
+        one.trouble.send_replace(String::new());
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        one.trouble.send_replace("eth0 is down".to_owned());
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+    assert!(!owns.has_changed().unwrap(), "VIPs went to and fro");
+    one.trouble.send_replace(String::new());
+    eventually("what it had", || (one.owned(), two.owned()) == before).await;
+
+    // The last one.
+    one.trouble.send_replace("eth0 is down".to_owned());
+    two.trouble.send_replace("no worker answers".to_owned());
+    let nobody = || match replica.programming() {
+        Some(Programming::NoNode { why }) => why.contains("node-1: eth0 is down"),
+        _ => false,
+    };
+    eventually("the Gateway to say so", nobody).await;
+    eventually("both to own nothing", || (one.owned(), two.owned()) == (0, 0)).await;
+    two.trouble.send_replace(String::new());
+    eventually("it to serve again", || two.owned() == all).await;
+    let applied = || replica.programming() == Some(Programming::Applied);
+    eventually("the Gateway to be programmed", applied).await;
+}

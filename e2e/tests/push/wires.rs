@@ -1,0 +1,146 @@
+//! What is said on the wire, without an agent that says it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use blixt_api::parts::Digest;
+use blixt_api::sync::BEAT;
+use blixt_api::sync::v1alpha1 as wire;
+use blixt_api::sync::v1alpha1::controller_client::ControllerClient;
+use blixt_api::sync::v1alpha1::follow_request::Message as Said;
+use blixt_api::sync::v1alpha1::follow_response::Message as Told;
+use blixt_controller::push::{Authority, Material};
+use futures_util::StreamExt;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tonic::Code;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::replica::{Replica, SOON};
+
+/// An agent that has a snapshot, and says how it is.
+pub(crate) struct Puppet {
+    pub(crate) trouble: watch::Sender<String>,
+    /// How many VIPs it owns.
+    pub(crate) owns: watch::Receiver<usize>,
+    task: JoinHandle<()>,
+}
+
+impl Puppet {
+    pub(crate) async fn start(replica: &Replica, ca: &Material, node: &str, has: Digest) -> Self {
+        let identity = signed(ca, node, SystemTime::now());
+        let mut client = client(replica, ca, Some(identity)).await.unwrap();
+        let (trouble, troubled) = watch::channel(String::new());
+        let (own, owns) = watch::channel(0);
+        let hello = wire::Hello { protocol: 1, version: "1".to_owned(), digest: has.to_vec() };
+        let want = wire::Want { tables: true, digest: has.to_vec() };
+        let begin = futures_util::stream::iter([Said::Hello(hello), Said::Want(want)]);
+        let beats = futures_util::stream::unfold(troubled, async |troubled| {
+            tokio::time::sleep(BEAT).await;
+            let trouble = troubled.borrow().clone();
+            Some((Said::Beat(wire::AgentBeat { trouble }), troubled))
+        });
+        let said = begin.chain(beats);
+        let said = said.map(|message| wire::FollowRequest { message: Some(message) });
+        let mut told = client.follow(Box::pin(said)).await.unwrap().into_inner();
+        let task = tokio::spawn(async move {
+            while let Ok(Some(message)) = told.message().await {
+                if let Some(Told::Assignment(assignment)) = message.message {
+                    own.send_replace(assignment.owned_vips.len());
+                }
+            }
+        });
+        Self { trouble, owns, task }
+    }
+
+    pub(crate) fn owned(&self) -> usize {
+        *self.owns.borrow()
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A client certificate of a node's agent, with its key, as PEM.
+pub(crate) fn signed(ca: &Material, node: &str, made: SystemTime) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let request = CertificateParams::default().serialize_request(&key).unwrap();
+    let authority = Authority::open(ca).unwrap();
+    let certificates = authority.agent(request.der(), node, made).unwrap();
+    Identity::from_pem(pem(&certificates[0]), key.serialize_pem())
+}
+
+pub(crate) fn pem(der: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in der.chunks(48) {
+        for group in line.chunks(3) {
+            let bits = (0..3).fold(0, |bits, n| {
+                bits << 8 | u32::from(group.get(n).copied().unwrap_or_default())
+            });
+            let digits = (0..4).map(|n| {
+                let digit = DIGITS[(bits >> (18 - 6 * n) & 63) as usize];
+                if n > group.len() { '=' } else { char::from(digit) }
+            });
+            text.extend(digits);
+        }
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
+}
+
+/// How a client without a certificate connects.
+pub(crate) fn tls(ca: &Material) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.bundle.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap();
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+pub(crate) async fn client(
+    replica: &Replica,
+    ca: &Material,
+    identity: Option<Identity>,
+) -> Result<ControllerClient<Channel>, tonic::transport::Error> {
+    let mut tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&ca.bundle))
+        .domain_name("blixt-controller");
+    if let Some(identity) = identity {
+        tls = tls.identity(identity);
+    }
+    let endpoint = Endpoint::from_shared(format!("https://{}", replica.at)).unwrap();
+    Ok(ControllerClient::new(endpoint.tls_config(tls)?.connect().await?))
+}
+
+/// Follows for one message; tells why not.
+pub(crate) async fn follow(
+    replica: &Replica,
+    ca: &Material,
+    identity: Option<Identity>,
+) -> Result<(), String> {
+    let mut client = client(replica, ca, identity).await.map_err(|error| format!("{error:?}"))?;
+    let hello = wire::Hello { protocol: 1, version: "1".to_owned(), digest: vec![] };
+    let hello = wire::FollowRequest { message: Some(Said::Hello(hello)) };
+    let said = futures_util::StreamExt::chain(
+        futures_util::stream::iter([hello]),
+        futures_util::stream::pending(),
+    );
+    let told = tokio::time::timeout(SOON, client.follow(said)).await.unwrap();
+    let mut told = told.map_err(|status| match status.code() {
+        Code::Unauthenticated => format!("Unauthenticated: {}", status.message()),
+        _ => format!("{status:?}"),
+    })?;
+    told.get_mut().message().await.map(drop).map_err(|status| format!("{status:?}"))
+}
