@@ -61,7 +61,9 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 enum KeepError {
     #[error("{0}")]
-    Api(#[from] kube::Error),
+    Api(kube::Error),
+    #[error("is another one already")]
+    Outdated,
     #[error("{0}")]
     Trust(#[from] super::TrustError),
     #[error("has no {0}: a CA is kept as tls.crt, tls.key and ca.crt")]
@@ -117,6 +119,9 @@ pub async fn keep(keeping: Keeping, trust: Trust, push: Push) {
         if let Some(secret) = secrets.all().map(|all| all.first().cloned()) {
             let kept = keeper.keep_ca(secret.as_deref(), leading).await;
             outcomes.push((format!("Secret {namespace}/{CA}"), kept, secret));
+            // Whatever came of it: the CA in force goes on.
+            let renewed = keeper.trust.renew(SystemTime::now()).map_err(KeepError::from);
+            outcomes.push(("The server certificate:".to_owned(), renewed, None));
         }
         if let (Some(slices), Some(maps)) = (slices.all(), maps.all()) {
             let kept = keeper.keep_map(&slices, maps.first().map(Arc::as_ref), leading).await;
@@ -124,7 +129,7 @@ pub async fn keep(keeping: Keeping, trust: Trust, push: Push) {
         }
         let mut wait = LOOK;
         for (what, kept, secret) in outcomes {
-            if matches!(kept, Err(KeepError::Api(_))) {
+            if matches!(kept, Err(KeepError::Api(_) | KeepError::Outdated)) {
                 wait = RETRY;
             }
             let told = tell(&mut troubles, what, kept);
@@ -136,9 +141,13 @@ pub async fn keep(keeping: Keeping, trust: Trust, push: Push) {
             () = secrets.changed() => {}
             () = maps.changed() => {}
             () = slices.changed() => {}
-            changed = leads.changed() => if changed.is_err() {
-                std::future::pending::<()>().await;
-            },
+            changed = leads.changed() => {
+                if changed.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                // Who leads tells anew what is wrong.
+                troubles.clear();
+            }
             () = sleep(wait) => {}
         }
     }
@@ -220,7 +229,12 @@ fn tell(
         }
         return None;
     };
-    let text = error.to_string();
+    let text = match &error {
+        // A watch tells of it in a moment.
+        KeepError::Outdated => return None,
+        KeepError::Api(kube::Error::Api(status)) => status.message.clone(),
+        error => error.to_string(),
+    };
     if troubles.get(&what) == Some(&text) {
         return None;
     }
@@ -248,8 +262,6 @@ struct Keeper {
 impl Keeper {
     async fn keep_ca(&self, secret: Option<&Secret>, leads: bool) -> Result<(), KeepError> {
         let now = SystemTime::now();
-        // Whatever comes: what is in force goes on.
-        self.trust.renew(now)?;
         let Some(secret) = secret else {
             if !leads {
                 return Err(KeepError::Absent);
@@ -314,11 +326,15 @@ where
     K: Resource + Clone + Debug + Serialize + DeserializeOwned,
 {
     let name = object.meta().name.clone().unwrap_or_default();
-    match exists {
-        true => api.replace(&name, &PostParams::default(), &object).await?,
-        false => api.create(&PostParams::default(), &object).await?,
+    let written = match exists {
+        true => api.replace(&name, &PostParams::default(), &object).await,
+        false => api.create(&PostParams::default(), &object).await,
     };
-    Ok(())
+    match written {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Err(KeepError::Outdated),
+        Err(error) => Err(KeepError::Api(error)),
+    }
 }
 
 fn is_ours(secret: &Secret) -> bool {

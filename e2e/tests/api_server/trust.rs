@@ -143,6 +143,8 @@ fn only_an_agents_pod(server: &mut ApiServer) {
             "metadata": {"name": name, "namespace": NAMESPACE},
             "spec": {
                 "serviceAccountName": name, "nodeName": "node-1",
+                // No kubelet is there to see it end.
+                "terminationGracePeriodSeconds": 0,
                 "containers": [{"name": "it", "image": "none"}],
             },
         });
