@@ -80,7 +80,7 @@ const HEAVY: [(&str, &[&str]); 16] = [
     ("clap", &["blixt-agent", "blixt-benches", "blixt-cli", "blixt-controller"]),
     ("protox", &["blixt-api"]),
     // Who speaks TLS, and who makes certificates.
-    ("rustls", &["blixt-agent", "blixt-controller"]),
+    ("rustls", &["blixt-agent", "blixt-controller", "blixt-e2e"]),
     ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e"]),
 ];
 
