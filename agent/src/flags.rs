@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use blixt_afxdp::Sizes;
 use blixt_dataplane::{MaglevSize, Timeouts};
+use blixt_scrape::{SecureFlags, check_local};
 use clap::{Parser, ValueEnum};
 use regex_lite::Regex;
 
@@ -146,9 +147,12 @@ pub struct Flags {
     #[arg(long, value_name = "MODE", value_enum, default_value_t = XdpMode::Auto)]
     xdp_mode: XdpMode,
 
-    /// Where /metrics, /healthz and /readyz are served.
+    /// Where /metrics, /healthz and /readyz are served, on localhost alone.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9875")]
     http: SocketAddr,
+
+    #[command(flatten)]
+    secure: SecureFlags,
 
     /// Where blixtctl finds the agent. Only root may connect.
     #[arg(long, value_name = "PATH", default_value = blixt_api::DEFAULT_SOCKET)]
@@ -260,6 +264,8 @@ pub struct Settings {
     pub xdp_mode: XdpMode,
     /// Where HTTP is served.
     pub http: SocketAddr,
+    /// Where metrics are served to scrapers.
+    pub secure: SecureFlags,
     /// Where the local API is served.
     pub socket: PathBuf,
     /// Where state is kept.
@@ -306,6 +312,14 @@ pub enum FlagError {
         "--ca is missing: give the file with the CA that the controller's certificate is signed by"
     )]
     NoCa,
+    /// HTTP that others could reach.
+    #[error("{0}")]
+    Http(String),
+    /// No controller knows who may read metrics.
+    #[error(
+        "--secure-metrics asks a controller who may read metrics, and there is none with --manifests: leave it out, and scrape --http on the node"
+    )]
+    NobodyToAsk,
     /// One interface twice.
     #[error("--interface {0} is given twice: give each interface once")]
     InterfaceTwice(String),
@@ -364,6 +378,10 @@ impl Flags {
     pub fn settings(self) -> Result<Settings, FlagError> {
         let source =
             source(self.manifests, self.controllers, self.controller_dir, self.ca, self.token)?;
+        check_local(self.http).map_err(FlagError::Http)?;
+        if self.secure.secure_metrics.is_some() && matches!(source, Source::Manifests(_)) {
+            return Err(FlagError::NobodyToAsk);
+        }
         check_interfaces(&self.interfaces)?;
         if self.workers == 0 || self.workers > MAX_WORKERS {
             return Err(FlagError::Workers(self.workers));
@@ -406,6 +424,7 @@ impl Flags {
             host_path: self.host_path,
             xdp_mode: self.xdp_mode,
             http: self.http,
+            secure: self.secure,
             socket: self.socket,
             state_dir: self.state_dir,
             maglev,

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use blixt_scrape::Page;
 use tokio::net::TcpListener;
 
 use crate::metrics;
@@ -39,8 +40,17 @@ pub fn router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
+/// The metrics, for whoever serves them elsewhere.
+pub fn page(state: Arc<State>) -> Page {
+    Arc::new(move || metrics_of(&state))
+}
+
 async fn render_metrics(Shared(state): Shared<Arc<State>>) -> Response {
-    match metrics::render(&state) {
+    metrics_of(&state)
+}
+
+fn metrics_of(state: &Arc<State>) -> Response {
+    match metrics::render(state) {
         Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         // Writing into a text does not fail.
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -14,6 +14,7 @@ use axum::Router;
 use blixt_afxdp::nic::{Nic, NicError};
 use blixt_afxdp::{FrameBytes, Sizes};
 use blixt_dataplane::{CompileOptions, Fib, PipelineConfig, WorkerId};
+use blixt_scrape::{Door, SecureError};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -82,6 +83,9 @@ pub enum RunError {
     /// HTTP can't be served.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// Metrics can't be served to scrapers.
+    #[error(transparent)]
+    Secure(#[from] SecureError),
     /// The local API can't be served.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -114,6 +118,7 @@ pub async fn run(mut settings: Settings) -> Result<(), RunError> {
     memory.check(&settings, &sizes, &Available::now())?;
     let (xdp, addresses) = Xdp::load(Capacities::default())?;
     let http = http::bind(settings.http).await?;
+    let door = Door::open(&settings.secure).await?;
     let (socket, socket_file) = local::bind(&settings.socket)?;
     let host = start_host_path(&settings, mtu).await;
     let prepared = Prepared {
@@ -124,6 +129,7 @@ pub async fn run(mut settings: Settings) -> Result<(), RunError> {
         xdp,
         addresses,
         http,
+        door,
         socket,
         host: host.clone(),
     };
@@ -145,13 +151,15 @@ struct Prepared {
     xdp: Xdp,
     addresses: Addresses,
     http: TcpListener,
+    door: Option<Door>,
     socket: UnixListener,
     host: Option<Arc<HostPath>>,
 }
 
 /// Runs from there on, until a signal says to stop.
 async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
-    let Prepared { stop, offloads, sizes, memory, xdp, addresses, http, socket, host } = prepared;
+    let Prepared { stop, offloads, sizes, memory, xdp, addresses, http, door, socket, host } =
+        prepared;
     let count = usize::from(settings.workers);
     let published = Published::with_room_for(count, count * settings.flow_capacity);
     let published = Arc::new(published);
@@ -172,7 +180,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     let node = settings.node_name.clone().unwrap_or_else(preflight::node_name);
     let tables = TablesWriter::new(Arc::clone(&published), options, node);
     let state = Arc::new(state(&settings, memory, &workers, &published, &tables, host.as_deref()));
-    let servers = Servers::start(http, socket, &state, &workers);
+    let mut servers = Servers::start(http, socket, &state, &workers);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         source = %settings.source,
@@ -204,6 +212,9 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     // The last, so that the others' numbers are as the flags have them.
     interfaces.extend(host.is_some().then(|| OUR_END.to_owned()));
     let source = open(&settings)?;
+    if let (Some(door), Opened::Controller(pushed)) = (door, &source) {
+        servers.open(door, pushed.sync(), &state);
+    }
     let links = Links::start(&interfaces, means, mirror.view.clone())
         .map_err(|source| RunError::System { what: "a thread for the interfaces", source })?;
     let mut control =
@@ -495,6 +506,19 @@ impl Servers {
             }),
         ];
         Self { stop, tasks }
+    }
+
+    /// Serves metrics to scrapers too.
+    fn open(&mut self, door: Door, sync: &Sync, state: &Arc<State>) {
+        let page = http::page(Arc::clone(state));
+        let served = door.serve(sync.certificate(), Arc::new(sync.scrapers.clone()), page);
+        let stopped = until(self.stop.subscribe());
+        self.tasks.push(tokio::spawn(async {
+            tokio::select! {
+                served = served => served.map_err(io::Error::other),
+                () = stopped => Ok(()),
+            }
+        }));
     }
 
     async fn stop(self) {

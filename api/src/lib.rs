@@ -52,6 +52,9 @@ pub mod sync {
     /// reached by.
     pub const SERVER_NAME: &str = "blixt-controller";
 
+    /// The name in agents' certificates, for those who scrape them.
+    pub const AGENT_NAME: &str = "blixt-agent";
+
     /// How often both sides say that they live. A side that has said nothing
     /// for four times as long is taken for dead.
     pub const BEAT: std::time::Duration = std::time::Duration::from_millis(250);

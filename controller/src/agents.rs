@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use blixt_gateway::{Compiled, Programming};
 use blixt_model::ObjectName;
+use blixt_scrape::{Door, Page};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -23,6 +24,8 @@ pub(crate) type Progress = BTreeMap<ObjectName, Option<Programming>>;
 /// What has to do with agents, in tasks of its own.
 pub(crate) struct Pushing {
     push: Push,
+    trust: Trust,
+    reviews: Arc<TokenReviews>,
     /// The CA, and what agents find us by.
     keeping: JoinHandle<()>,
     serving: JoinHandle<()>,
@@ -51,14 +54,25 @@ impl Pushing {
         let keeping = push::cluster::keep(keeping, trust.clone(), push.clone());
         let (stop, stopped) = oneshot::channel();
         let end = async { drop(stopped.await) };
-        let reviews = TokenReviews::new(clients.asking.clone(), &flags.namespace);
-        let served = push.clone().serve(listener, trust, Arc::new(reviews), end);
+        let reviews = Arc::new(TokenReviews::new(clients.asking.clone(), &flags.namespace));
+        let served = push.clone().serve(listener, trust.clone(), reviews.clone(), end);
         let serving = async {
             if let Err(error) = served.await {
                 error!("agents can't be served any more: {error}");
             }
         };
-        Self { push, keeping: tokio::spawn(keeping), serving: tokio::spawn(serving), stop }
+        let (keeping, serving) = (tokio::spawn(keeping), tokio::spawn(serving));
+        Self { push, trust, reviews, keeping, serving, stop }
+    }
+
+    /// Serves metrics to scrapers, for ever.
+    pub(crate) fn scraped(&self, door: Door, page: Page) {
+        let served = door.serve(Arc::new(self.trust.clone()), self.reviews.clone(), page);
+        tokio::spawn(async {
+            if let Err(error) = served.await {
+                error!("metrics can't be served over TLS: {error}");
+            }
+        });
     }
 
     /// The agents, for the loop.

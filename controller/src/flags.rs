@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 
+use blixt_scrape::SecureFlags;
 use clap::{Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -27,9 +28,12 @@ pub struct Flags {
     /// with a token to get one.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:9874")]
     pub listen: SocketAddr,
-    /// Where /metrics, /healthz and /readyz are served.
+    /// Where /metrics, /healthz and /readyz are served, on localhost alone.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9876")]
     pub http: SocketAddr,
+    /// Metrics for scrapers from elsewhere.
+    #[command(flatten)]
+    pub secure: SecureFlags,
     /// Asks the controller that runs here, by --http, whether it is alive or
     /// ready, and ends with 0 if it is: a probe for where nobody else reaches it.
     #[arg(long, value_enum, value_name = "WHAT")]

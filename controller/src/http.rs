@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use blixt_scrape::Page;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -35,19 +36,28 @@ pub(crate) struct Shown {
 }
 
 /// Takes the address, and serves for ever.
-pub(crate) async fn serve(address: SocketAddr, shown: Shown) -> Result<(), HttpError> {
+pub(crate) async fn serve(address: SocketAddr, shown: Arc<Shown>) -> Result<(), HttpError> {
     let listener =
         TcpListener::bind(address).await.map_err(|source| HttpError { address, source })?;
     let router = Router::new()
         .route("/metrics", get(render))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .with_state(Arc::new(shown));
+        .with_state(shown);
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(())
 }
 
+/// The metrics, for whoever serves them elsewhere.
+pub(crate) fn page(shown: Arc<Shown>) -> Page {
+    Arc::new(move || metrics_of(&shown))
+}
+
 async fn render(State(shown): State<Arc<Shown>>) -> Response {
+    metrics_of(&shown)
+}
+
+fn metrics_of(shown: &Shown) -> Response {
     const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match metrics::render(&shown.registry) {
         Ok(page) => ([(CONTENT_TYPE, TYPE)], page).into_response(),

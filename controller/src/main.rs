@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use blixt_controller::flags::Flags;
 use blixt_controller::{probe, run};
+use blixt_scrape::check_local;
 use clap::Parser;
 use tracing::error;
 
@@ -24,7 +25,8 @@ async fn main() -> ExitCode {
             }
         };
     }
-    let identity = match flags.log().and_then(|()| flags.identity()) {
+    let checked = flags.log().and_then(|()| check_local(flags.http));
+    let identity = match checked.and_then(|()| flags.identity()) {
         Ok(identity) => identity,
         Err(why) => {
             eprintln!("blixt-controller: {why}");

@@ -4,7 +4,7 @@
 //! has no shell and no curl: so its own program is the probe.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::flags::Probe;
@@ -21,23 +21,12 @@ pub fn ask(http: SocketAddr, what: Probe) -> Result<(), String> {
         Probe::Healthz => "healthz",
         Probe::Readyz => "readyz",
     };
-    let answer = get(reachable(http), path).map_err(|error| format!("http://{http}: {error}"))?;
+    let answer = get(http, path).map_err(|error| format!("http://{http}: {error}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     match head.split_whitespace().nth(1) {
         Some("200") => Ok(()),
         _ => Err(body.trim().to_owned()),
     }
-}
-
-/// Where a server is that may listen on all addresses.
-fn reachable(mut http: SocketAddr) -> SocketAddr {
-    if http.ip().is_unspecified() {
-        http.set_ip(match http {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    http
 }
 
 fn get(from: SocketAddr, path: &str) -> io::Result<String> {
@@ -59,7 +48,7 @@ mod tests {
     /// Serves one answer, and gives what was asked.
     fn asked(answer: &'static str) -> (Result<(), String>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let http = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 128];
@@ -67,8 +56,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).unwrap();
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
-        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-        (ask(everywhere, Probe::Readyz), server.join().unwrap())
+        (ask(http, Probe::Readyz), server.join().unwrap())
     }
 
     #[test]

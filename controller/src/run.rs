@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_gateway::apis::Time;
 use blixt_gateway::{Compiled, Kind, ObjectKey};
+use blixt_scrape::{Door, SecureError};
 use futures_util::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -56,6 +58,9 @@ pub enum RunError {
     /// The address for HTTP is not to be had.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// Metrics can't be served to scrapers.
+    #[error(transparent)]
+    Secure(#[from] SecureError),
     /// The address for agents is not to be had.
     #[error("--listen {0} can't be used ({1}): stop what uses it, or give another address")]
     Listen(SocketAddr, #[source] io::Error),
@@ -82,8 +87,9 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
     let push = Push::new();
     let mut registry = metrics.registry();
     push.register(&mut registry);
-    let shown = Shown { registry, awaited: shown, unserved: push.unserved() };
-    http::serve(flags.http, shown).await?;
+    let shown = Arc::new(Shown { registry, awaited: shown, unserved: push.unserved() });
+    http::serve(flags.http, shown.clone()).await?;
+    let door = Door::open(&flags.secure).await?;
     let refused = |error| RunError::Listen(flags.listen, error);
     let listener = TcpListener::bind(flags.listen).await.map_err(refused)?;
     info!(version = env!("CARGO_PKG_VERSION"), identity, "starting");
@@ -92,6 +98,9 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
     let watches = Watches::begin(&clients.watching, &sender, &metrics);
     let (leads, mut election) = leader::run(clients.asking.clone(), &flags.namespace, &identity);
     let mut pushing = Pushing::begin(push, &clients, flags, &identity, listener, leads.clone());
+    if let Some(door) = door {
+        pushing.scraped(door, http::page(shown));
+    }
     let looping = Loop {
         standing: events::begin(clients.asking.clone(), identity, metrics.clone()),
         client: clients.asking,

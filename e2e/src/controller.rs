@@ -31,13 +31,22 @@ pub struct Controller {
 impl Controller {
     /// Starts a replica, and waits until it knows the cluster.
     pub fn start(server: &ApiServer, identity: &str) -> Self {
-        let mut controller = Self::launch(server, identity);
+        Self::start_with(server, identity, &[])
+    }
+
+    /// Starts one with more flags.
+    pub fn start_with(server: &ApiServer, identity: &str, flags: &[&str]) -> Self {
+        let mut controller = Self::launch_with(server, identity, flags);
         eventually_some("the controller to be ready", START, || controller.ready());
         controller
     }
 
     /// Starts a replica, and does not wait.
     pub fn launch(server: &ApiServer, identity: &str) -> Self {
+        Self::launch_with(server, identity, &[])
+    }
+
+    fn launch_with(server: &ApiServer, identity: &str, flags: &[&str]) -> Self {
         // Replicas share the namespace, and tests follow one another quickly.
         static PORT: AtomicU16 = AtomicU16::new(9_876);
         let http = format!("127.0.0.1:{}", PORT.fetch_add(1, Ordering::Relaxed));
@@ -49,6 +58,7 @@ impl Controller {
             // Where agents would find it: anywhere, as there are none.
             .args(["--listen", "127.0.0.1:0"])
             .args(["--http", &http, "--log-level", "debug,hyper=off,tower=off,rustls=off,h2=off"])
+            .args(flags)
             .spawn();
         Self { process: Some(process), namespace: server.namespace.name().to_owned(), http }
     }

@@ -14,7 +14,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Which crates of ours a crate may be built with. An arrow against this
 /// order would let I/O into what is pure.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("blixt-model", &[]),
     ("blixt-mem", &[]),
     ("blixt-xdp-abi", &[]),
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("blixt-dataplane", &["blixt-mem", "blixt-model"]),
     ("blixt-afxdp", &["blixt-mem"]),
     ("blixt-api", &["blixt-dataplane", "blixt-gateway", "blixt-model"]),
+    ("blixt-scrape", &[]),
     (
         "blixt-agent",
         &[
@@ -31,10 +32,11 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "blixt-gateway",
             "blixt-mem",
             "blixt-model",
+            "blixt-scrape",
             "blixt-xdp-abi",
         ],
     ),
-    ("blixt-controller", &["blixt-api", "blixt-gateway", "blixt-model"]),
+    ("blixt-controller", &["blixt-api", "blixt-gateway", "blixt-model", "blixt-scrape"]),
     ("blixt-cli", &["blixt-api", "blixt-dataplane", "blixt-gateway", "blixt-mem", "blixt-model"]),
     // The throughput run measures the agent's own worker.
     (
@@ -68,20 +70,20 @@ const HEAVY: [(&str, &[&str]); 16] = [
     ("kube", &["blixt-controller", "blixt-e2e", "blixt-gateway"]),
     ("k8s-openapi", &["blixt-controller", "blixt-gateway"]),
     ("gateway-api", &["blixt-gateway"]),
-    ("tokio", &["blixt-agent", "blixt-cli", "blixt-controller", "blixt-e2e"]),
+    ("tokio", &["blixt-agent", "blixt-cli", "blixt-controller", "blixt-e2e", "blixt-scrape"]),
     ("tonic", &["blixt-agent", "blixt-api", "blixt-cli", "blixt-controller", "blixt-e2e"]),
-    ("axum", &["blixt-agent", "blixt-controller"]),
+    ("axum", &["blixt-agent", "blixt-controller", "blixt-scrape"]),
     ("aya", &["blixt-agent", "blixt-benches", "blixt-e2e"]),
     ("xsk-rs", &["blixt-afxdp", "blixt-benches"]),
     ("rtnetlink", &["blixt-agent"]),
     ("notify", &["blixt-agent"]),
-    ("tracing", &["blixt-agent", "blixt-controller"]),
+    ("tracing", &["blixt-agent", "blixt-controller", "blixt-scrape"]),
     ("tracing-subscriber", &["blixt-agent", "blixt-controller"]),
-    ("clap", &["blixt-agent", "blixt-benches", "blixt-cli", "blixt-controller"]),
+    ("clap", &["blixt-agent", "blixt-benches", "blixt-cli", "blixt-controller", "blixt-scrape"]),
     ("protox", &["blixt-api"]),
     // Who speaks TLS, and who makes certificates.
-    ("rustls", &["blixt-agent", "blixt-controller", "blixt-e2e"]),
-    ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e"]),
+    ("rustls", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-scrape"]),
+    ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-scrape"]),
 ];
 
 /// Crates that exist for tests: nothing that ships may be built with them.

@@ -8,6 +8,7 @@ mod choice;
 mod pauses;
 mod places;
 mod pushed;
+mod scrapers;
 mod serving;
 mod store;
 mod stream;
@@ -24,6 +25,7 @@ use blixt_api::parts::{Digest, Parts, PartsError};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
+use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -31,6 +33,7 @@ use tracing::{error, info, warn};
 
 pub use places::{Places, Url, UrlError};
 pub use pushed::Pushed;
+pub use scrapers::Scrapers;
 pub use serving::Serving;
 pub use wish::{Assignment, Wish};
 
@@ -99,6 +102,9 @@ pub struct Sync {
     pub report: watch::Sender<Report>,
     /// Whether traffic can be served. To be said again and again.
     pub serving: watch::Sender<Serving>,
+    /// Who may read the agent's metrics.
+    pub scrapers: Scrapers,
+    trust: Arc<Trust>,
     ending: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -126,8 +132,10 @@ impl Sync {
             ..Reach::default()
         });
         let trust = Arc::new(Trust::new(settings.places.ca(), settings.token.clone()));
+        let scrapers = Scrapers::default();
         let means = Means {
-            trust,
+            trust: trust.clone(),
+            scrapers: scrapers.clone(),
             events,
             report: reported.clone(),
             serving: served,
@@ -142,7 +150,12 @@ impl Sync {
         tokio::spawn(store.keep(reported, ends));
         tokio::spawn(places::look(settings.places.clone(), told, found));
         let task = tokio::spawn(following.run(heard, finds));
-        Self { wishes: wanted, reach: reached, report, serving, ending, task }
+        Self { wishes: wanted, reach: reached, report, serving, scrapers, trust, ending, task }
+    }
+
+    /// The agent's certificate, for those who come to it by TLS.
+    pub fn certificate(&self) -> Arc<dyn ResolvesServerCert> {
+        self.trust.clone()
     }
 
     /// Tells all replicas that the agent ends, so that others take its VIPs at

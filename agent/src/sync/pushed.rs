@@ -26,6 +26,11 @@ impl Pushed {
         Self { sync, taken: None, current: None, reported: true, newer_is_refused: false }
     }
 
+    /// The way to the controller.
+    pub fn sync(&self) -> &Sync {
+        &self.sync
+    }
+
     /// Waits until something else is wanted, or the controller is farther or
     /// nearer. May be cut short.
     pub async fn changed(&mut self) {

@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::{Code, Status};
 
 use super::pauses::Pauses;
+use super::scrapers::Scrapers;
 use super::trust::{Identity, Trust, TrustError, Turn, client, connect, describe};
 use super::{Report, Serving};
 
@@ -58,6 +59,7 @@ pub(super) enum Kind {
 #[derive(Debug, Clone)]
 pub(super) struct Means {
     pub(super) trust: Arc<Trust>,
+    pub(super) scrapers: Scrapers,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) report: watch::Receiver<Report>,
     pub(super) serving: watch::Receiver<Serving>,
@@ -154,6 +156,7 @@ async fn follow_once(
         message: Some(message),
     });
     let answered = timeout(SILENCE, client.follow(outwards)).await;
+    let _asked = means.scrapers.may_ask(replica, client);
     let mut told = match answered {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return Err(failed(&status, &trust, &identity, false)),

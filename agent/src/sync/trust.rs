@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use blixt_api::sync::v1alpha1::EnrollRequest;
 use blixt_api::sync::v1alpha1::controller_client::ControllerClient;
 use blixt_api::sync::{MAX_MESSAGE_BYTES, SERVER_NAME};
@@ -17,6 +18,8 @@ use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedMutexGuard;
@@ -71,6 +74,15 @@ pub(super) struct Trust {
     doubted: Mutex<Option<Instant>>,
     /// One stream at a time goes over to a new certificate.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// The last there was, whether a replica takes it or not: scrapers do.
+    shown: ArcSwapOption<CertifiedKey>,
+}
+
+/// For those who come to the agent by TLS.
+impl ResolvesServerCert for Trust {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.shown.load_full()
+    }
 }
 
 /// With what it is let in.
@@ -98,8 +110,8 @@ impl Identity {
 
 impl Trust {
     pub(super) fn new(ca: PathBuf, token: PathBuf) -> Self {
-        let (identity, doubted, turn) = Default::default();
-        Self { ca, token, identity, doubted, turn }
+        let (identity, doubted, turn, shown) = Default::default();
+        Self { ca, token, identity, doubted, turn, shown }
     }
 
     /// The agent's certificate; a replica gives it one if it has none.
@@ -196,6 +208,9 @@ impl Trust {
         });
         // Whether it can be used at all.
         self.config(&new)?;
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let shown = CertifiedKey::from_der(new.chain.clone(), new.key.clone_key(), &provider);
+        self.shown.store(Some(Arc::new(shown.map_err(|why| failed(&why))?)));
         info!(good_for_s = answer.good_for_s, "enrolled with a controller");
         let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         // All streams have the same one: the first that came, if many asked at once.

@@ -29,7 +29,7 @@ fn flags_that_do_not_fit_the_node_are_refused() {
         (["--manifests=/nowhere"], "--manifests"),
         (["--state-dir=/proc/x"], "--state-dir /proc/x can't be used"),
         (["--socket=/proc/x/agent.sock"], "--socket /proc/x/agent.sock can't be made"),
-        (["--http=192.0.2.1:1"], "--http 192.0.2.1:1 can't be used"),
+        (["--http=192.0.2.1:1"], "--http 192.0.2.1:1 is not on localhost"),
     ] {
         let mut flags = with(&node, &more);
         // A flag that may be given once only takes the place of the first.

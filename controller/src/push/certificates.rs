@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use blixt_api::sync::SERVER_NAME;
+use blixt_api::sync::{AGENT_NAME, SERVER_NAME};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -135,6 +135,10 @@ fn params(name: &str, now: SystemTime, life: Duration) -> CertificateParams {
     params
 }
 
+fn named(name: &str) -> Result<Vec<SanType>, rcgen::Error> {
+    Ok(vec![SanType::DnsName(name.try_into()?)])
+}
+
 fn certificates(what: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let read = read.map_err(unusable(what))?;
@@ -225,9 +229,7 @@ impl Authority {
         let failed = unusable("the server's certificate");
         let key = KeyPair::generate().map_err(&failed)?;
         let mut params = params(SERVER_NAME, now, LIFE);
-        params.subject_alt_names = CertificateParams::new(vec![SERVER_NAME.to_owned()])
-            .map_err(&failed)?
-            .subject_alt_names;
+        params.subject_alt_names = named(SERVER_NAME).map_err(&failed)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer).map_err(&failed)?;
@@ -276,8 +278,8 @@ impl Authority {
         Ok(())
     }
 
-    /// A client certificate for a node's agent. Of its request only the key
-    /// counts.
+    /// A certificate for a node's agent: it is a client of ours, and a server for
+    /// those who scrape it. Of its request only the key counts.
     pub fn agent(
         &self,
         request: &[u8],
@@ -290,7 +292,9 @@ impl Authority {
         request.params = params(node, now, LIFE);
         request.params.distinguished_name.push(DnType::OrganizationName, AGENTS);
         request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        request.params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        request.params.subject_alt_names = named(AGENT_NAME).map_err(&failed)?;
         let certificate = request.signed_by(&self.issuer).map_err(&failed)?;
         Ok(self.with_chain(certificate.der().clone()))
     }
@@ -329,6 +333,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use x509_parser::prelude::GeneralName;
 
     const DAY: Duration = Duration::from_secs(24 * 3_600);
 
@@ -350,7 +355,8 @@ mod tests {
         assert_eq!(peer.node, "node-1");
         assert_eq!(peer.expires, now() + DAY);
         let (_, parsed) = X509Certificate::from_der(&signed[0]).unwrap();
-        assert_eq!(parsed.subject_alternative_name(), Ok(None), "it asked for ours");
+        let names = &parsed.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert_eq!(names, &[GeneralName::DNSName("blixt-agent")], "it asked for ours");
         assert!(!parsed.is_ca());
 
         let why = authority.agent(b"garbage", "node-1", now()).unwrap_err().to_string();

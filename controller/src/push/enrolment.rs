@@ -1,7 +1,9 @@
 //! Whose token it is: asked of the API server, or of a test.
 
 use blixt_api::sync::AUDIENCE;
+use blixt_scrape::Review;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
@@ -23,9 +25,9 @@ pub enum ReviewError {
     Unavailable(String),
 }
 
-/// Says whose token it is.
+/// Says whose token it is, of agents and of those who scrape metrics.
 #[tonic::async_trait]
-pub trait Reviewer: Send + Sync + 'static {
+pub trait Reviewer: Review {
     /// The node whose agent has this token.
     async fn node_of(&self, token: &str) -> Result<String, ReviewError>;
 }
@@ -33,7 +35,8 @@ pub trait Reviewer: Send + Sync + 'static {
 /// Asks the API server.
 #[derive(Clone)]
 pub struct TokenReviews {
-    api: Api<TokenReview>,
+    pub(super) tokens: Api<TokenReview>,
+    pub(super) accesses: Api<SubjectAccessReview>,
     user: String,
 }
 
@@ -47,7 +50,7 @@ impl TokenReviews {
     /// For agents in a namespace.
     pub fn new(client: Client, namespace: &str) -> Self {
         let user = format!("system:serviceaccount:{namespace}:{AGENT}");
-        Self { api: Api::all(client), user }
+        Self { tokens: Api::all(client.clone()), accesses: Api::all(client), user }
     }
 }
 
@@ -57,7 +60,7 @@ impl Reviewer for TokenReviews {
         let spec =
             TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: token.to_owned() };
         let review = TokenReview { spec, ..TokenReview::default() };
-        let reviewed = self.api.create(&PostParams::default(), &review).await;
+        let reviewed = self.tokens.create(&PostParams::default(), &review).await;
         let reviewed = reviewed.map_err(|error| ReviewError::Unavailable(error.to_string()))?;
         judge(&reviewed, &self.user).map_err(ReviewError::Refused)
     }

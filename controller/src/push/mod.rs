@@ -12,6 +12,7 @@ mod enrolment;
 mod health;
 mod meters;
 mod ownership;
+mod scrapers;
 mod server;
 mod trust;
 

@@ -16,6 +16,7 @@ use blixt_api::sync::v1alpha1::controller_server::Controller;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
 use blixt_api::sync::{BEAT, MAX_MESSAGE_BYTES};
+use blixt_scrape::Decisions;
 use futures_util::{Stream, stream};
 use prost::Message;
 use tokio::sync::{Semaphore, watch};
@@ -27,6 +28,7 @@ use tracing::{info, warn};
 use super::certificates::{LIFE, Peer};
 use super::door::Connection;
 use super::enrolment::{ReviewError, Reviewer};
+use super::scrapers;
 use super::trust::Trust;
 use super::{Push, Said as News, meters};
 
@@ -53,11 +55,13 @@ pub(crate) struct Service {
     trust: Trust,
     reviewer: Arc<dyn Reviewer>,
     reviews: Semaphore,
+    scrapers: Decisions,
 }
 
 impl Service {
     pub(crate) fn new(push: Push, trust: Trust, reviewer: Arc<dyn Reviewer>) -> Self {
-        Self { push, trust, reviewer, reviews: Semaphore::new(REVIEWS) }
+        let scrapers = Decisions::new(reviewer.clone());
+        Self { push, trust, reviewer, reviews: Semaphore::new(REVIEWS), scrapers }
     }
 
     /// The certificate; or why not, in one word for whoever counts, too.
@@ -114,6 +118,15 @@ impl Controller for Service {
                 Err(status)
             }
         }
+    }
+
+    async fn review(
+        &self,
+        request: Request<wire::ReviewRequest>,
+    ) -> Result<Response<wire::ReviewResponse>, Status> {
+        peer(&request).map_err(Status::unauthenticated)?;
+        let verdict = self.scrapers.of(&request.get_ref().token).await;
+        scrapers::answer(verdict).map(Response::new)
     }
 
     type FollowStream =

@@ -6,6 +6,8 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use tracing::info;
 
 use super::certificates::{Authority, LIFE, Material, TrustError};
@@ -95,5 +97,12 @@ impl Trust {
     /// All that certificates may be signed by, as PEM.
     pub fn bundle(&self) -> Option<String> {
         self.authority().map(|authority| authority.bundle().to_owned())
+    }
+}
+
+/// For whoever else serves by TLS here: the server certificate in force.
+impl ResolvesServerCert for Trust {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.server.load_full()?.cert_resolver.resolve(hello)
     }
 }

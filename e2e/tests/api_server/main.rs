@@ -15,6 +15,7 @@ mod conditions;
 mod leaders;
 mod objects;
 mod outages;
+mod scraped;
 mod told;
 mod trust;
 mod writes;
@@ -29,13 +30,14 @@ use libtest_mimic::{Arguments, Trial};
 /// Every test begins with an API server without objects.
 type Test = fn(&mut ApiServer);
 
-const ROOMS: [&[(&str, Test)]; 7] = [
+const ROOMS: [&[(&str, Test)]; 8] = [
     conditions::TESTS,
     addresses::TESTS,
     writes::TESTS,
     told::TESTS,
     leaders::TESTS,
     outages::TESTS,
+    scraped::TESTS,
     trust::TESTS,
 ];
 

@@ -11,10 +11,15 @@ use crate::objects::{Objects, containers, texts};
 
 #[test]
 fn helm_makes_what_kustomize_makes() {
+    makes_the_same("manifests/default", &[]);
+    makes_the_same("manifests/secure-metrics", &["secureMetrics=true"]);
+}
+
+fn makes_the_same(directory: &str, values: &[&str]) {
     require(&["helm", "kubectl"]);
-    let kustomize = program(bin("kubectl")).arg("kustomize").arg(root().join("manifests/default"));
+    let kustomize = program(bin("kubectl")).arg("kustomize").arg(root().join(directory));
     let mut kustomize = by_name(Objects::parse(&kustomize.ok()));
-    let helm = by_name(Objects::parse(&template(&[])));
+    let helm = by_name(Objects::parse(&template(values)));
     // Helm makes it by itself: --create-namespace.
     assert!(kustomize.remove("Namespace/blixt-system").is_some());
     assert_eq!(

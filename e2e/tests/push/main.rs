@@ -11,6 +11,7 @@
 mod cut_off;
 mod renewal;
 mod replica;
+mod scraped;
 mod scripted;
 mod strangers;
 mod sync;

@@ -16,6 +16,8 @@ use blixt_model::{
     ListenerName, ObjectName, Port, Protocol, RouteId, RouteKind, ServiceIndex, ServicePort,
     ServicePortId, Snapshot, Target, Weight,
 };
+use blixt_scrape::{Review, Unavailable, Verdict};
+use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -49,6 +51,20 @@ impl Reviewer for Tokens {
         }
         let node = token.strip_prefix("token of ").map(str::to_owned);
         node.ok_or_else(|| ReviewError::Refused("the token is nobody's".to_owned()))
+    }
+}
+
+/// Knows the scraper's tokens "good" and "lame".
+impl Review for Tokens {
+    fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Verdict, Unavailable>> {
+        Box::pin(async move {
+            match token {
+                "good" => Ok(Verdict::Allowed),
+                "lame" => Ok(Verdict::NotAllowed("lame may not get /metrics".to_owned())),
+                "late" => Err(Unavailable("the API server can't be asked".to_owned())),
+                _ => Ok(Verdict::NotAuthenticated("the token is nobody's".to_owned())),
+            }
+        })
     }
 }
 
