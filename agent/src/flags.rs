@@ -696,6 +696,8 @@ mod tests {
         assert_eq!(found.places, Places::Directory("/etc/blixt/controller".into()));
         for (line, part) in [
             ("--controller https://a", "--ca is missing"),
+            ("--manifests /m --secure-metrics [::]:9877", "there is none with --manifests"),
+            ("--controller-dir /d --http 0.0.0.0:9875", "--http 0.0.0.0:9875 is not on localhost"),
             ("--controller https://a --controller-dir /d", "--controller and --controller-dir"),
             ("--controller-dir /d --manifests /m", "--manifests and --controller-dir"),
             (

@@ -133,3 +133,118 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, router: Router) -> R
         Err(_) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decisions::{Unavailable, Verdict};
+    use axum::response::IntoResponse;
+    use futures_util::future::BoxFuture;
+    use rustls::pki_types::{CertificateDer, ServerName};
+    use rustls::{ClientConfig, RootCertStore};
+    use std::fs;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+
+    /// Longer than anything here takes, and much less than for ever.
+    const SOON: Duration = Duration::from_secs(30);
+
+    struct Good;
+
+    impl Review for Good {
+        fn review<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Verdict, Unavailable>> {
+            Box::pin(async { Ok(Verdict::Allowed) })
+        }
+    }
+
+    /// A door with a certificate of files, and who trusts it.
+    async fn open() -> (SocketAddr, TlsConnector) {
+        let directory = tempfile::tempdir().unwrap();
+        let (at, key_at) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["metrics".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        fs::write(&at, certificate.pem()).unwrap();
+        fs::write(&key_at, key.serialize_pem()).unwrap();
+        let flags = SecureFlags {
+            secure_metrics: Some("127.0.0.1:0".parse().unwrap()),
+            tls_cert_file: Some(at),
+            tls_private_key_file: Some(key_at),
+        };
+        let door = Door::open(&flags).await.unwrap().unwrap();
+        let address = door.address().unwrap();
+        let own = door.files.clone().unwrap();
+        let page: Page = Arc::new(|| "it is well\n".into_response());
+        tokio::spawn(door.serve(own, Arc::new(Good), page));
+        (address, TlsConnector::from(trusting(certificate.der())))
+    }
+
+    fn trusting(root: &CertificateDer<'static>) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+    }
+
+    /// What comes until the connection ends, when this was sent.
+    async fn said(at: SocketAddr, client: &TlsConnector, sent: &str) -> String {
+        let name = ServerName::try_from("metrics").unwrap();
+        let stream = TcpStream::connect(at).await.unwrap();
+        let mut stream = client.connect(name, stream).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut heard = Vec::new();
+        // Whether it ends with a goodbye makes no difference.
+        let _ = timeout(SOON, stream.read_to_end(&mut heard)).await.expect("it has no end");
+        String::from_utf8(heard).unwrap()
+    }
+
+    #[tokio::test]
+    async fn metrics_are_served_and_nothing_else() {
+        let (at, client) = open().await;
+        let ask = |line: &str, more: &str| {
+            let text = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{more}\r\n");
+            let client = client.clone();
+            async move { said(at, &client, &text).await }
+        };
+        let token = "authorization: Bearer x\r\n";
+        let page = ask("GET /metrics", token).await;
+        assert!(
+            page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("it is well\n"),
+            "{page}"
+        );
+        let page = ask("GET /metrics", "").await;
+        assert!(
+            page.starts_with("HTTP/1.1 401 ") && page.contains("www-authenticate: Bearer"),
+            "{page}"
+        );
+        assert!(ask("GET /healthz", token).await.starts_with("HTTP/1.1 404 "));
+        assert!(ask("POST /metrics", token).await.starts_with("HTTP/1.1 405 "));
+        let long = format!("x: {}\r\n", "x".repeat(2 * LONGEST_HEAD));
+        assert!(ask("GET /metrics", &long).await.starts_with("HTTP/1.1 431 "));
+        assert!(ask("\u{1}\u{2}", "").await.starts_with("HTTP/1.1 400 "));
+    }
+
+    #[tokio::test]
+    async fn who_is_slow_is_not_waited_for() {
+        let (at, client) = open().await;
+        let silent = async {
+            let mut stream = TcpStream::connect(at).await.unwrap();
+            let ended = timeout(SOON, stream.read_to_end(&mut Vec::new())).await;
+            let _ = ended.expect("it may be silent for ever");
+        };
+        let half = said(at, &client, "GET /metrics HTTP/1.1\r\nhost: x\r\n");
+        let ((), half) = tokio::join!(silent, half);
+        assert!(half.is_empty() || half.starts_with("HTTP/1.1 408 "), "{half}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_named() {
+        let (at, _) = open().await;
+        let flags = SecureFlags { secure_metrics: Some(at), ..SecureFlags::default() };
+        let why = Door::open(&flags).await.unwrap_err().to_string();
+        assert!(why.starts_with(&format!("--secure-metrics {at} can't be used (")), "{why}");
+        assert!(Door::open(&SecureFlags::default()).await.unwrap().is_none());
+    }
+}

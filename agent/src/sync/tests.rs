@@ -21,7 +21,8 @@ impl Stage {
         let (reach, _) = watch::channel(Reach::default());
         let trust = Arc::new(Trust::new("ca".into(), "token".into()));
         let (_, serving) = watch::channel(Serving::default());
-        let means = Means { trust, events, report, serving, ending };
+        let scrapers = Scrapers::default();
+        let means = Means { trust, scrapers, events, report, serving, ending };
         let mut following = Following::new(means, watch::Sender::default(), wishes, reach);
         let (say, said) = mpsc::channel(16);
         let abort = following.tasks.spawn(pending());

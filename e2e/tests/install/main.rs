@@ -112,6 +112,7 @@ fn programs_have_the_flags_that_they_are_given() {
             assert_eq!(*program, format!("/{name}"));
             takes(name, flags).ok();
         }
+        takes(name, &["--secure-metrics=[::]:9877".to_owned()]).ok();
     }
 }
 

@@ -173,6 +173,13 @@ impl Controller for Service {
         }))
     }
 
+    async fn review(
+        &self,
+        _: Request<wire::ReviewRequest>,
+    ) -> Result<Response<wire::ReviewResponse>, Status> {
+        Err(Status::unimplemented("as from one that is older than this call"))
+    }
+
     type FollowStream = Pin<Box<dyn Stream<Item = Message> + Send>>;
 
     async fn follow(
