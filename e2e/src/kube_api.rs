@@ -58,22 +58,6 @@ impl KubeApi {
         })
     }
 
-    /// A token of a service account, `NAMESPACE/NAME`, for an audience, or for
-    /// the API server.
-    pub fn token(&self, account: &str, audience: Option<&str>) -> String {
-        let (namespace, name) = account.split_once('/').unwrap();
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
-        let audiences: Vec<_> = audience.into_iter().collect();
-        let asked = json!({"spec": {"audiences": audiences, "expirationSeconds": 600}});
-        let client = self.client.clone();
-        let answer: Value = self.wait(async move {
-            let request = http::Request::post(path).header("content-type", "application/json");
-            let request = request.body(serde_json::to_vec(&asked).unwrap()).unwrap();
-            client.request(request).await.unwrap()
-        });
-        answer["status"]["token"].as_str().unwrap().to_owned()
-    }
-
     /// Applies all objects of a YAML text, as `kubectl apply --server-side`
     /// does.
     pub fn apply(&self, yaml: &str) {

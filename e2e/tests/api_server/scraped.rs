@@ -13,6 +13,9 @@ pub(crate) const TESTS: &[(&str, Test)] =
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The API server's own audience.
+const API: &str = "https://kubernetes.default.svc";
+
 const ACCOUNTS: &str = "
 apiVersion: v1
 kind: ServiceAccount
@@ -61,7 +64,8 @@ fn metrics_are_for_those_who_may(server: &mut ApiServer) {
     });
     fs::write(&ca, bundle).unwrap();
     kube.apply(ACCOUNTS);
-    let good = kube.token("shop/scraper", None);
+    let token = |account, audience| kube.token(&Id::new("ServiceAccount", account), audience, None);
+    let good = token("shop/scraper", API);
     // Rights and certificates are known in a moment.
     eventually_some("the metrics", PATIENCE, || match scrape(server, &ca, Some(&good)) {
         (200, page) if page.contains("blixt_controller_leader") && page.ends_with("# EOF\n") => {
@@ -72,14 +76,14 @@ fn metrics_are_for_those_who_may(server: &mut ApiServer) {
 
     let (status, why) = scrape(server, &ca, None);
     assert_eq!((status, why.contains("a token is needed")), (401, true), "{why}");
-    let stranger = kube.token("shop/stranger", None);
+    let stranger = token("shop/stranger", API);
     let (status, why) = scrape(server, &ca, Some(&stranger));
     let expected = "system:serviceaccount:shop:stranger may not get /metrics: bind it to the \
                     ClusterRole blixt-metrics-reader\n";
     assert_eq!((status, why.as_str()), (403, expected));
     // For somebody else, of an account that is gone, changed, and no token at all.
-    let foreign = kube.token("shop/scraper", Some("blixt-controller"));
-    let gone = kube.token("shop/leaver", None);
+    let foreign = token("shop/scraper", "blixt-controller");
+    let gone = token("shop/leaver", API);
     kube.delete(&Id::new("ServiceAccount", "shop/leaver"));
     let changed = format!("{}x", &good[..good.len() - 1]);
     for bad in [&foreign, &gone, &changed, "nonsense"] {
@@ -88,7 +92,7 @@ fn metrics_are_for_those_who_may(server: &mut ApiServer) {
     }
 
     // Nobody can say; who was known a moment ago still is.
-    let late = kube.token("shop/scraper", Some("late"));
+    let late = token("shop/scraper", "late");
     assert_eq!(scrape(server, &ca, Some(&good)).0, 200);
     server.kill();
     let (status, why) = scrape(server, &ca, Some(&late));
