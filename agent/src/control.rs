@@ -12,7 +12,7 @@ use blixt_dataplane::address::to_ip;
 use blixt_gateway::{Programming, Refusal, Update, Warning};
 use blixt_model::{Generation, ObjectName};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::families;
@@ -40,6 +40,11 @@ const ADOPTED: Duration = Duration::from_millis(50);
 /// Announcements are repeated once: they may be lost, and a switch port that
 /// has just come up drops what comes first.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long an agent that ends serves what still comes for its VIPs, once others
+/// own them: as long as replicas take to look who lives, new owners to announce
+/// themselves, and neighbours to hear of it, with room for a busy machine.
+const HANDOVER: Duration = Duration::from_millis(500);
 
 /// How long a worker may stand still. It turns ten times a second even where
 /// there is nothing to do.
@@ -176,14 +181,28 @@ impl Control {
             not_ready: vec!["the agent is stopping".into()],
             ..ControlState::clone(control)
         });
-        // Others take its VIPs before they are answered no more.
-        if let Some(pushed) = &mut self.pushed {
-            pushed.end().await;
-        }
+        self.hand_over().await;
         if let Err(error) = self.map.set(&BTreeMap::new()) {
             warn!("{error}; detaching nevertheless");
         }
         self.interfaces.detach().await;
+    }
+
+    /// Leaves the VIPs to others, before they are served no more.
+    async fn hand_over(&mut self) {
+        let Some(pushed) = &mut self.pushed else { return };
+        let owns = pushed.assignment().is_some_and(|assignment| !assignment.owned.is_empty());
+        pushed.end().await;
+        if !owns {
+            return;
+        }
+        // Whoever asks where they are has to hear it of the new owner alone.
+        self.tables.assign(self.tables.snat_addresses().clone(), BTreeSet::new());
+        if let Err(why) = self.tables.apply_again(self.wanted.snapshot().generation()) {
+            warn!("the VIPs are answered for until the end: {why}");
+        }
+        self.wake_workers();
+        sleep(HANDOVER).await;
     }
 
     fn read(&mut self, update: Result<Update, String>) {
