@@ -26,9 +26,15 @@ pub struct Controller {
     /// The API server's namespace.
     namespace: String,
     http: String,
+    agents_port: u16,
 }
 
 impl Controller {
+    /// Builds it now, so that nothing has to be built while it is started.
+    pub fn build() {
+        binaries::controller();
+    }
+
     /// Starts a replica, and waits until it knows the cluster.
     pub fn start(server: &ApiServer, identity: &str) -> Self {
         Self::start_with(server, identity, &[])
@@ -49,18 +55,30 @@ impl Controller {
     fn launch_with(server: &ApiServer, identity: &str, flags: &[&str]) -> Self {
         // Replicas share the namespace, and tests follow one another quickly.
         static PORT: AtomicU16 = AtomicU16::new(9_876);
-        let http = format!("127.0.0.1:{}", PORT.fetch_add(1, Ordering::Relaxed));
+        let port = || PORT.fetch_add(1, Ordering::Relaxed);
+        let http = format!("127.0.0.1:{}", port());
+        let agents_port = port();
         let process = server
             .namespace
             .command(binaries::controller())
             .env("KUBECONFIG", server.kubeconfig())
             .args(["--namespace", NAMESPACE, "--identity", identity])
-            // Where agents would find it: anywhere, as there are none.
-            .args(["--listen", "127.0.0.1:0"])
+            .args(["--listen", &format!("127.0.0.1:{agents_port}")])
             .args(["--http", &http, "--log-level", "debug,hyper=off,tower=off,rustls=off,h2=off"])
             .args(flags)
             .spawn();
-        Self { process: Some(process), namespace: server.namespace.name().to_owned(), http }
+        let namespace = server.namespace.name().to_owned();
+        Self { process: Some(process), namespace, http, agents_port }
+    }
+
+    /// The port at which agents find it.
+    pub fn agents_port(&self) -> u16 {
+        self.agents_port
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().pid()
     }
 
     /// Whether it is ready, or what it says instead.
