@@ -12,11 +12,18 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::binaries;
 use crate::lab;
 
-/// Held by who has a cluster: there is one on a machine.
-const LOCK: &str = "/run/blixt-cluster-test.lock";
+/// Held by who has a cluster: there is one on a machine, or KUBECONFIG leads all
+/// tests to the same.
+const LOCK: &str = "blixt-cluster-test.lock";
 
 /// What a cluster is brought up with.
-const PROGRAMS: [&str; 5] = ["kubelet", "kube-apiserver", "etcd", "containerd", "kubectl"];
+const PROGRAMS: [&str; 6] = ["kubelet", "kube-apiserver", "etcd", "containerd", "kubectl", "helm"];
+
+/// What leads to it, from the network of its control plane.
+const KUBECONFIG: &str = "/var/lib/blixt-cluster/kubeconfig";
+
+/// The tag of images that are the same and yet another version, for upgrades.
+pub const NEXT: &str = "next";
 
 /// How long building images may take where nothing is built yet.
 const BUILDING: Duration = Duration::from_secs(1_800);
@@ -32,8 +39,10 @@ pub fn root() -> &'static Path {
 /// A cluster. One that was brought up for a test goes with it.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Held for as long as it is up; `None` for one of somebody else.
-    ours: Option<Flock<File>>,
+    /// Whether it was.
+    ours: bool,
+    /// Held for as long as it is used.
+    _lock: Flock<File>,
 }
 
 /// Requests, one after the other, for as long as it is there.
@@ -56,19 +65,22 @@ impl Cluster {
     /// KUBECONFIG leads to, which has to have them. `None` if the test is to be
     /// skipped.
     pub fn up(test: &str, offloads: bool) -> Option<Self> {
-        if env::var_os("KUBECONFIG").is_some() {
-            return Some(Self { ours: None });
+        let ours = env::var_os("KUBECONFIG").is_none();
+        if ours {
+            if !root_or_skip(test) {
+                return None;
+            }
+            lab::require(&PROGRAMS);
         }
-        if !root_or_skip(test) {
-            return None;
-        }
-        lab::require(&PROGRAMS);
-        let file = File::create(LOCK).unwrap();
+        let file = File::create(env::temp_dir().join(LOCK)).unwrap();
         let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+        let cluster = Self { ours, _lock: lock };
+        if !ours {
+            return Some(cluster);
+        }
         let images = images();
         // What a test that was killed has left.
         script("down").ok();
-        let cluster = Self { ours: Some(lock) };
         let offloads = (!offloads).then_some("--no-offloads");
         script("up").args(offloads).limit(PATIENCE).ok();
         script("load").args(images).limit(PATIENCE).ok();
@@ -77,7 +89,7 @@ impl Cluster {
 
     /// Whether it is one of `scripts/cluster`, whose nodes can be looked at.
     pub fn is_ours(&self) -> bool {
-        self.ours.is_some()
+        self.ours
     }
 
     /// kubectl, not run yet.
@@ -87,16 +99,21 @@ impl Cluster {
     }
 
     /// What users type: a shell's line at the root of the repository, where
-    /// `kubectl` leads to this cluster.
+    /// `kubectl` and `helm` lead to this cluster.
     pub fn shell(&self, line: &str) -> Ran {
-        let script = root().join("scripts/cluster");
-        let kubectl = match self.is_ours() {
-            true => format!("kubectl() {{ {} kubectl \"$@\"; }}; ", script.display()),
+        let programs = match self.is_ours() {
+            true => format!(
+                "kubectl() {{ {script} kubectl \"$@\"; }}
+                 helm() {{ {script} exec control env KUBECONFIG={KUBECONFIG} {helm} \"$@\"; }}
+                 ",
+                script = root().join("scripts/cluster").display(),
+                helm = lab::bin("helm").display()
+            ),
             false => String::new(),
         };
         program("bash")
             .args(["-euo", "pipefail", "-c"])
-            .arg(format!("cd {}; {kubectl}{line}", root().display()))
+            .arg(format!("cd {}; {programs}{line}", root().display()))
             .limit(PATIENCE)
             .run()
     }
@@ -125,6 +142,29 @@ impl Cluster {
             done"#;
         Load(self.client("bash").args(["-c", LOOP, address]).spawn())
     }
+
+    /// Begins to knock at a web server's door, by a new connection every 25 ms,
+    /// which does not wait for the ones before and has a quarter of a second: no
+    /// SYN is repeated, so the times between those that got in are the outage.
+    pub fn knocks(&self, address: &str) -> Load {
+        const LOOP: &str = r#"
+            knock() {
+                began=$EPOCHREALTIME
+                answer=$(curl -s -S --max-time 0.25 "http://$1/hostname" 2>&1) && what=ok || what=failed
+                echo "$began $what $answer"
+            }
+            while :; do
+                knock "$0" &
+                sleep 0.025
+            done"#;
+        Load(self.client("bash").args(["-c", LOOP, address]).spawn())
+    }
+
+    /// A command of `scripts/cluster`, which ours alone has.
+    pub fn lab(&self, arguments: &[&str]) -> Ran {
+        let (command, arguments) = arguments.split_first().unwrap();
+        script(command).args(arguments).limit(PATIENCE).run()
+    }
 }
 
 impl Load {
@@ -139,6 +179,7 @@ impl Load {
                 None => failures.push(line.to_owned()),
             }
         }
+        times.sort_by(f64::total_cmp);
         let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
         Outcome { answered: times.len(), failures, longest_gap_s: gaps.fold(0.0, f64::max) }
     }
@@ -178,6 +219,7 @@ fn images() -> Vec<PathBuf> {
     program(root().join("scripts/images"))
         .env("CARGO_TARGET_DIR", target)
         .env("BLIXT_IMAGES_PROFILE", "dev")
+        .env("BLIXT_IMAGES_TAGS", format!("v{} {NEXT}", env!("CARGO_PKG_VERSION")))
         .arg(&directory)
         .limit(BUILDING)
         .ok();

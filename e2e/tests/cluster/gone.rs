@@ -15,11 +15,36 @@ const TRACES: [(&str, &[&str], &[&str]); 5] = [
 ];
 
 pub(crate) fn without_a_trace(cluster: &Cluster) {
+    without_the_samples(cluster);
+    uninstalled(cluster);
+}
+
+/// With Helm, which leaves CRDs and namespace to the one who takes it away.
+pub(crate) fn with_helm_without_a_trace(cluster: &Cluster) {
+    without_the_samples(cluster);
+    cluster
+        .shell(
+            "helm uninstall blixt --namespace blixt-system --wait
+             kubectl delete -k manifests/crds
+             kubectl delete namespace blixt-system",
+        )
+        .ok();
+    nothing_is_left(cluster);
+}
+
+fn without_the_samples(cluster: &Cluster) {
     for sample in ["tcproute", "udproute"] {
         cluster.shell(&format!("kubectl delete -k manifests/samples/{sample}")).ok();
     }
-    cluster.shell("kubectl kustomize manifests/default | kubectl delete -f -").ok();
+}
 
+/// Takes it away as it was installed with kustomize.
+pub(crate) fn uninstalled(cluster: &Cluster) {
+    cluster.shell("kubectl kustomize manifests/default | kubectl delete -f -").ok();
+    nothing_is_left(cluster);
+}
+
+fn nothing_is_left(cluster: &Cluster) {
     // The namespace took everything in it with it; the class has no finalizer.
     for kind in ["namespace/blixt-system", "gatewayclass/blixt", "crd/addresspools.blixt.dev"] {
         eventually_some(format!("{kind} to be gone"), Duration::from_secs(60), || {
@@ -27,8 +52,13 @@ pub(crate) fn without_a_trace(cluster: &Cluster) {
             if found.is_empty() { Ok(()) } else { Err(found) }
         });
     }
-    let leases = cluster.kubectl(&["get", "leases", "-A", "-o", "name"]).ok();
-    assert!(!leases.contains("blixt"), "{leases}");
+    // The rest of what could be, wherever it is.
+    let kinds = "leases,configmaps,secrets,serviceaccounts,roles,rolebindings,clusterroles,\
+                 clusterrolebindings,poddisruptionbudgets,crds,services,daemonsets,deployments";
+    let found = cluster.kubectl(&["get", kinds, "-A", "-o", "name"]).ok();
+    assert!(!found.contains("blixt"), "{found}");
+    let gateways = cluster.kubectl(&["get", "gateways", "-A", "-o", "name"]).ok();
+    assert_eq!(gateways, "", "with their finalizers");
     if !cluster.is_ours() {
         return;
     }

@@ -14,33 +14,56 @@ fn commands(heading: &str) -> Vec<String> {
     block.lines().map(|line| line.trim().to_owned()).collect()
 }
 
-/// Its two commands. The first one names a release's page, which no test
-/// downloads: the same CRDs come from the release's Go module.
+/// Its two commands.
 pub(crate) fn from_the_readme(cluster: &Cluster) {
     let commands = commands("### In a cluster");
     let [crds, ours] = &commands[..] else { panic!("not two commands: {commands:?}") };
-    let page = crds.split_whitespace().last().unwrap();
-    assert!(page.contains("/v1.6.3/standard-install.yaml"), "{page}");
-    let directory = lab::directory();
-    let local = directory.parent().unwrap().join("crds");
-    if cluster.is_ours() {
-        cluster.shell(&crds.replace(page, local.to_str().unwrap())).ok();
-    } else {
-        cluster.shell(crds).ok();
-    }
+    gateway_api(cluster, crds);
     // The namespace first, without which a trial run finds nowhere to try.
     cluster.shell("kubectl apply -f manifests/default/namespace.yaml").ok();
     cluster.shell(&ours.replace("apply", "apply --dry-run=server")).ok();
     cluster.kubectl(&["delete", "--wait", "namespace", "blixt-system"]).ok();
 
     cluster.shell(ours).ok();
+    is_there(cluster);
+    // It is what was asked for, with nothing left to apply.
+    cluster.shell(&ours.replace("apply", "diff")).ok();
+}
+
+/// The same with Helm, as the page for operators says.
+pub(crate) fn with_helm(cluster: &Cluster) {
+    gateway_api(cluster, &commands("### In a cluster")[0]);
+    cluster
+        .shell(
+            "helm install blixt manifests/helm/blixt --namespace blixt-system --create-namespace
+             kubectl label namespace blixt-system pod-security.kubernetes.io/enforce=privileged",
+        )
+        .ok();
+    is_there(cluster);
+}
+
+/// The CRDs of Gateway API. The command names a release's page, which no test
+/// downloads: the same come from the release's Go module. Somebody else's cluster
+/// may have them.
+fn gateway_api(cluster: &Cluster, command: &str) {
+    let page = command.split_whitespace().last().unwrap();
+    assert!(page.contains("/v1.6.3/standard-install.yaml"), "{page}");
+    if cluster.is_ours() {
+        let directory = lab::directory();
+        let local = directory.parent().unwrap().join("crds");
+        cluster.shell(&command.replace(page, local.to_str().unwrap())).ok();
+    } else if !cluster.shell("kubectl get crd tcproutes.gateway.networking.k8s.io").status.success()
+    {
+        cluster.shell(command).ok();
+    }
+}
+
+/// Waits until all of it is there.
+pub(crate) fn is_there(cluster: &Cluster) {
     for workload in ["deployment/blixt-controller", "daemonset/blixt-agent"] {
         let status = ["-n", "blixt-system", "rollout", "status", "--timeout=180s", workload];
         cluster.kubectl(&status).ok();
     }
-    // It is what was asked for, with nothing left to apply.
-    cluster.shell(&ours.replace("apply", "diff")).ok();
-
     eventually_some("the class to be accepted", Duration::from_secs(30), || {
         let path = "jsonpath={.status.conditions[?(@.type=='Accepted')].status}";
         let accepted = cluster.kubectl(&["get", "gatewayclass", "blixt", "-o", path]).ok();

@@ -1,5 +1,6 @@
-//! Blixt in a real cluster, from `kubectl apply` to nothing left: once where
-//! veths have their offloads, as in kind, and once where they have none.
+//! Blixt in a real cluster, from installing it to nothing left: once with
+//! kustomize where veths have their offloads, as in kind, and once with Helm where
+//! they have none.
 //!
 //! One test is one cluster, and goes through the rooms in the order of a
 //! user's day. Without the lab's programs it is skipped, and says so; with
@@ -14,6 +15,8 @@
     reason = "a test fails by panicking, with what went wrong"
 )]
 
+mod everywhere;
+mod failures;
 mod gone;
 mod installed;
 mod restarts;
@@ -26,30 +29,60 @@ use blixt_e2e::cluster::Cluster;
 /// What is tried in a cluster.
 type Room = fn(&Cluster);
 
-/// Each room of the tests, in order.
-const ROOMS: [(&str, Room); 7] = [
-    ("install, as the README says", installed::from_the_readme),
-    ("pods may do no more than they must", installed::with_few_privileges),
-    ("requests to the samples", served::both_samples),
-    ("backends restart under load", restarts::of_backends),
-    ("agents restart", restarts::of_agents),
-    ("controllers restart", restarts::of_controllers),
-    ("uninstall", gone::without_a_trace),
-];
+/// What differs between those who install with kustomize and with Helm.
+struct Way {
+    install: Room,
+    upgrade: Room,
+    uninstall: Room,
+}
 
 #[test]
 fn a_day_in_a_cluster_with_offloads() {
-    a_day_in("a cluster with offloads", true);
+    let kustomize = Way {
+        install: installed::from_the_readme,
+        upgrade: restarts::to_the_next_version,
+        uninstall: gone::without_a_trace,
+    };
+    a_day_in("a cluster with offloads", true, &kustomize);
 }
 
 #[test]
 fn a_day_in_a_cluster_without_offloads() {
-    a_day_in("a cluster without offloads", false);
+    let helm = Way {
+        install: installed::with_helm,
+        upgrade: restarts::to_the_next_version_with_helm,
+        uninstall: gone::with_helm_without_a_trace,
+    };
+    a_day_in("a cluster without offloads", false, &helm);
 }
 
-fn a_day_in(what: &str, offloads: bool) {
+/// Once each, so that every day shows that it works.
+#[test]
+fn a_day_of_failures() {
+    failures::of_everything("a cluster of failures", 1);
+}
+
+/// Often enough to say how long it takes.
+#[test]
+#[ignore = "takes a quarter of an hour"]
+fn ten_days_of_failures() {
+    failures::of_everything("ten days of failures", 10);
+}
+
+fn a_day_in(what: &str, offloads: bool, way: &Way) {
     let Some(cluster) = Cluster::up(what, offloads) else { return };
-    for (name, room) in ROOMS {
+    let rooms: [(&str, Room); 9] = [
+        ("install, as users are told", way.install),
+        ("pods may do no more than they must", installed::with_few_privileges),
+        ("requests to the samples", served::both_samples),
+        ("from everywhere to everywhere", everywhere::with_and_without_sources),
+        ("backends restart under load", restarts::of_backends),
+        ("agents restart", restarts::of_agents),
+        ("controllers restart", restarts::of_controllers),
+        ("upgrade", way.upgrade),
+        ("uninstall", way.uninstall),
+    ];
+    for (name, room) in rooms {
         let began = Instant::now();
         println!("== {what}: {name}");
         room(&cluster);

@@ -1,7 +1,7 @@
 //! What clients notice of restarts: nothing of the backends'. How much of the
 //! agents' is printed; what holds is that requests are served after.
 
-use blixt_e2e::cluster::{Cluster, Outcome};
+use blixt_e2e::cluster::{Cluster, NEXT, Outcome};
 
 use crate::served::{addresses, in_url};
 
@@ -10,36 +10,71 @@ use crate::served::{addresses, in_url};
 const FEW: usize = 50;
 
 pub(crate) fn of_backends(cluster: &Cluster) {
-    let outcome = under_load(cluster, "default", "deployment/web");
+    let outcome = under_load(cluster, &restart("default", "deployment/web"));
     assert!(outcome.failures.is_empty(), "requests failed: {:#?}", outcome.failures);
 }
 
 pub(crate) fn of_controllers(cluster: &Cluster) {
-    let outcome = under_load(cluster, "blixt-system", "deployment/blixt-controller");
+    let outcome = under_load(cluster, &restart("blixt-system", "deployment/blixt-controller"));
     assert!(outcome.failures.is_empty(), "requests failed: {:#?}", outcome.failures);
 }
 
 pub(crate) fn of_agents(cluster: &Cluster) {
-    under_load(cluster, "blixt-system", "daemonset/blixt-agent");
+    under_load(cluster, &restart("blixt-system", "daemonset/blixt-agent"));
     // Connections begin anew; what matters is that they do.
-    let after = under_load(cluster, "default", "deployment/web");
-    assert!(after.failures.is_empty(), "requests failed: {:#?}", after.failures);
+    of_backends(cluster);
 }
 
-/// Asks all the while that a workload is restarted.
-fn under_load(cluster: &Cluster, namespace: &str, workload: &str) -> Outcome {
+/// Agents and controllers of another version, one after the other, so that for
+/// a while both are there.
+pub(crate) fn to_the_next_version(cluster: &Cluster) {
+    upgrade(
+        cluster,
+        &format!(
+            "kubectl kustomize manifests/default | sed -E 's#(/blixt-(agent|controller)):.*#\\1:{NEXT}#' |
+                 kubectl apply -f -"
+        ),
+    );
+}
+
+pub(crate) fn to_the_next_version_with_helm(cluster: &Cluster) {
+    upgrade(
+        cluster,
+        &format!(
+            "helm upgrade blixt manifests/helm/blixt --namespace blixt-system --set images.tag={NEXT}"
+        ),
+    );
+}
+
+fn upgrade(cluster: &Cluster, command: &str) {
+    let statuses = ["deployment/blixt-controller", "daemonset/blixt-agent"].map(|workload| {
+        format!("kubectl --namespace blixt-system rollout status --timeout=180s {workload}\n")
+    });
+    under_load(cluster, &format!("{command}\n{}", statuses.concat()));
+    let images = "jsonpath={.items[*].spec.containers[*].image}";
+    let images = cluster.kubectl(&["-n", "blixt-system", "get", "pods", "-o", images]).ok();
+    let all_new = images.split_whitespace().all(|image| image.ends_with(&format!(":{NEXT}")));
+    assert!(all_new, "{images}");
+    of_backends(cluster);
+}
+
+fn restart(namespace: &str, workload: &str) -> String {
+    format!(
+        "kubectl --namespace {namespace} rollout restart {workload}
+         kubectl --namespace {namespace} rollout status --timeout=180s {workload}"
+    )
+}
+
+/// Asks all the while that something is done.
+fn under_load(cluster: &Cluster, what: &str) -> Outcome {
     let address = addresses(cluster, "web").remove(0);
     let load = cluster.load(&format!("{}:8080", in_url(&address)));
-    let restarted = cluster.shell(&format!(
-        "sleep 1
-         kubectl --namespace {namespace} rollout restart {workload}
-         kubectl --namespace {namespace} rollout status --timeout=180s {workload}
-         sleep 2"
-    ));
+    let done = cluster.shell(&format!("sleep 1\n{what}\nsleep 2"));
     let outcome = load.stop();
-    restarted.ok();
+    done.ok();
     println!(
-        "restart of {workload}: {} requests answered, {} failed, longest time without an answer {:.0} ms",
+        "{}: {} requests answered, {} failed, longest time without an answer {:.0} ms",
+        what.lines().next().unwrap(),
         outcome.answered,
         outcome.failures.len(),
         outcome.longest_gap_s * 1e3,

@@ -22,19 +22,20 @@ pub(crate) fn both_samples(cluster: &Cluster) {
             programmed(cluster, gateway)
         });
     }
-    for address in addresses(cluster, "web") {
-        let ask = || names(cluster, &address, ask_web);
-        let pods = eventually_some(format!("both pods behind {address}"), SOON, ask);
-        println!("{address} leads to {pods:?}");
-    }
-    for address in addresses(cluster, "dns") {
-        let ask = || names(cluster, &address, ask_dns);
-        let pods = eventually_some(format!("both pods behind {address}"), SOON, ask);
-        println!("{address} leads to {pods:?}");
+    for gateway in ["web", "dns"] {
+        for address in addresses(cluster, gateway) {
+            let ask = |line: &str| {
+                let bash = cluster.client("bash").args(["-c", line]);
+                bash.limit(Duration::from_secs(200)).run().stdout
+            };
+            let what = format!("both pods behind {address}");
+            let pods = eventually_some(what, SOON, || names(ask, gateway, &address));
+            println!("{address} leads to {pods:?}");
+        }
     }
 }
 
-fn programmed(cluster: &Cluster, gateway: &str) -> Result<(), String> {
+pub(crate) fn programmed(cluster: &Cluster, gateway: &str) -> Result<(), String> {
     let path = "jsonpath={range .status.conditions[*]}{.type}={.status} {.message}{\"\\n\"}{end}";
     let conditions = cluster.kubectl(&["get", "gateway", gateway, "-o", path]).ok();
     let is_so = conditions.lines().any(|line| line.starts_with("Programmed=True"));
@@ -55,27 +56,20 @@ pub(crate) fn in_url(address: &str) -> String {
     if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
 }
 
-fn names(
-    cluster: &Cluster,
+/// The servers behind an address of a Gateway, as they call themselves, if both
+/// and all the time somebody answers what a shell asks.
+pub(crate) fn names(
+    ask: impl Fn(&str) -> String,
+    gateway: &str,
     address: &str,
-    ask: fn(&Cluster, &str) -> String,
 ) -> Result<BTreeSet<String>, String> {
-    let answers = ask(cluster, address);
+    let once = match gateway {
+        "dns" => format!("dig +short +tries=1 +time=2 @{address} CH TXT hostname.bind"),
+        _ => format!("curl -s --max-time 2 http://{}:8080/hostname; echo", in_url(address)),
+    };
+    let answers = ask(&format!("for n in {{1..{REQUESTS}}}; do {once}; done"));
     let names: BTreeSet<_> =
         answers.lines().map(|line| line.trim_matches('"').to_owned()).collect();
-    let all = answers.lines().count() == REQUESTS;
+    let all = answers.lines().count() == REQUESTS && !names.contains("");
     if all && names.len() == 2 { Ok(names) } else { Err(answers) }
-}
-
-fn ask_web(cluster: &Cluster, address: &str) -> String {
-    let url = format!("http://{}:8080/hostname", in_url(address));
-    let line = format!("for n in {{1..{REQUESTS}}}; do curl -s --max-time 2 {url}; echo; done");
-    cluster.client("bash").args(["-c", &line]).limit(Duration::from_secs(200)).run().stdout
-}
-
-fn ask_dns(cluster: &Cluster, address: &str) -> String {
-    let line = format!(
-        "for n in {{1..{REQUESTS}}}; do dig +short +tries=1 +time=2 @{address} CH TXT hostname.bind; done"
-    );
-    cluster.client("bash").args(["-c", &line]).limit(Duration::from_secs(200)).run().stdout
 }

@@ -1,0 +1,293 @@
+//! What clients notice when the node that owns their address fails, or a part
+//! of it, and when it comes back.
+//!
+//! The web server is on node1 all the time, and the address on node2: so what is
+//! measured is how long the address is nobody's.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use blixt_e2e::cluster::Cluster;
+use blixt_testkit::netns::{eventually_some, program};
+
+use crate::{gone, installed};
+
+/// How long new connections may find nobody, at most.
+const OUTAGE: f64 = 3.0;
+
+/// How long it may take until all is as it was before.
+const HEALING: Duration = Duration::from_secs(120);
+
+/// A Gateway with some addresses, of which each node owns some, before a server
+/// on node1.
+const GATEWAY: &str = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: steady}
+spec:
+  gatewayClassName: blixt
+  addresses: [{value: 192.0.2.120}, {value: 192.0.2.121}, {value: 192.0.2.122}, {value: 192.0.2.123},
+              {value: 192.0.2.124}, {value: 192.0.2.125}, {value: 192.0.2.126}, {value: 192.0.2.127}]
+  listeners: [{name: web, protocol: TCP, port: 8080}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: steady}
+spec:
+  parentRefs: [{name: steady}]
+  rules: [{backendRefs: [{name: steady, port: 8080}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: steady}
+spec:
+  selector: {app: steady}
+  ports: [{port: 8080}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: steady, labels: {app: steady}}
+spec:
+  nodeName: node1
+  containers:
+  - name: server
+    image: registry.k8s.io/e2e-test-images/agnhost:2.63.0
+    args: [netexec, --http-port=8080]
+    readinessProbe: {httpGet: {port: 8080, path: /healthz}, periodSeconds: 1}
+";
+
+/// What fails, and how it is mended.
+struct Failure {
+    name: &'static str,
+    fails: fn(&Cluster),
+    heals: fn(&Cluster),
+}
+
+const FAILURES: [Failure; 7] = [
+    Failure { name: "the agent is killed", fails: kill_agent, heals: replace_agent },
+    Failure { name: "the agent hangs", fails: stop_agent, heals: continue_agent },
+    Failure { name: "the agent is told to end", fails: end_agent, heals: nothing },
+    Failure { name: "the link is cut", fails: cut_link, heals: join_link },
+    Failure { name: "the leader is killed", fails: kill_leader, heals: replace_controllers },
+    Failure { name: "the node dies", fails: crash, heals: start_again },
+    Failure { name: "the node dies, and the leader is on it", fails: crash, heals: start_again },
+];
+
+pub(crate) fn of_everything(what: &str, times: usize) {
+    let Some(cluster) = Cluster::up(what, true) else { return };
+    if !cluster.is_ours() {
+        println!("SKIPPED {what}: nodes of somebody else's cluster are not to fail");
+        return;
+    }
+    installed::from_the_readme(&cluster);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, GATEWAY).unwrap();
+    cluster.kubectl(&["apply", "-f", file.path().to_str().unwrap()]).ok();
+    let vip = eventually_some("an address that node2 owns", HEALING, || {
+        let vips = (120..128).map(|host| format!("192.0.2.{host}"));
+        let mut seen = Vec::new();
+        for vip in vips {
+            let owner = owner(&cluster, &vip);
+            if owner == mac(&cluster, "node2") {
+                return Ok(vip);
+            }
+            seen.push((vip, owner));
+        }
+        Err(format!("{seen:?}"))
+    });
+    for failure in FAILURES {
+        let (mut lost, mut back): (Vec<_>, Vec<_>) =
+            (0..times).map(|_| once(&cluster, &vip, &failure)).unzip();
+        for outages in [&mut lost, &mut back] {
+            outages.sort_by(f64::total_cmp);
+        }
+        let ms = |outages: &[f64]| {
+            let (p50, max) = (outages[outages.len() / 2] * 1e3, outages[outages.len() - 1] * 1e3);
+            format!("p50 {p50:.0} ms, max {max:.0} ms")
+        };
+        println!("{}: {}; until it is back: {}", failure.name, ms(&lost), ms(&back));
+        for outage in lost.iter().chain(&back) {
+            assert!(*outage <= OUTAGE, "{}: nobody for {outage:.2} s", failure.name);
+        }
+    }
+    old_connections_are_reset(&cluster, &vip);
+    cluster.kubectl(&["delete", "-f", file.path().to_str().unwrap()]).ok();
+    gone::uninstalled(&cluster);
+}
+
+/// One failure: the outage when it comes, and that when all becomes as it was.
+fn once(cluster: &Cluster, vip: &str, failure: &Failure) -> (f64, f64) {
+    if failure.name.ends_with("the leader is on it") {
+        lead_from(cluster, "node2");
+    }
+    let door = format!("{vip}:8080");
+    let knocks = cluster.knocks(&door);
+    sleep(Duration::from_secs(1));
+    (failure.fails)(cluster);
+    // As long as anybody may take, and a moment for what comes late.
+    sleep(Duration::from_secs_f64(OUTAGE + 1.0));
+    let lost = knocks.stop();
+    assert!(lost.answered > 20, "{}: {lost:?}", failure.name);
+    let knocks = cluster.knocks(&door);
+    (failure.heals)(cluster);
+    eventually_some("the address to be on node2 again", HEALING, || match owner(cluster, vip) {
+        mac if mac == self::mac(cluster, "node2") => Ok(()),
+        other => Err(other),
+    });
+    sleep(Duration::from_secs(1));
+    let back = knocks.stop();
+    assert!(back.answered > 20, "{}: {back:?}", failure.name);
+    installed::is_there(cluster);
+    // One owner and no other, whoever thought to be one while apart.
+    for _ in 0..5 {
+        assert_eq!(owner(cluster, vip), mac(cluster, "node2"), "{}", failure.name);
+    }
+    (lost.longest_gap_s, back.longest_gap_s)
+}
+
+/// A client with an old connection hears at once that it is over, and does not
+/// wait until it gives up by itself.
+fn old_connections_are_reset(cluster: &Cluster, vip: &str) {
+    const TALK: &str = r#"
+        trap '' PIPE
+        exec 3<>"/dev/tcp/$0/8080"
+        printf 'GET /hostname HTTP/1.1\r\n' >&3
+        touch "$1"
+        while [ -e "$1" ]; do sleep 0.02; done
+        printf 'Host: x\r\n\r\n' >&3
+        timeout 5 cat <&3"#;
+    let directory = tempfile::tempdir().unwrap();
+    let talks = directory.path().join("talks");
+    let mut talk = cluster.client("bash").args(["-c", TALK, vip]).arg(&talks).spawn();
+    let is_there = || if talks.exists() { Ok(()) } else { Err("no answer") };
+    eventually_some("the connection", Duration::from_secs(10), is_there);
+    crash(cluster);
+    sleep(Duration::from_secs_f64(OUTAGE));
+    std::fs::remove_file(&talks).unwrap();
+    let ended = talk.wait_for(Duration::from_secs(10));
+    let (stdout, stderr) = talk.into_output();
+    assert!(stderr.contains("reset by peer"), "{ended:?}: {stdout}{stderr}");
+    start_again(cluster);
+}
+
+/// Whose MAC address the client has for an address, asked anew.
+fn owner(cluster: &Cluster, vip: &str) -> String {
+    let ask = format!(
+        "ip neigh flush to {vip}; curl -s -o /dev/null --max-time 1 http://{vip}:8080/; ip neigh show {vip}"
+    );
+    let shown = cluster.client("bash").args(["-c", &ask]).run().stdout;
+    let mac = shown.split("lladdr ").nth(1).and_then(|rest| rest.split(' ').next());
+    mac.unwrap_or("nobody").to_owned()
+}
+
+fn mac(cluster: &Cluster, node: &str) -> String {
+    let shown = cluster.at(node, "ip").args(["-o", "link", "show", "eth0"]).ok();
+    shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+/// The processes of a name on a node, whatever else this machine runs.
+fn processes(name: &str, node: &str) -> Vec<String> {
+    let found = program("pgrep").args(["-x", name]).run().stdout;
+    let is_there = |pid: &&str| {
+        let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        group.contains(&format!("blixt-cluster/{node}/"))
+    };
+    found.split_whitespace().filter(is_there).map(str::to_owned).collect()
+}
+
+fn signal(name: &str, node: &str, signal: &str) {
+    let found = processes(name, node);
+    assert!(!found.is_empty(), "no {name} runs on {node}");
+    program("kill").arg(signal).args(found).ok();
+}
+
+/// The pods of a component of ours on a node.
+fn pods(cluster: &Cluster, workload: &str, node: &str) -> Vec<String> {
+    let node = format!("spec.nodeName={node}");
+    let get = ["-n", "blixt-system", "get", "pods", "-o", "name", "--field-selector", &node];
+    let names = cluster.kubectl(&get).ok();
+    names.lines().filter(|name| name.contains(workload)).map(str::to_owned).collect()
+}
+
+/// Pods that were killed often are started late: a new one is at once.
+fn replace(cluster: &Cluster, workload: &str, node: &str) {
+    for pod in pods(cluster, workload, node) {
+        cluster.kubectl(&["-n", "blixt-system", "delete", "--wait=false", &pod]).ok();
+    }
+}
+
+fn kill_agent(_: &Cluster) {
+    signal("blixt-agent", "node2", "-KILL");
+}
+
+fn replace_agent(cluster: &Cluster) {
+    replace(cluster, "blixt-agent", "node2");
+}
+
+fn stop_agent(_: &Cluster) {
+    signal("blixt-agent", "node2", "-STOP");
+}
+
+fn continue_agent(_: &Cluster) {
+    signal("blixt-agent", "node2", "-CONT");
+}
+
+fn end_agent(cluster: &Cluster) {
+    replace(cluster, "blixt-agent", "node2");
+}
+
+fn nothing(_: &Cluster) {}
+
+fn cut_link(cluster: &Cluster) {
+    cluster.at("switch", "ip").args(["link", "set", "node2", "nomaster"]).ok();
+}
+
+fn join_link(cluster: &Cluster) {
+    cluster.at("switch", "ip").args(["link", "set", "node2", "master", "br0"]).ok();
+}
+
+/// The node whose controller leads.
+fn leader(cluster: &Cluster) -> String {
+    let holder = "jsonpath={.spec.holderIdentity}";
+    let lease = ["-n", "blixt-system", "get", "lease", "blixt-controller", "-o", holder];
+    // The pod's name, and what tells its life from those before.
+    let holder = cluster.kubectl(&lease).ok();
+    let pod = holder.split('_').next().unwrap();
+    let node = "jsonpath={.spec.nodeName}";
+    cluster.kubectl(&["-n", "blixt-system", "get", "pod", pod, "-o", node]).ok()
+}
+
+fn kill_leader(cluster: &Cluster) {
+    signal("blixt-controlle", &leader(cluster), "-KILL");
+}
+
+fn replace_controllers(cluster: &Cluster) {
+    for node in ["node1", "node2"] {
+        replace(cluster, "blixt-controller", node);
+    }
+}
+
+/// Sees to it that the leader is on a node.
+fn lead_from(cluster: &Cluster, node: &str) {
+    eventually_some(format!("the leader to be on {node}"), HEALING, || {
+        let at = leader(cluster);
+        if at == node {
+            return Ok(());
+        }
+        replace(cluster, "blixt-controller", &at);
+        let status = ["rollout", "status", "--timeout=180s", "deployment/blixt-controller"];
+        cluster.kubectl(&["-n", "blixt-system"]).args(status).ok();
+        Err(at)
+    });
+}
+
+/// Without a last word: a node that loses its power closes no connection.
+fn crash(cluster: &Cluster) {
+    cut_link(cluster);
+    cluster.lab(&["crash", "node2"]).ok();
+}
+
+fn start_again(cluster: &Cluster) {
+    join_link(cluster);
+    cluster.lab(&["up", "2"]).ok();
+}
