@@ -52,7 +52,7 @@ spec:
       containers:
       - name: server
         image: registry.k8s.io/e2e-test-images/agnhost:2.63.0
-        args: [netexec, --http-port=8088, --udp-port=-1]
+        args: [netexec, --http-port=8088, --udp-port=8088]
         readinessProbe: {httpGet: {port: 8088, path: /healthz}, periodSeconds: 1}
 ";
 
