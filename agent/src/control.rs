@@ -65,6 +65,9 @@ pub struct Control {
     addresses: BTreeMap<IpAddr, Role>,
     /// Those of them that are answered for.
     answered: BTreeSet<IpAddr>,
+    /// The node's own among the addresses that a controller wants, with the reason
+    /// why they are not used.
+    taken: BTreeMap<IpAddr, String>,
     /// What a controller wants, if it is one and not files.
     pushed: Option<Pushed>,
     announce_at: Option<Instant>,
@@ -113,6 +116,7 @@ impl Control {
             state,
             addresses: BTreeMap::new(),
             answered: BTreeSet::new(),
+            taken: BTreeMap::new(),
             pushed: None,
             announce_at: None,
             map_by: None,
@@ -232,21 +236,53 @@ impl Control {
     fn take_wish(&mut self) {
         let wanted = self.pushed.as_mut().and_then(Pushed::wanted);
         if let Some(wish) = wanted {
-            let snat = self.settings.snat_addresses.union(&wish.assignment.snat).copied();
-            self.tables.assign(snat.collect(), wish.assignment.owned.clone());
-            self.wanted.push(wish.snapshot.clone());
-            let taken = self.put_in_force();
-            if taken.is_err() {
-                self.keep_last(&wish);
-            }
-            match (&mut self.pushed, taken) {
-                (Some(pushed), Ok(())) => pushed.published(wish),
-                (Some(pushed), Err(why)) => pushed.refused(&wish, why),
-                (None, _) => {}
-            }
-            self.look_for_adoption();
+            self.fulfil(wish);
         }
         self.show();
+    }
+
+    /// Puts a wish in force, but for those of its addresses that are the node's
+    /// own: these stay with the kernel.
+    fn fulfil(&mut self, wish: Arc<Wish>) {
+        let taken = self.taken_addresses(&wish);
+        for (address, why) in taken.iter().filter(|taken| self.taken.get(taken.0) != Some(taken.1))
+        {
+            warn!("{address} is not used, though the controller asks for it: it {why}");
+        }
+        let is_free = |address: &IpAddr| !taken.contains_key(address);
+        let snat = self.settings.snat_addresses.union(&wish.assignment.snat).copied();
+        self.tables.assign(snat.filter(is_free).collect(), wish.assignment.owned.clone());
+        let snapshot = wish.snapshot.clone();
+        self.wanted.push(snapshot.retain_addresses(|_, address| is_free(&address)));
+        let outcome = self.put_in_force();
+        if outcome.is_err() {
+            self.keep_last(&wish);
+        }
+        let unserved = wish.snapshot.gateways().iter().filter_map(|gateway| {
+            let mut addresses = gateway.addresses.iter();
+            let why = addresses.find_map(|it| Some(format!("{it} {}", taken.get(it)?)))?;
+            Some((gateway.name.clone(), why))
+        });
+        let unserved = unserved.collect();
+        self.taken = taken;
+        match (&mut self.pushed, outcome) {
+            (Some(pushed), Ok(())) => pushed.published(wish, unserved),
+            (Some(pushed), Err(why)) => pushed.refused(&wish, why),
+            (None, _) => {}
+        }
+        self.look_for_adoption();
+    }
+
+    /// The addresses of a wish that are the node's own, with the reason.
+    fn taken_addresses(&self, wish: &Wish) -> BTreeMap<IpAddr, String> {
+        let own = self.mirror.view.borrow().own_addresses();
+        let wanted = wish.snapshot.vips().into_iter().chain(wish.assignment.snat.iter().copied());
+        let taken = wanted.filter_map(|address| {
+            let device = own.get(&address)?;
+            let why = format!("is the node's own address on {device}: use one that no node has");
+            Some((address, why))
+        });
+        taken.collect()
     }
 
     /// The last tables stay, with what is assigned now.
@@ -262,8 +298,13 @@ impl Control {
 
     /// Brings everything in line with what is wanted now.
     fn compile(&mut self) {
-        // Of a controller's snapshot there is nothing to compile anew.
-        if self.pushed.is_some() {
+        // Of a controller's snapshot there is nothing to compile anew, but the
+        // node may have got or lost an address that is in it.
+        if let Some(pushed) = &self.pushed {
+            let newest = pushed.newest();
+            if let Some(wish) = newest.filter(|wish| self.taken_addresses(wish) != self.taken) {
+                self.fulfil(wish);
+            }
             return self.show();
         }
         self.compile_once();

@@ -338,6 +338,21 @@ pub fn assignment_out(owned: &BTreeSet<IpAddr>, snat: &BTreeSet<IpAddr>) -> wire
     wire::Assignment { owned_vips: out(owned), snat_addresses: out(snat) }
 }
 
+/// The Gateways that a node can't serve on all of their addresses, for the wire.
+pub fn unserved_out(unserved: &BTreeMap<model::ObjectName, String>) -> Vec<wire::Unserved> {
+    let out = |(gateway, reason): (&model::ObjectName, &String)| wire::Unserved {
+        gateway: Some(name_out(gateway)),
+        reason: reason.clone(),
+    };
+    unserved.iter().map(out).collect()
+}
+
+/// And back; what has no name is left out.
+pub fn unserved_in(unserved: Vec<wire::Unserved>) -> BTreeMap<model::ObjectName, String> {
+    let read = unserved.into_iter().filter_map(|it| Some((name_in(it.gateway).ok()?, it.reason)));
+    read.collect()
+}
+
 /// An address off the wire.
 pub fn address_in(bytes: &[u8]) -> Result<IpAddr, String> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);

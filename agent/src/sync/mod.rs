@@ -25,6 +25,7 @@ use blixt_api::parts::{Digest, Parts, PartsError};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
+use blixt_model::ObjectName;
 use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -72,6 +73,9 @@ pub struct Report {
     pub applied: Option<Digest>,
     /// One that can't be used, and why; what was applied stays.
     pub refused: Option<(Digest, String)>,
+    /// The Gateways of that which are not served on all of their addresses, and
+    /// why.
+    pub unserved: BTreeMap<ObjectName, String>,
     /// What was applied, to be kept for the next start.
     pub kept: Option<Arc<Wish>>,
 }

@@ -1,8 +1,11 @@
 //! The control thread's side of [`Sync`]: takes a wish at a time, and says what
 //! became of it.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
+
+use blixt_model::ObjectName;
 
 use super::{Assignment, Reach, Serving, Sync, Wish};
 
@@ -16,6 +19,8 @@ pub struct Pushed {
     current: Option<Arc<Wish>>,
     /// Whether that has been reported.
     reported: bool,
+    /// Its Gateways that are not served on all of their addresses, and why.
+    unserved: BTreeMap<ObjectName, String>,
     /// Whether there was a newer one, which could not be used.
     newer_is_refused: bool,
 }
@@ -23,7 +28,14 @@ pub struct Pushed {
 impl Pushed {
     /// Nothing is in force yet.
     pub fn new(sync: Sync) -> Self {
-        Self { sync, taken: None, current: None, reported: true, newer_is_refused: false }
+        Self {
+            sync,
+            taken: None,
+            current: None,
+            reported: true,
+            unserved: BTreeMap::new(),
+            newer_is_refused: false,
+        }
     }
 
     /// The way to the controller.
@@ -64,9 +76,16 @@ impl Pushed {
         self.current.as_ref().map(|wish| &wish.assignment)
     }
 
-    /// The tables of this are published.
-    pub fn published(&mut self, wish: Arc<Wish>) {
+    /// The newest that was looked at.
+    pub fn newest(&self) -> Option<Arc<Wish>> {
+        self.taken.clone()
+    }
+
+    /// The tables of this are published, but for addresses that can't be used
+    /// here.
+    pub fn published(&mut self, wish: Arc<Wish>, unserved: BTreeMap<ObjectName, String>) {
         self.current = Some(wish);
+        self.unserved = unserved;
         self.reported = false;
         self.newer_is_refused = false;
     }
@@ -106,6 +125,7 @@ impl Pushed {
                 report.refused = None;
             }
             report.applied = Some(digest);
+            report.unserved.clone_from(&self.unserved);
             report.kept = Some(current);
         });
     }
@@ -146,7 +166,7 @@ mod tests {
         let (first, second) = (wish(1, 1), wish(2, 2));
         let digest = |wish: &Wish| Some(wish.parts.digest());
 
-        pushed.published(first.clone());
+        pushed.published(first.clone(), BTreeMap::new());
         assert_eq!(report.borrow().applied, None, "not until workers use it");
         pushed.adopted(None);
         assert_eq!((report.borrow().applied, &report.borrow().refused), (digest(&first), &None));
@@ -163,7 +183,7 @@ mod tests {
         }
         // An address that the XDP program does not take is a refusal as long as
         // it does not.
-        pushed.published(second.clone());
+        pushed.published(second.clone(), BTreeMap::new());
         pushed.adopted(Some(&"full".to_owned()));
         assert_eq!(report.borrow().refused, Some((second.parts.digest(), "full".to_owned())));
         pushed.adopted(None);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blixt_api::parts::Digest;
+use blixt_api::parts::{Digest, unserved_out};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
@@ -148,6 +148,9 @@ async fn follow_once(
     };
     // There is room in a new channel.
     let _ = say.try_send(Said::Hello(hello));
+    if let Some(digest) = reported.applied.filter(|_| !reported.unserved.is_empty()) {
+        let _ = say.try_send(applied(digest, &reported));
+    }
     if let Some((digest, reason)) = reported.refused.clone() {
         let _ = say.try_send(refused(digest, reason));
     }
@@ -250,6 +253,11 @@ fn unreadable(status: &Status) -> Option<String> {
     }
 }
 
+fn applied(digest: Digest, report: &Report) -> Said {
+    let unserved = unserved_out(&report.unserved);
+    Said::Applied(wire::Applied { digest: digest.to_vec(), unserved })
+}
+
 fn refused(digest: Digest, reason: String) -> Said {
     Said::Refused(wire::Refused { digest: digest.to_vec(), reason })
 }
@@ -258,9 +266,11 @@ fn refused(digest: Digest, reason: String) -> Said {
 fn news(before: &Report, now: &Report) -> Vec<Said> {
     let mut news = Vec::new();
     if let Some(digest) = now.applied
-        && (before.applied != now.applied || before.refused.is_some() && now.refused.is_none())
+        && (before.applied != now.applied
+            || before.unserved != now.unserved
+            || before.refused.is_some() && now.refused.is_none())
     {
-        news.push(Said::Applied(wire::Applied { digest: digest.to_vec() }));
+        news.push(applied(digest, now));
     }
     if let Some((digest, reason)) = &now.refused
         && before.refused != now.refused
@@ -280,7 +290,7 @@ mod tests {
         let report = |applied, refused: Option<Digest>| Report {
             applied: Some(applied),
             refused: refused.map(|digest| (digest, "why".to_owned())),
-            kept: None,
+            ..Report::default()
         };
         let kinds = |before, now| {
             let kind = |said: Said| match said {

@@ -68,6 +68,8 @@ struct Agent {
     unsure: Option<Instant>,
     /// The last one that it could not use, until it says that it uses another.
     refused: Option<Refused>,
+    /// Gateways that it can't serve on all of their addresses, and why.
+    unserved: BTreeMap<ObjectName, String>,
     /// Whether it has said how far it is since it came.
     answered: bool,
     health: Health,
@@ -203,11 +205,13 @@ impl Agents {
             applied: known,
             unsure: None,
             refused: None,
+            unserved: BTreeMap::new(),
             health: Health::default(),
         };
         if let Some(before) = before {
             agent.answered |= before.answered;
             agent.health = before.health;
+            agent.unserved = before.unserved;
             agent.refused = before.refused.filter(|refused| Some(refused.digest) != has);
             if agent.applied.is_none() {
                 agent.applied = before.applied;
@@ -249,6 +253,20 @@ impl Agents {
         }
         agent.refused = None;
         agent.answered = true;
+        news
+    }
+
+    /// An agent can't serve these Gateways on all of their addresses, though it
+    /// applied the snapshot. `true` if that is news.
+    pub(crate) fn unserved(
+        &mut self,
+        node: &str,
+        stream: StreamId,
+        unserved: BTreeMap<ObjectName, String>,
+    ) -> bool {
+        let Some(agent) = self.speaking(node, stream) else { return false };
+        let news = agent.unserved != unserved;
+        agent.unserved = unserved;
         news
     }
 
@@ -329,6 +347,10 @@ impl Agents {
         let mut found = None;
         for (node, agent) in self.by_node.iter().filter(|(_, agent)| agent.counts(now)) {
             let uses = agent.uses(now).is_some_and(is_same);
+            if let Some(reason) = agent.unserved.get(name).filter(|_| uses) {
+                let reason = reason.clone();
+                return Some(Programming::Refused { node: node.clone(), reason });
+            }
             match &agent.refused {
                 Some(refused)
                     if !(uses && agent.unsure.is_none())

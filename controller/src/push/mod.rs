@@ -72,7 +72,7 @@ struct Assigned {
 
 /// How far an agent says it is.
 enum Said {
-    Applied(Digest),
+    Applied(Digest, BTreeMap<ObjectName, String>),
     Refused(Digest, String),
 }
 
@@ -375,7 +375,10 @@ impl Push {
     fn said(&self, node: &str, stream: StreamId, said: Said) {
         let mut state = self.state();
         match said {
-            Said::Applied(digest) => state.news |= state.agents.applied(node, stream, digest),
+            Said::Applied(digest, unserved) => {
+                let applied = state.agents.applied(node, stream, digest);
+                state.news |= state.agents.unserved(node, stream, unserved) || applied;
+            }
             Said::Refused(digest, reason) => {
                 if state.agents.refused(node, stream, digest, reason.clone()) {
                     state.news = true;

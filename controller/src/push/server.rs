@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use blixt_api::parts::{Digest, Parts, assignment_out};
+use blixt_api::parts::{Digest, Parts, assignment_out, unserved_in};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::controller_server::Controller;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
@@ -237,7 +237,7 @@ async fn listen(
         match message {
             Some(Said::Applied(it)) => {
                 if let Some(digest) = Digest::read(&it.digest) {
-                    push.said(&node, stream, News::Applied(digest));
+                    push.said(&node, stream, News::Applied(digest, unserved_in(it.unserved)));
                 }
             }
             Some(Said::Refused(it)) => {

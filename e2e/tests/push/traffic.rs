@@ -1,10 +1,10 @@
 //! The real agent serves what a controller pushes, and goes on without it.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use blixt_e2e::{Agent, Announcements, ask, serve_names};
-use blixt_testkit::netns::{Lab, LabPlan, eventually_some};
+use blixt_testkit::netns::{Lab, LabPlan, eventually_some, net};
 use blixt_testkit::require_root;
 
 use crate::replica::{Files, Replica, SOON, ca, snapshot_of};
@@ -96,5 +96,70 @@ fn an_agent_serves_what_is_pushed_and_after_a_restart_without_a_controller() {
     // Claimed: 1 s. A client that lost its SYN asks again after a second.
     assert!(took < Duration::from_secs(4), "{took:?}");
     served("be1");
+    agent.stop();
+}
+
+#[test]
+fn an_address_of_the_node_stays_its_own_and_the_rest_is_served() {
+    require_root!();
+    let lab = Lab::new(LabPlan::default());
+    let backend = &lab.backends[0];
+    let _server = serve_names(&backend.namespace, 8_080, "be0");
+    // What the node itself serves on its address must not be taken from it.
+    let _own = serve_names(&lab.lb, 80, "node");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ca = ca();
+    let listener = lab.lb.inside(|| TcpListener::bind("127.0.0.1:9874").unwrap());
+    listener.set_nonblocking(true).unwrap();
+    let replica = {
+        let _inside = runtime.enter();
+        Replica::serve(&ca, tokio::net::TcpListener::from_std(listener).unwrap())
+    };
+    let [vip, _] = lab.vips();
+    let own = IpAddr::from(net::FRONT.v4(net::LB));
+    let endpoints = || backend.addresses.to_vec();
+    let files = Files::new(&ca, "token of node-1");
+    let source = [
+        ("--controller", format!("https://{}", replica.at)),
+        ("--ca", files.path("ca.crt").display().to_string()),
+        ("--token", files.path("token").display().to_string()),
+    ];
+    let source: Vec<_> = source.into_iter().flat_map(|(name, at)| [name.to_owned(), at]).collect();
+    let answers = |address: IpAddr, name: &str| {
+        eventually_some(format!("{name} behind {address}"), SOON, || {
+            let answer = lab.client.namespace.inside(move || ask((address, 80).into()));
+            match answer {
+                Ok(answer) if answer == name => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    };
+    let programming = |wanted: &str| {
+        eventually_some(format!("{wanted:?}"), SOON, || {
+            let found = format!("{:?}", replica.programming());
+            if found.contains(wanted) { Ok(()) } else { Err(found) }
+        });
+    };
+
+    replica.push.publish(&snapshot_of(vec![vip, own], 80, endpoints(), 8_080));
+    let mut agent = Agent::follow(&lab, &source, &files.path("state"));
+    eventually_some("the agent to be ready", SOON, || agent.ready());
+    answers(vip, "be0");
+    answers(own, "node");
+    programming(&format!("node: \"node-1\", reason: \"{own} is the node's own address on"));
+
+    replica.push.publish(&snapshot_of(vec![vip], 80, endpoints(), 8_080));
+    programming("Applied");
+    answers(vip, "be0");
+    answers(own, "node");
+
+    // An address that the node gets later is its own from then on, and back.
+    let device = lab.interfaces()[0];
+    lab.lb.ip(&format!("addr add {vip}/32 dev {device}"));
+    programming(&format!("{vip} is the node's own address on {device}"));
+    answers(vip, "node");
+    lab.lb.ip(&format!("addr del {vip}/32 dev {device}"));
+    programming("Applied");
+    answers(vip, "be0");
     agent.stop();
 }

@@ -130,6 +130,26 @@ fn a_gateway_is_programmed_when_all_agents_have_it() {
 }
 
 #[test]
+fn a_gateway_with_an_address_that_a_node_has_is_told_alone() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, None);
+    replica.agents.applied("n1", 1, first);
+    let why = "192.0.2.2 is the node's own".to_owned();
+    let unserved = || [("b".parse().unwrap(), why.clone())].into();
+    assert!(replica.agents.unserved("n1", 1, unserved()));
+    assert!(!replica.agents.unserved("n1", 1, unserved()), "no news");
+    let refused = Programming::Refused { node: "n1".to_owned(), reason: why.clone() };
+    assert_eq!(replica.both(), [APPLIED, Some(refused)]);
+    // Another one, which it has yet to look at.
+    let second = replica.publish(81, 1);
+    assert_eq!(replica.both(), [APPLIED, PENDING]);
+    replica.agents.applied("n1", 1, second);
+    assert!(replica.agents.unserved("n1", 1, BTreeMap::new()));
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+}
+
+#[test]
 fn endpoints_never_make_it_flap() {
     let mut replica = Replica::old();
     let first = replica.publish(80, 1);
