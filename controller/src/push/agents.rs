@@ -313,10 +313,15 @@ impl Agents {
     }
 
     /// Those who can own a VIP: they live, have tables at all, and are not in
-    /// trouble.
+    /// trouble. Where that is nobody, those who are out of it since a moment ago:
+    /// while one node comes back another one may go, as in an upgrade.
     pub(crate) fn live(&self, now: Instant) -> BTreeSet<String> {
-        let live = self.by_node.iter().filter(|(_, agent)| agent.owns(now));
-        live.map(|(node, _)| node.clone()).collect()
+        let those = |may_own: fn(&Health) -> bool| {
+            let owners = self.by_node.iter().filter(|(_, agent)| agent.owns(now, may_own));
+            owners.map(|(node, _)| node.clone()).collect::<BTreeSet<_>>()
+        };
+        let steady = those(Health::is_well);
+        if steady.is_empty() { those(Health::can_serve) } else { steady }
     }
 
     /// How large the newest snapshot is as a message, and whether agents do
@@ -433,8 +438,8 @@ impl Agent {
         self.is_silent_for(now) < COUNTS
     }
 
-    fn owns(&self, now: Instant) -> bool {
-        self.has.is_some() && self.health.is_well() && self.lives(now)
+    fn owns(&self, now: Instant, may_own: fn(&Health) -> bool) -> bool {
+        self.has.is_some() && may_own(&self.health) && self.lives(now)
     }
 
     /// Whether it carries Gateways. In trouble it does not.

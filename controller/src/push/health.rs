@@ -69,6 +69,11 @@ impl Health {
         *self == Self::Well
     }
 
+    /// Whether it says that it can serve, if only since a moment ago.
+    pub(crate) fn can_serve(&self) -> bool {
+        matches!(self, Self::Well | Self::Ill { over: Some(_), .. })
+    }
+
     /// Why not, if it said so.
     pub(crate) fn trouble(&self) -> Option<&str> {
         match self {
