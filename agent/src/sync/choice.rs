@@ -6,7 +6,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use blixt_api::parts::Digest;
+use blixt_api::sync::BEAT;
 use blixt_api::sync::v1alpha1::ControllerBeat;
+
+/// A replica that has said nothing for so long, four beats, is not followed where
+/// another one speaks: it may be what died with the node whose VIPs are to move.
+const QUIET: Duration = BEAT.saturating_mul(4);
 
 /// How long another replica may be ahead. Far more than replicas differ by
 /// where all is well, and where the Kubernetes API is slow.
@@ -23,6 +28,8 @@ pub(super) struct Replicas {
 /// What a replica said last.
 #[derive(Debug, Clone, Copy, Default)]
 struct Heard {
+    /// When that was.
+    at: Option<Instant>,
     /// The newest snapshot it has.
     digest: Option<Digest>,
     settled: bool,
@@ -52,6 +59,7 @@ impl Replicas {
         let is_followed = self.from() == Some(replica);
         let Some(heard) = self.by_name.get_mut(replica) else { return };
         let before = heard.digest;
+        heard.at = Some(now);
         heard.digest = Digest::read(&beat.digest);
         heard.settled = beat.settled;
         let changed = before.is_some() && heard.digest != before;
@@ -95,7 +103,12 @@ impl Replicas {
             let for_long = |since| now.saturating_duration_since(since) >= BEHIND;
             heard.settled && heard.ahead.is_some_and(for_long)
         };
-        let with_tables = || self.by_name.iter().filter(|(_, heard)| heard.digest.is_some());
+        let speaks =
+            |heard: &Heard| heard.at.is_some_and(|at| now.saturating_duration_since(at) < QUIET);
+        let has_tables = |heard: &Heard| heard.digest.is_some();
+        let some_speak = self.by_name.values().any(|heard| has_tables(heard) && speaks(heard));
+        let fit = |heard: &Heard| has_tables(heard) && (speaks(heard) || !some_speak);
+        let with_tables = || self.by_name.iter().filter(|(_, heard)| fit(heard));
         let ahead = with_tables().find(|(_, heard)| is_ahead(heard));
         let settled = || with_tables().filter(|(_, heard)| heard.settled);
         let stays = |(replica, _): &(&String, &Heard)| self.from() == Some(replica);
@@ -124,16 +137,31 @@ mod tests {
         replicas: Replicas,
         now: Instant,
         switches: usize,
+        /// What each has said last, which it goes on to say.
+        last: BTreeMap<String, (u8, bool)>,
     }
 
     impl Told {
         fn new(up: &[&str]) -> Self {
             let mut replicas = Replicas::default();
             up.iter().for_each(|replica| replicas.up(replica));
-            Self { replicas, now: Instant::now(), switches: 0 }
+            Self { replicas, now: Instant::now(), switches: 0, last: BTreeMap::new() }
+        }
+
+        /// Some time passes, in which all that are up speak.
+        fn pass(&mut self, time: Duration) {
+            let end = self.now + time;
+            while self.now < end {
+                self.now += BEAT;
+                for (replica, (tables, settled)) in &self.last {
+                    self.replicas.beat(replica, &beat(*tables, *settled), self.now);
+                }
+                self.choose();
+            }
         }
 
         fn beat(&mut self, replica: &str, tables: u8, settled: bool) -> Option<&str> {
+            self.last.insert(replica.to_owned(), (tables, settled));
             self.replicas.beat(replica, &beat(tables, settled), self.now);
             self.choose()
         }
@@ -177,6 +205,22 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_quiet_is_left_where_another_one_speaks() {
+        let mut told = Told::new(&["a", "b"]);
+        told.beat("a", 1, true);
+        told.beat("b", 1, true);
+        told.now += QUIET;
+        assert_eq!(
+            told.choose(),
+            Some("a"),
+            "nobody speaks: it may be this agent that stood still"
+        );
+        assert_eq!(told.beat("b", 1, true), Some("b"));
+        assert_eq!(told.beat("a", 1, true), Some("b"), "not to and fro");
+        assert_eq!(told.switches, 2);
+    }
+
+    #[test]
     fn one_that_is_behind_for_long_is_left() {
         let mut told = Told::new(&["a", "b"]);
         told.beat("a", 1, true);
@@ -184,22 +228,22 @@ mod tests {
         // Both change, one a moment later than the other: for as long as it likes.
         for tables in 2..50 {
             assert_eq!(told.beat("b", tables, true), Some("a"));
-            told.now += BEHIND / 2;
+            told.pass(BEHIND / 2);
             assert_eq!(told.beat("a", tables, true), Some("a"));
-            told.now += BEHIND / 2;
+            told.pass(BEHIND / 2);
         }
         // One changes no more.
         for tables in 50..53 {
             assert_eq!(told.beat("b", tables, true), Some("a"));
-            told.now += BEHIND / 4;
+            told.pass(BEHIND / 4);
         }
-        told.now += BEHIND / 4;
+        told.pass(BEHIND / 4);
         assert_eq!(told.beat("b", 53, true), Some("b"));
         // Not back to what is old, whether it comes anew or not.
         told.replicas.down("a");
         told.replicas.up("a");
         told.beat("a", 49, true);
-        told.now += 10 * BEHIND;
+        told.pass(10 * BEHIND);
         assert_eq!(told.beat("a", 49, true), Some("b"));
         assert_eq!(told.switches, 2);
     }
