@@ -79,6 +79,7 @@ fn under_load(cluster: &Cluster, what: &str) -> Outcome {
         outcome.failures.len(),
         outcome.longest_gap_s * 1e3,
     );
+    outcome.failures.iter().for_each(|failure| println!("failed: {failure}"));
     assert!(outcome.answered > FEW, "{outcome:?}");
     outcome
 }

@@ -1,7 +1,7 @@
 //! How large a cluster one controller carries: many objects against a real API
 //! server, and many agents.
 //!
-//! `docs/scale.md` has the numbers, and the command:
+//! The large one, in minutes:
 //! `cargo test --release -p blixt-e2e --features lab --test scale -- --ignored --nocapture`
 
 #![allow(
