@@ -23,7 +23,7 @@ fn a_gateway_config_is_in_force() {
     });
     let _servers = names_everywhere(&stage);
     let is = |stage: &Stage, metric: &str, wanted: f64| {
-        eventually(&format!("{metric} to be {wanted}"), SOON, || {
+        eventually(format!("{metric} to be {wanted}"), SOON, || {
             stage.agent().metrics().sum(metric, &[]) == wanted
         });
     };
