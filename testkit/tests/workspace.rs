@@ -68,7 +68,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
 const HEAVY: [(&str, &[&str]); 16] = [
     // The generated route types derive kube's trait; gateway/ takes no client.
     ("kube", &["blixt-controller", "blixt-e2e", "blixt-gateway"]),
-    ("k8s-openapi", &["blixt-controller", "blixt-gateway"]),
+    ("k8s-openapi", &["blixt-controller", "blixt-e2e", "blixt-gateway"]),
     ("gateway-api", &["blixt-gateway"]),
     ("tokio", &["blixt-agent", "blixt-cli", "blixt-controller", "blixt-e2e", "blixt-scrape"]),
     ("tonic", &["blixt-agent", "blixt-api", "blixt-cli", "blixt-controller", "blixt-e2e"]),
