@@ -10,7 +10,11 @@ const TRACES: [(&str, &[&str], &[&str]); 5] = [
     ("an XDP program", &["ip", "link", "show", "dev", "eth0"], &["xdp"]),
     ("devices", &["ip", "link", "show"], &["blixt-host", "blixt-agent"]),
     ("routes", &["ip", "route", "show", "table", "all"], &["192.0.2.10", "192.0.2.11", "blixt"]),
-    ("routes of IPv6", &["ip", "-6", "route", "show", "table", "all"], &["::10", "::11", "blixt"]),
+    (
+        "routes of IPv6",
+        &["ip", "-6", "route", "show", "table", "all"],
+        &["2001:db8:1::10", "2001:db8:1::11", "blixt"],
+    ),
     ("a table in nf_tables", &["nft", "list", "tables"], &["blixt"]),
 ];
 
