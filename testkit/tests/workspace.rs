@@ -14,11 +14,12 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Which crates of ours a crate may be built with. An arrow against this
 /// order would let I/O into what is pure.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("blixt-model", &[]),
     ("blixt-mem", &[]),
     ("blixt-xdp-abi", &[]),
     ("blixt-gateway", &["blixt-model"]),
+    ("blixt-streams", &[]),
     ("blixt-dataplane", &["blixt-mem", "blixt-model"]),
     ("blixt-afxdp", &["blixt-mem"]),
     ("blixt-api", &["blixt-dataplane", "blixt-gateway", "blixt-model"]),
@@ -31,6 +32,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "blixt-gateway",
             "blixt-mem",
             "blixt-model",
+            "blixt-streams",
             "blixt-xdp-abi",
         ],
     ),
@@ -53,7 +55,14 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("blixt-counted", &["blixt-dataplane", "blixt-mem", "blixt-model", "blixt-testkit"]),
     (
         "blixt-fuzz",
-        &["blixt-api", "blixt-dataplane", "blixt-gateway", "blixt-model", "blixt-testkit"],
+        &[
+            "blixt-api",
+            "blixt-dataplane",
+            "blixt-gateway",
+            "blixt-model",
+            "blixt-streams",
+            "blixt-testkit",
+        ],
     ),
     ("blixt-testkit", &[]),
     // Nothing but tests, and what they share.
@@ -68,7 +77,7 @@ const HEAVY: [(&str, &[&str]); 16] = [
     ("kube", &["blixt-controller", "blixt-e2e", "blixt-gateway"]),
     ("k8s-openapi", &["blixt-controller", "blixt-gateway"]),
     ("gateway-api", &["blixt-gateway"]),
-    ("tokio", &["blixt-agent", "blixt-cli", "blixt-controller", "blixt-e2e"]),
+    ("tokio", &["blixt-agent", "blixt-cli", "blixt-controller", "blixt-e2e", "blixt-streams"]),
     ("tonic", &["blixt-agent", "blixt-api", "blixt-cli", "blixt-controller", "blixt-e2e"]),
     ("axum", &["blixt-agent", "blixt-controller"]),
     ("aya", &["blixt-agent", "blixt-benches", "blixt-e2e"]),
@@ -80,8 +89,8 @@ const HEAVY: [(&str, &[&str]); 16] = [
     ("clap", &["blixt-agent", "blixt-benches", "blixt-cli", "blixt-controller"]),
     ("protox", &["blixt-api"]),
     // Who speaks TLS, and who makes certificates.
-    ("rustls", &["blixt-agent", "blixt-controller"]),
-    ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e"]),
+    ("rustls", &["blixt-agent", "blixt-controller", "blixt-fuzz", "blixt-streams"]),
+    ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-streams"]),
 ];
 
 /// Crates that exist for tests: nothing that ships may be built with them.
