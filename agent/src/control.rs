@@ -180,7 +180,7 @@ impl Control {
         if let Some(pushed) = &mut self.pushed {
             pushed.end().await;
         }
-        if let Err(error) = self.map.set(&BTreeMap::new()) {
+        if let Err(error) = self.map.set(&BTreeMap::new(), &BTreeSet::new()) {
             warn!("{error}; detaching nevertheless");
         }
         self.interfaces.detach().await;
@@ -329,7 +329,7 @@ impl Control {
             }
             return;
         }
-        match self.map.set(&wanted) {
+        match self.map.set(&wanted, &BTreeSet::new()) {
             Ok(_) => {
                 self.unmapped = None;
                 // No neighbour asks for those of the host path.
