@@ -19,8 +19,8 @@ const LOCK: &str = "blixt-cluster-test.lock";
 /// What a cluster is brought up with.
 const PROGRAMS: [&str; 6] = ["kubelet", "kube-apiserver", "etcd", "containerd", "kubectl", "helm"];
 
-/// What leads to it, from the network of its control plane.
-const KUBECONFIG: &str = "/var/lib/blixt-cluster/kubeconfig";
+/// What leads to it, from the networks of its control plane and its client.
+pub const KUBECONFIG: &str = "/var/lib/blixt-cluster/kubeconfig";
 
 /// The tag of images that are the same and yet another version, for upgrades.
 pub const NEXT: &str = "next";
