@@ -98,6 +98,13 @@ impl Cluster {
         kubectl.args(arguments).limit(PATIENCE)
     }
 
+    /// What kubectl makes of objects: it is asked to `apply` or to `delete` them.
+    pub fn objects(&self, verb: &str, yaml: &str) -> Ran {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, yaml).unwrap();
+        self.kubectl(&[verb, "-f", file.path().to_str().unwrap()]).run()
+    }
+
     /// What users type: a shell's line at the root of the repository, where
     /// `kubectl` and `helm` lead to this cluster.
     pub fn shell(&self, line: &str) -> Ran {

@@ -98,7 +98,7 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
     if !cluster.is_ours() {
         return;
     }
-    apply(cluster, IN_NODES);
+    cluster.objects("apply", IN_NODES).ok();
     cluster.kubectl(&["rollout", "status", "--timeout=120s", "daemonset/node"]).ok();
     eventually_some("node to be programmed", SOON, || programmed(cluster, "node"));
     let mut places = vec![Place::Lab("client"), Place::Lab("node1"), Place::Lab("node2")];
@@ -107,7 +107,7 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
 
     println!("== without SNAT addresses");
     each_from_each(cluster, &places);
-    apply(cluster, SOURCES);
+    cluster.objects("apply", SOURCES).ok();
     eventually_some("each node to have SNAT addresses", SOON, || {
         let path = "jsonpath={range .status.nodes[*]}{.name}={.addresses} {end}";
         let nodes = cluster.kubectl(&["get", "addresspool", "sources", "-o", path]).ok();
@@ -118,7 +118,7 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
     each_from_each(cluster, &places);
 
     for yaml in [IN_NODES, SOURCES] {
-        with_file(yaml, |file| cluster.kubectl(&["delete", "-f", file]).ok());
+        cluster.objects("delete", yaml).ok();
     }
 }
 
@@ -154,14 +154,4 @@ fn pods(cluster: &Cluster) -> Vec<Place> {
         Place::Pod { name: format!("{name} on {node}"), pid }
     };
     pods.lines().map(place).collect()
-}
-
-fn apply(cluster: &Cluster, yaml: &str) {
-    with_file(yaml, |file| cluster.kubectl(&["apply", "-f", file]).ok());
-}
-
-fn with_file<T>(yaml: &str, work: impl FnOnce(&str) -> T) -> T {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, yaml).unwrap();
-    work(file.path().to_str().unwrap())
 }

@@ -80,9 +80,7 @@ pub(crate) fn of_everything(what: &str, times: usize) {
         return;
     }
     installed::from_the_readme(&cluster);
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, GATEWAY).unwrap();
-    cluster.kubectl(&["apply", "-f", file.path().to_str().unwrap()]).ok();
+    cluster.objects("apply", GATEWAY).ok();
     let vip = eventually_some("an address that node2 owns", HEALING, || {
         let vips = (120..128).map(|host| format!("192.0.2.{host}"));
         let mut seen = Vec::new();
@@ -111,7 +109,7 @@ pub(crate) fn of_everything(what: &str, times: usize) {
         }
     }
     old_connections_are_reset(&cluster, &vip);
-    cluster.kubectl(&["delete", "-f", file.path().to_str().unwrap()]).ok();
+    cluster.objects("delete", GATEWAY).ok();
     gone::uninstalled(&cluster);
 }
 
