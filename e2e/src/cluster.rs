@@ -2,7 +2,7 @@
 //! KUBECONFIG in the environment, that one, and this machine as its client.
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,6 +96,22 @@ impl Cluster {
     pub fn kubectl(&self, arguments: &[&str]) -> Program {
         let kubectl = if self.is_ours() { script("kubectl") } else { program("kubectl") };
         kubectl.args(arguments).limit(PATIENCE)
+    }
+
+    /// Applies the objects of a YAML text.
+    pub fn apply(&self, yaml: &str) {
+        self.with_file(yaml, "apply");
+    }
+
+    /// Deletes the objects of a YAML text.
+    pub fn delete(&self, yaml: &str) {
+        self.with_file(yaml, "delete");
+    }
+
+    fn with_file(&self, yaml: &str, verb: &str) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, yaml).unwrap();
+        self.kubectl(&[verb, "-f", file.path().to_str().unwrap()]).ok();
     }
 
     /// What users type: a shell's line at the root of the repository, where
@@ -195,6 +211,17 @@ impl Drop for Cluster {
         }
         script("down").run();
     }
+}
+
+/// The processes of a program on a cluster of `scripts/cluster`, by a part of their
+/// cgroup's path: `blixt-cluster/NODE/`, or a pod's uid. Whatever else this
+/// machine runs is none of them.
+pub fn processes(program_name: &str, cgroup: &str) -> Vec<String> {
+    let found = program("pgrep").args(["-x", program_name]).run().stdout;
+    let is_there = |pid: &&str| {
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|path| path.contains(cgroup))
+    };
+    found.split_whitespace().filter(is_there).map(str::to_owned).collect()
 }
 
 /// What one wants to see of a cluster where a test has failed.

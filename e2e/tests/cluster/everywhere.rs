@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use blixt_e2e::cluster::Cluster;
+use blixt_e2e::cluster::{Cluster, processes};
 use blixt_testkit::netns::{Program, eventually_some, program};
 
 use crate::served::{addresses, names, programmed};
@@ -98,7 +98,7 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
     if !cluster.is_ours() {
         return;
     }
-    apply(cluster, IN_NODES);
+    cluster.apply(IN_NODES);
     cluster.kubectl(&["rollout", "status", "--timeout=120s", "daemonset/node"]).ok();
     eventually_some("node to be programmed", SOON, || programmed(cluster, "node"));
     let mut places = vec![Place::Lab("client"), Place::Lab("node1"), Place::Lab("node2")];
@@ -107,7 +107,7 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
 
     println!("== without SNAT addresses");
     each_from_each(cluster, &places);
-    apply(cluster, SOURCES);
+    cluster.apply(SOURCES);
     eventually_some("each node to have SNAT addresses", SOON, || {
         let path = "jsonpath={range .status.nodes[*]}{.name}={.addresses} {end}";
         let nodes = cluster.kubectl(&["get", "addresspool", "sources", "-o", path]).ok();
@@ -118,7 +118,7 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
     each_from_each(cluster, &places);
 
     for yaml in [IN_NODES, SOURCES] {
-        with_file(yaml, |file| cluster.kubectl(&["delete", "-f", file]).ok());
+        cluster.delete(yaml);
     }
 }
 
@@ -143,25 +143,11 @@ fn pods(cluster: &Cluster) -> Vec<Place> {
     let path =
         "jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} {.spec.nodeName}{\"\\n\"}{end}";
     let pods = cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", path]).ok();
-    let agnhosts = program("pgrep").args(["-x", "agnhost"]).ok();
     let place = |line: &str| {
         let [name, uid, node] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-        let pid = agnhosts.split_whitespace().find(|pid| {
-            let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            group.contains(uid)
-        });
-        let pid = pid.unwrap_or_else(|| panic!("{name} has no process")).to_owned();
+        let pid = processes("agnhost", uid).pop();
+        let pid = pid.unwrap_or_else(|| panic!("{name} has no process"));
         Place::Pod { name: format!("{name} on {node}"), pid }
     };
     pods.lines().map(place).collect()
-}
-
-fn apply(cluster: &Cluster, yaml: &str) {
-    with_file(yaml, |file| cluster.kubectl(&["apply", "-f", file]).ok());
-}
-
-fn with_file<T>(yaml: &str, work: impl FnOnce(&str) -> T) -> T {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, yaml).unwrap();
-    work(file.path().to_str().unwrap())
 }

@@ -7,7 +7,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use blixt_e2e::cluster::Cluster;
+use blixt_e2e::cluster::{Cluster, processes};
 use blixt_testkit::netns::{eventually_some, program};
 
 use crate::{gone, installed};
@@ -56,21 +56,42 @@ spec:
     readinessProbe: {httpGet: {port: 8080, path: /healthz}, periodSeconds: 1}
 ";
 
-/// What fails, and how it is mended.
+/// What fails, when something is as it has to be, and how it is mended.
 struct Failure {
     name: &'static str,
+    first: fn(&Cluster),
     fails: fn(&Cluster),
     heals: fn(&Cluster),
 }
 
 const FAILURES: [Failure; 7] = [
-    Failure { name: "the agent is killed", fails: kill_agent, heals: replace_agent },
-    Failure { name: "the agent hangs", fails: stop_agent, heals: continue_agent },
-    Failure { name: "the agent is told to end", fails: end_agent, heals: nothing },
-    Failure { name: "the link is cut", fails: cut_link, heals: join_link },
-    Failure { name: "the leader is killed", fails: kill_leader, heals: replace_controllers },
-    Failure { name: "the node dies", fails: crash, heals: start_again },
-    Failure { name: "the node dies, and the leader is on it", fails: crash, heals: start_again },
+    Failure {
+        name: "the agent is killed",
+        first: nothing,
+        fails: kill_agent,
+        heals: replace_agent,
+    },
+    Failure { name: "the agent hangs", first: nothing, fails: stop_agent, heals: continue_agent },
+    Failure {
+        name: "the agent is told to end",
+        first: nothing,
+        fails: replace_agent,
+        heals: nothing,
+    },
+    Failure { name: "the link is cut", first: nothing, fails: cut_link, heals: join_link },
+    Failure {
+        name: "the leader is killed",
+        first: nothing,
+        fails: kill_leader,
+        heals: replace_controllers,
+    },
+    Failure { name: "the node dies", first: nothing, fails: crash, heals: start_again },
+    Failure {
+        name: "the node dies, and the leader is on it",
+        first: lead_from_node2,
+        fails: crash,
+        heals: start_again,
+    },
 ];
 
 pub(crate) fn of_everything(what: &str, times: usize) {
@@ -80,9 +101,7 @@ pub(crate) fn of_everything(what: &str, times: usize) {
         return;
     }
     installed::from_the_readme(&cluster);
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, GATEWAY).unwrap();
-    cluster.kubectl(&["apply", "-f", file.path().to_str().unwrap()]).ok();
+    cluster.apply(GATEWAY);
     let vip = eventually_some("an address that node2 owns", HEALING, || {
         let vips = (120..128).map(|host| format!("192.0.2.{host}"));
         let mut seen = Vec::new();
@@ -111,15 +130,13 @@ pub(crate) fn of_everything(what: &str, times: usize) {
         }
     }
     old_connections_are_reset(&cluster, &vip);
-    cluster.kubectl(&["delete", "-f", file.path().to_str().unwrap()]).ok();
+    cluster.delete(GATEWAY);
     gone::uninstalled(&cluster);
 }
 
 /// One failure: the outage when it comes, and that when all becomes as it was.
 fn once(cluster: &Cluster, vip: &str, failure: &Failure) -> (f64, f64) {
-    if failure.name.ends_with("the leader is on it") {
-        lead_from(cluster, "node2");
-    }
+    (failure.first)(cluster);
     let door = format!("{vip}:8080");
     let knocks = cluster.knocks(&door);
     sleep(Duration::from_secs(1));
@@ -187,18 +204,8 @@ fn mac(cluster: &Cluster, node: &str) -> String {
     shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
 }
 
-/// The processes of a name on a node, whatever else this machine runs.
-fn processes(name: &str, node: &str) -> Vec<String> {
-    let found = program("pgrep").args(["-x", name]).run().stdout;
-    let is_there = |pid: &&str| {
-        let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        group.contains(&format!("blixt-cluster/{node}/"))
-    };
-    found.split_whitespace().filter(is_there).map(str::to_owned).collect()
-}
-
 fn signal(name: &str, node: &str, signal: &str) {
-    let found = processes(name, node);
+    let found = processes(name, &format!("blixt-cluster/{node}/"));
     assert!(!found.is_empty(), "no {name} runs on {node}");
     program("kill").arg(signal).args(found).ok();
 }
@@ -234,10 +241,6 @@ fn continue_agent(_: &Cluster) {
     signal("blixt-agent", "node2", "-CONT");
 }
 
-fn end_agent(cluster: &Cluster) {
-    replace(cluster, "blixt-agent", "node2");
-}
-
 fn nothing(_: &Cluster) {}
 
 fn cut_link(cluster: &Cluster) {
@@ -269,16 +272,15 @@ fn replace_controllers(cluster: &Cluster) {
     }
 }
 
-/// Sees to it that the leader is on a node.
-fn lead_from(cluster: &Cluster, node: &str) {
-    eventually_some(format!("the leader to be on {node}"), HEALING, || {
+/// Sees to it that the leader is on node2.
+fn lead_from_node2(cluster: &Cluster) {
+    eventually_some("the leader to be on node2", HEALING, || {
         let at = leader(cluster);
-        if at == node {
+        if at == "node2" {
             return Ok(());
         }
         replace(cluster, "blixt-controller", &at);
-        let status = ["rollout", "status", "--timeout=180s", "deployment/blixt-controller"];
-        cluster.kubectl(&["-n", "blixt-system"]).args(status).ok();
+        installed::is_there(cluster);
         Err(at)
     });
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blixt_e2e::cluster::{Cluster, root};
+use blixt_e2e::cluster::{Cluster, processes, root};
 use blixt_e2e::lab;
 use blixt_testkit::netns::eventually_some;
 
@@ -76,14 +76,9 @@ pub(crate) fn with_few_privileges(cluster: &Cluster) {
     if !cluster.is_ours() {
         return;
     }
-    let processes = cluster.at("node1", "pgrep").args(["-x", "blixt-agent"]).ok();
-    let mut seen = 0;
-    for pid in processes.split_whitespace() {
-        // Other tests have agents too.
-        let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        if !group.contains("blixt-cluster") {
-            continue;
-        }
+    let agents = processes("blixt-agent", "blixt-cluster/");
+    assert!(!agents.is_empty(), "no agent runs");
+    for pid in agents {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let field = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();
@@ -95,7 +90,5 @@ pub(crate) fn with_few_privileges(cluster: &Cluster) {
         assert_eq!(u64::from_str_radix(&field("CapEff"), 16).unwrap(), FIVE, "{status}");
         assert_eq!(u64::from_str_radix(&field("CapBnd"), 16).unwrap(), FIVE, "{status}");
         assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1".to_owned(), "2".to_owned()));
-        seen += 1;
     }
-    assert!(seen > 0, "no agent runs");
 }
