@@ -74,7 +74,7 @@ pub(crate) fn is_there(cluster: &Cluster) {
 
 /// What the kernel says of the agents' processes, whatever manifests say.
 pub(crate) fn with_few_privileges(cluster: &Cluster) {
-    if !cluster.is_ours() {
+    if !cluster.is_ours_or_skip("a look at the processes") {
         return;
     }
     let agents = processes("blixt-agent", "blixt-cluster/");

@@ -65,7 +65,7 @@ spec: {addresses: [192.0.2.100-192.0.2.101]}
 ";
 
 pub(crate) fn disturbs_nobody(cluster: &Cluster) {
-    if !cluster.is_ours() {
+    if !cluster.is_ours_or_skip("what makes no sense") {
         return;
     }
     cluster.at("control", "ip").args(["route", "add", "local", NETWORK, "dev", "lo"]).ok();
