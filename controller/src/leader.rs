@@ -33,11 +33,13 @@ const STOP: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Takes part in the election, in a task of its own, until nobody listens;
-/// then the lease is given back. Says whether we lead.
+/// then the lease is given back. Says whether we lead, and calls `answered`
+/// whenever the API server has answered.
 pub(crate) fn run(
     client: Client,
     namespace: &str,
     identity: &str,
+    answered: impl Fn() + Send + 'static,
 ) -> (watch::Receiver<bool>, JoinHandle<()>) {
     let (leads, receiver) = watch::channel(false);
     // A container that is started again is not the one that held the lease.
@@ -48,16 +50,24 @@ pub(crate) fn run(
         trouble: None,
     };
     let election = Election::new(format!("{identity}_{begun:x}"));
-    (receiver, tokio::spawn(take_part(election, place, leads)))
+    (receiver, tokio::spawn(take_part(election, place, leads, answered)))
 }
 
-async fn take_part(mut election: Election, mut place: Place, leads: watch::Sender<bool>) {
+async fn take_part(
+    mut election: Election,
+    mut place: Place,
+    leads: watch::Sender<bool>,
+    answered: impl Fn() + Send,
+) {
     loop {
         let begun = Instant::now();
         // A request that hangs must not make us believe that we still lead.
         let end = election.stops_at().unwrap_or(begun + STOP);
         match timeout_at(end, place.turn(&mut election)).await {
-            Ok(Ok(())) => place.works(),
+            Ok(Ok(())) => {
+                place.works();
+                answered();
+            }
             Ok(Err(error)) => place.fails(&error.to_string()),
             Err(_) => place.fails("the API server does not answer"),
         }

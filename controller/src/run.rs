@@ -96,7 +96,12 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
 
     let (sender, changes) = mpsc::unbounded_channel();
     let watches = Watches::begin(&clients.watching, &sender, &metrics);
-    let (leads, mut election) = leader::run(clients.asking.clone(), &flags.namespace, &identity);
+    let answered = {
+        let push = push.clone();
+        move || push.is_in_touch(Instant::now())
+    };
+    let (leads, mut election) =
+        leader::run(clients.asking.clone(), &flags.namespace, &identity, answered);
     let mut pushing = Pushing::begin(push, &clients, flags, &identity, listener, leads.clone());
     if let Some(door) = door {
         pushing.scraped(door, http::page(shown));

@@ -3,13 +3,16 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
-use blixt_testkit::netns::{Process, Program, Ran, program, root_or_skip};
+use blixt_testkit::netns::{Process, Program, Ran, program, root_or_skip, thread_in};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::binaries;
+use crate::knocks::Knocks;
 use crate::lab;
 
 /// Held by who has a cluster: there is one on a machine, or KUBECONFIG leads all
@@ -18,6 +21,9 @@ const LOCK: &str = "blixt-cluster-test.lock";
 
 /// What a cluster is brought up with.
 const PROGRAMS: [&str; 6] = ["kubelet", "kube-apiserver", "etcd", "containerd", "kubectl", "helm"];
+
+/// The network of its client.
+const CLIENT: &str = "/run/netns/blixt-cluster-client";
 
 /// What leads to it, from the network of its control plane.
 const KUBECONFIG: &str = "/var/lib/blixt-cluster/kubeconfig";
@@ -167,21 +173,13 @@ impl Cluster {
         Load(self.client("bash").args(["-c", LOOP, address]).spawn())
     }
 
-    /// Begins to knock at a web server's door, by a new connection every 25 ms,
-    /// which does not wait for the ones before and has a quarter of a second: no
-    /// SYN is repeated, so the times between those that got in are the outage.
-    pub fn knocks(&self, address: &str) -> Load {
-        const LOOP: &str = r#"
-            knock() {
-                began=$EPOCHREALTIME
-                answer=$(curl -s -S --max-time 0.25 "http://$1/hostname" 2>&1) && what=ok || what=failed
-                echo "$began $what $answer"
-            }
-            while :; do
-                knock "$0" &
-                sleep 0.025
-            done"#;
-        Load(self.client("bash").args(["-c", LOOP, address]).spawn())
+    /// Begins to knock at a web server's door, by a new connection every 10 ms.
+    pub fn knocks(&self, door: SocketAddr) -> Knocks {
+        let client = self.is_ours().then(|| Path::new(CLIENT));
+        Knocks::begin(door, |work| match client {
+            Some(network) => thread_in(network, work),
+            None => thread::spawn(work),
+        })
     }
 
     /// A command of `scripts/cluster`, which ours alone has.
@@ -203,9 +201,18 @@ impl Load {
                 None => failures.push(line.to_owned()),
             }
         }
+        Outcome::new(times, failures)
+    }
+}
+
+impl Outcome {
+    /// Of when each request that was answered began (or was answered), in
+    /// seconds, and what came of the others.
+    pub(crate) fn new(mut times: Vec<f64>, failures: Vec<String>) -> Self {
         times.sort_by(f64::total_cmp);
         let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
-        Outcome { answered: times.len(), failures, longest_gap_s: gaps.fold(0.0, f64::max) }
+        let longest_gap_s = gaps.fold(0.0, f64::max);
+        Self { answered: times.len(), failures, longest_gap_s }
     }
 }
 

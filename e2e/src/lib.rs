@@ -19,6 +19,7 @@ mod clients;
 pub mod cluster;
 mod controller;
 mod digest;
+pub mod knocks;
 mod kube_api;
 pub mod lab;
 mod manifests;

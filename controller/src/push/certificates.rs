@@ -94,17 +94,23 @@ impl Material {
 
     /// What it has to become by now, if that is something else: first a new CA
     /// is known besides the old one, later it signs, at last the old one is
-    /// forgotten.
+    /// forgotten. One that has expired locks out nobody by going: nobody
+    /// believes it.
     pub fn renewed(&self, now: SystemTime) -> Result<Option<Self>, TrustError> {
         let mut renewed = self.clone();
         let begun = |pem: &str| Ok::<_, TrustError>(validity(pem)?.0 + SKEW);
+        let has_expired = |pem: &str| Ok::<_, TrustError>(validity(pem)?.1 <= now);
         match &self.next {
+            None if has_expired(&self.certificate)? => return Self::new(now).map(Some),
+            Some((next, _)) if has_expired(next)? => return Self::new(now).map(Some),
             None if now >= begun(&self.certificate)? + CA_RENEWED_AFTER => {
                 let (certificate, key) = new_ca(now)?;
                 renewed.bundle = format!("{}\n{certificate}", self.bundle.trim_end());
                 renewed.next = Some((certificate, key));
             }
-            Some((certificate, key)) if now >= begun(certificate)? + OVERLAP => {
+            Some((certificate, key))
+                if now >= begun(certificate)? + OVERLAP || has_expired(&self.certificate)? =>
+            {
                 (renewed.certificate, renewed.key) = (certificate.clone(), key.clone());
                 renewed.next = None;
             }
@@ -392,6 +398,26 @@ mod tests {
         for material in [first, second, third, fourth] {
             Authority::open(&material).unwrap().server(now()).unwrap();
         }
+    }
+
+    #[test]
+    fn a_ca_that_has_expired_is_followed_at_once() {
+        let first = Material::new(now()).unwrap();
+        let late = now() + 400 * DAY;
+        let next = first.renewed(late).unwrap().unwrap();
+        assert!(next.next.is_none() && next.bundle == next.certificate);
+        Authority::open(&next).unwrap().server(late).unwrap();
+        // The one that was known signs, if it is good still.
+        let second = first.renewed(now() + 241 * DAY).unwrap().unwrap();
+        let known = second.next.clone().unwrap().0;
+        let third = second.renewed(late).unwrap().unwrap();
+        assert_eq!((&third.certificate, &third.next), (&known, &None));
+        assert_eq!(third.bundle.trim(), known.trim());
+        Authority::open(&third).unwrap().server(late).unwrap();
+        let later = now() + 700 * DAY;
+        let fourth = second.renewed(later).unwrap().unwrap();
+        assert!(fourth.next.is_none() && !second.bundle.contains(&fourth.certificate));
+        Authority::open(&fourth).unwrap().server(later).unwrap();
     }
 
     #[test]

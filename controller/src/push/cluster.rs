@@ -277,16 +277,17 @@ impl Keeper {
             return self.take(&material, true);
         };
         let material = material_of(secret)?;
-        self.take(&material, is_ours(secret))?;
+        let taken = self.take(&material, is_ours(secret));
+        // Also one that can't be taken: for having expired.
         if leads
             && is_ours(secret)
             && let Some(renewed) = material.renewed(now)?
         {
             write(&self.secrets, secret_of(&renewed, Some(secret)), true).await?;
             info!("the CA is being renewed");
-            self.take(&renewed, true)?;
+            return self.take(&renewed, true);
         }
-        Ok(())
+        taken
     }
 
     fn take(&self, material: &Material, is_ours: bool) -> Result<(), KeepError> {

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::Trust;
 use super::meters::{self, Meters};
+use super::seldom::Seldom;
 
 /// How long a client may take for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -36,9 +37,6 @@ const GUESTS: usize = 512;
 
 /// How long a client that is refused has to read why.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// How often refusals are logged as warnings: anybody can make them.
-const SELDOM: Duration = Duration::from_secs(1);
 
 /// Connections that have shaken hands.
 pub(crate) struct Connections(mpsc::Receiver<Connection>);
@@ -56,7 +54,7 @@ impl Stream for Connections {
 pub(crate) fn open(listener: TcpListener, trust: Trust, meters: Meters) -> Connections {
     let (sender, connections) = mpsc::channel(16);
     let guests = Arc::new(Guests::default());
-    let doorman = Arc::new(Doorman { trust, meters, warned: Mutex::new(None) });
+    let doorman = Arc::new(Doorman { trust, meters, warnings: Seldom::default() });
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -139,8 +137,7 @@ impl Drop for Guest {
 struct Doorman {
     trust: Trust,
     meters: Meters,
-    /// When a refusal was last logged as a warning.
-    warned: Mutex<Option<Instant>>,
+    warnings: Seldom,
 }
 
 impl Doorman {
@@ -182,9 +179,7 @@ impl Doorman {
 
     fn refuses(&self, from: SocketAddr, reason: &'static str, why: &str) {
         self.meters.refused(reason);
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|at| at.elapsed() >= SELDOM) {
-            *warned = Some(Instant::now());
+        if self.warnings.turn(Instant::now()) {
             warn!("a connection from {from} is refused: {why}");
         } else {
             debug!("a connection from {from} is refused: {why}");

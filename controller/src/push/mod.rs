@@ -13,6 +13,7 @@ mod health;
 mod meters;
 mod ownership;
 mod scrapers;
+mod seldom;
 mod server;
 mod trust;
 
@@ -29,7 +30,7 @@ use blixt_model::{ObjectName, Snapshot};
 use prometheus_client::registry::Registry;
 use prost::Message;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tonic::transport::Server;
 use tracing::{error, info, warn};
@@ -48,6 +49,11 @@ use server::{Service, service};
 /// How often is looked who lives.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A replica that the API server has not answered for so long knows less than
+/// others may: it is as one that has just begun. Longer than the API server
+/// takes to be started anew.
+const CUT_OFF: Duration = Duration::from_secs(20);
 
 /// When a connection that takes nothing is given up (HTTP/2 pings).
 const PING: Duration = Duration::from_secs(5);
@@ -100,6 +106,8 @@ struct Inner {
     /// Why agents can't be served; nothing when they are.
     unserved: watch::Sender<Option<&'static str>>,
     meters: Meters,
+    /// An agent has gone, or can't serve: others take its VIPs at once.
+    fell: Notify,
     /// Becomes true when streams have to end.
     ending: watch::Sender<bool>,
 }
@@ -107,6 +115,8 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     agents: Agents,
+    /// When the API server answered last, as far as somebody tells.
+    in_touch: Option<Instant>,
     streams: StreamId,
     /// The Gateways there are.
     gateways: Vec<ObjectName>,
@@ -134,6 +144,7 @@ impl Push {
     pub fn new() -> Self {
         let state = State {
             agents: Agents::new(Instant::now()),
+            in_touch: None,
             streams: 0,
             gateways: Vec::new(),
             snat: BTreeMap::new(),
@@ -152,6 +163,7 @@ impl Push {
             heard: watch::Sender::new(Heard::default()),
             unserved: watch::Sender::new(Some(STARTING)),
             meters: Meters::default(),
+            fell: Notify::new(),
             ending: watch::Sender::new(false),
         }))
     }
@@ -218,6 +230,12 @@ impl Push {
         self.state().snat = sources.iter().map(of_node).collect();
     }
 
+    /// The API server has answered. Of a replica that it does not answer for
+    /// long, others are better.
+    pub fn is_in_touch(&self, now: Instant) {
+        self.state().in_touch = Some(now);
+    }
+
     /// Tells agents where all replicas are.
     pub fn tell_peers(&self, urls: Vec<String>) {
         tell(&self.0.peers, urls);
@@ -255,7 +273,10 @@ impl Push {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.0.fell.notified() => {}
+            }
             tell(&self.0.unserved, trust.expires().is_none().then_some(NO_CA));
             self.look_once(Instant::now());
             for (what, at) in trust.expires().into_iter().flatten() {
@@ -333,15 +354,17 @@ impl Push {
         delta
     }
 
-    fn beat(&self) -> wire::ControllerBeat {
+    fn beat(&self, now: Instant) -> wire::ControllerBeat {
         let state = self.state();
+        let is_cut_off =
+            state.in_touch.is_some_and(|at| now.saturating_duration_since(at) >= CUT_OFF);
         wire::ControllerBeat {
             digest: state
                 .agents
                 .newest()
                 .map(|newest| newest.digest().to_vec())
                 .unwrap_or_default(),
-            settled: state.agents.is_settled(Instant::now()),
+            settled: state.agents.is_settled(now) && !is_cut_off,
         }
     }
 
@@ -365,6 +388,7 @@ impl Push {
         drop(state);
         match turn {
             Some(Turn::Fell) => {
+                self.0.fell.notify_one();
                 warn!(node, "an agent can't serve, and owns no VIP until it can: {trouble}");
             }
             Some(Turn::Recovered) => info!(node, "an agent can serve again"),
@@ -389,6 +413,8 @@ impl Push {
         let mut state = self.state();
         state.agents.left(node, stream, for_good);
         state.news = true;
+        drop(state);
+        self.0.fell.notify_one();
     }
 }
 
@@ -415,4 +441,22 @@ fn tell<T: PartialEq>(told: &watch::Sender<T>, value: T) {
         *told = value;
         news
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_is_cut_off_is_no_longer_settled() {
+        let (push, begun) = (Push::new(), Instant::now());
+        let after = |s| push.beat(begun + Duration::from_secs(s)).settled;
+        assert!(!after(0), "it has just begun");
+        // Nobody tells.
+        assert!(after(1_000));
+        push.is_in_touch(begun + Duration::from_secs(1_000));
+        assert_eq!([1_000, 1_019, 1_021].map(after), [true, true, false]);
+        push.is_in_touch(begun + Duration::from_secs(1_100));
+        assert!(after(1_101));
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use blixt_api::parts::{Digest, Parts, assignment_out};
 use blixt_api::sync::v1alpha1 as wire;
@@ -23,12 +23,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::certificates::{LIFE, Peer};
 use super::door::Connection;
 use super::enrolment::{ReviewError, Reviewer};
 use super::scrapers;
+use super::seldom::Seldom;
 use super::trust::Trust;
 use super::{Push, Said as News, meters};
 
@@ -56,12 +57,15 @@ pub(crate) struct Service {
     reviewer: Arc<dyn Reviewer>,
     reviews: Semaphore,
     scrapers: Decisions,
+    /// Of enrolments that are refused.
+    warnings: Seldom,
 }
 
 impl Service {
     pub(crate) fn new(push: Push, trust: Trust, reviewer: Arc<dyn Reviewer>) -> Self {
         let scrapers = Decisions::new(reviewer.clone());
-        Self { push, trust, reviewer, reviews: Semaphore::new(REVIEWS), scrapers }
+        let (reviews, warnings) = (Semaphore::new(REVIEWS), Seldom::default());
+        Self { push, trust, reviewer, reviews, scrapers, warnings }
     }
 
     /// The certificate; or why not, in one word for whoever counts, too.
@@ -114,7 +118,11 @@ impl Controller for Service {
             }
             Err((outcome, status)) => {
                 self.push.meters().enrolled(outcome);
-                warn!("an enrolment from {from} is refused: {}", status.message());
+                if self.warnings.turn(Instant::now()) {
+                    warn!("an enrolment from {from} is refused: {}", status.message());
+                } else {
+                    debug!("an enrolment from {from} is refused: {}", status.message());
+                }
                 Err(status)
             }
         }
@@ -222,8 +230,9 @@ async fn listen(
     if hello.protocol == 0 {
         return refused("it speaks version 0 of the protocol");
     }
-    let stream = push.come(&node, hello.version.clone(), Digest::read(&hello.digest));
-    info!(node, version = hello.version, %from, "an agent follows");
+    let version = short(hello.version);
+    info!(node, version, %from, "an agent follows");
+    let stream = push.come(&node, version, Digest::read(&hello.digest));
     push.meters().streams.inc();
     wants.send_replace(Some(Wants::default()));
     let mut for_good = false;
@@ -303,7 +312,7 @@ impl Telling {
                     return Some(Err(Status::unauthenticated(why)));
                 }
                 _ = self.beats.tick() => {
-                    let message = Some(Told::Beat(self.push.beat()));
+                    let message = Some(Told::Beat(self.push.beat(Instant::now())));
                     return Some(Ok(wire::FollowResponse { message }));
                 }
                 changed = self.wanted.changed() => {

@@ -136,15 +136,15 @@ pub(crate) fn of_everything(what: &str, times: usize) {
 /// One failure: the outage when it comes, and that when all becomes as it was.
 fn once(cluster: &Cluster, vip: &str, failure: &Failure) -> (f64, f64) {
     (failure.first)(cluster);
-    let door = format!("{vip}:8080");
-    let knocks = cluster.knocks(&door);
+    let door = format!("{vip}:8080").parse().unwrap();
+    let knocks = cluster.knocks(door);
     sleep(Duration::from_secs(1));
     (failure.fails)(cluster);
     // As long as anybody may take, and a moment for what comes late.
     sleep(Duration::from_secs_f64(OUTAGE + 1.0));
     let lost = knocks.stop();
     assert!(lost.answered > 9, "{}: {lost:?}", failure.name);
-    let knocks = cluster.knocks(&door);
+    let knocks = cluster.knocks(door);
     (failure.heals)(cluster);
     eventually_some("the address to be on node2 again", HEALING, || match owner(cluster, vip) {
         mac if mac == self::mac(cluster, "node2") => Ok(()),

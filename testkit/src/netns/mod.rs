@@ -25,7 +25,7 @@ mod wait;
 
 pub use lab::{Arms, Backend, Far, Host, Lab, LabPlan, net};
 pub use link::{Offloads, bridge, veth, veth_with_queues};
-pub use namespace::Namespace;
+pub use namespace::{Namespace, thread_in};
 pub use process::{Process, Program, Ran, program};
 pub use wait::{eventually, eventually_some};
 

@@ -81,12 +81,20 @@ impl Namespace {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        let file = File::open(Path::new(NAMES).join(&self.name)).unwrap();
-        thread::spawn(move || {
-            setns(&file, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        })
+        thread_in(&Path::new(NAMES).join(&self.name), work)
     }
+}
+
+/// Starts `work` in a thread that is in the network namespace of this file.
+pub fn thread_in<T: Send + 'static>(
+    network: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let file = File::open(network).unwrap_or_else(|error| panic!("{}: {error}", network.display()));
+    thread::spawn(move || {
+        setns(&file, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    })
 }
 
 impl Drop for Namespace {

@@ -1,0 +1,110 @@
+//! New connections all the time, to see for how long there is nobody. In this
+//! process: starting a program takes longer than what is measured.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::cluster::Outcome;
+
+/// How often there is another one.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long it has. No SYN is repeated in that, so the times between those that
+/// got in are the outage.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Whoever knocks, until told to stop.
+#[derive(Debug)]
+pub struct Knocks {
+    stops: Arc<AtomicBool>,
+    knocker: JoinHandle<Vec<Knock>>,
+}
+
+/// When one began, and what came of it.
+type Knock = (Instant, io::Result<()>);
+
+impl Knocks {
+    /// Begins to knock at a web server's door. `inside` runs what it is given in
+    /// a thread, in some network.
+    pub fn begin(
+        door: SocketAddr,
+        inside: impl FnOnce(Box<dyn FnOnce() -> Vec<Knock> + Send>) -> JoinHandle<Vec<Knock>>,
+    ) -> Self {
+        let stops = Arc::new(AtomicBool::new(false));
+        let told = stops.clone();
+        let knocker = inside(Box::new(move || {
+            let mut knocks = Vec::new();
+            while !told.load(Ordering::Relaxed) {
+                // None waits for the ones before.
+                knocks.push(thread::spawn(move || (Instant::now(), knock(door))));
+                thread::sleep(PAUSE);
+            }
+            knocks.into_iter().map(|knock| knock.join().unwrap()).collect()
+        }));
+        Self { stops, knocker }
+    }
+
+    /// Ends it, and gives what became of it.
+    pub fn stop(self) -> Outcome {
+        self.stops.store(true, Ordering::Relaxed);
+        let knocks = self.knocker.join().unwrap();
+        let begun = knocks.first().map(|(at, _)| *at);
+        let since = |at: Instant| begun.map_or(0.0, |begun| (at - begun).as_secs_f64());
+        let (mut failures, mut times) = (Vec::new(), Vec::new());
+        for (at, how) in knocks {
+            match how {
+                Ok(()) => times.push(since(at)),
+                Err(error) => failures.push(format!("after {:.3} s: {error}", since(at))),
+            }
+        }
+        Outcome::new(times, failures)
+    }
+}
+
+fn knock(door: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&door, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /hostname HTTP/1.0\r\n\r\n")?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer)?;
+    match &answer {
+        b"HTTP/1.0 200" | b"HTTP/1.1 200" => Ok(()),
+        other => Err(io::Error::other(format!("it says {:?}", String::from_utf8_lossy(other)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn the_time_when_nobody_is_there_is_measured() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let door = listener.local_addr().unwrap();
+        let serve = |listener: TcpListener, until: Duration| {
+            listener.set_nonblocking(true).unwrap();
+            let begun = Instant::now();
+            while begun.elapsed() < until {
+                let Ok((mut client, _)) = listener.accept() else {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                // It has said what it wants before the connection goes.
+                let _ = client.set_nonblocking(false).and_then(|()| client.read(&mut [0; 64]));
+            }
+        };
+        let knocks = Knocks::begin(door, thread::spawn);
+        serve(listener, Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(500));
+        serve(TcpListener::bind(door).unwrap(), Duration::from_millis(300));
+        let outcome = knocks.stop();
+        assert!(outcome.answered > 20 && !outcome.failures.is_empty(), "{outcome:?}");
+        assert!((0.4..1.5).contains(&outcome.longest_gap_s), "{outcome:?}");
+    }
+}
