@@ -78,12 +78,11 @@ impl TablesWriter {
         &self.options.snat_addresses
     }
 
-    /// Applies what is applied again, under another number, after the newest
+    /// Applies what was in force again, under another number, after the newest
     /// snapshot was refused: what was assigned with that holds all the same.
-    pub fn apply_again(&mut self, generation: Generation) -> Result<(), String> {
+    pub fn apply_again(&mut self, last: &Snapshot) -> Result<(), String> {
         let refused = self.refused.take();
-        let snapshot = self.applied.snapshot.clone().with_generation(generation);
-        self.apply(&snapshot)?;
+        self.apply(last)?;
         self.refused = refused;
         Ok(())
     }

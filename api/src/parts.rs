@@ -335,6 +335,21 @@ pub fn assignment_out(owned: &BTreeSet<IpAddr>, snat: &BTreeSet<IpAddr>) -> wire
     wire::Assignment { owned_vips: out(owned), snat_addresses: out(snat) }
 }
 
+/// Addresses that stay a node's own, with the reason, for the wire.
+pub fn taken_out(taken: &BTreeMap<IpAddr, String>) -> Vec<wire::Taken> {
+    let out = |(&address, reason): (&IpAddr, &String)| wire::Taken {
+        address: address_out(address),
+        reason: reason.clone(),
+    };
+    taken.iter().map(out).collect()
+}
+
+/// And back; what is no address is left out.
+pub fn taken_in(taken: Vec<wire::Taken>) -> BTreeMap<IpAddr, String> {
+    let read = taken.into_iter().filter_map(|it| Some((address_in(&it.address).ok()?, it.reason)));
+    read.collect()
+}
+
 /// An address off the wire.
 pub fn address_in(bytes: &[u8]) -> Result<IpAddr, String> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);

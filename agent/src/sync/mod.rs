@@ -17,6 +17,7 @@ mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +73,8 @@ pub struct Report {
     pub applied: Option<Digest>,
     /// One that can't be used, and why; what was applied stays.
     pub refused: Option<(Digest, String)>,
+    /// Addresses that are wanted and stay the node's own, with the reason.
+    pub taken: BTreeMap<IpAddr, String>,
     /// What was applied, to be kept for the next start.
     pub kept: Option<Arc<Wish>>,
 }

@@ -132,6 +132,9 @@ fn from_data_plane(programming: &Programming) -> (bool, &'static str, String) {
                 .to_owned(),
         ),
         Programming::NoNode { why } => (false, reason::NO_NODE, why.clone()),
+        Programming::AddressTaken { node, reason } => {
+            (false, reason::ADDRESS_NOT_USABLE, format!("On node {node} {reason}."))
+        }
         Programming::Refused { node, reason } => {
             (false, reason::REFUSED_BY_NODE, format!("Node {node} can't apply it: {reason}."))
         }

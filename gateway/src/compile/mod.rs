@@ -88,6 +88,13 @@ pub enum Programming {
         /// As a sentence.
         why: String,
     },
+    /// An address of it is one that a node has itself; the others are served.
+    AddressTaken {
+        /// Which node.
+        node: String,
+        /// Which address, and what to do.
+        reason: String,
+    },
     /// One can't.
     Refused {
         /// Which.
