@@ -77,6 +77,8 @@ pub struct Control {
     pulses: Vec<Pulse>,
     /// The way through the node's kernel; `None` if it is off.
     host: Option<Arc<HostPath>>,
+    /// What a GatewayConfig asks for that is in force after the next start only.
+    awaited: Vec<String>,
 }
 
 /// When a worker was last seen to move.
@@ -118,6 +120,7 @@ impl Control {
             unmapped: None,
             pulses,
             host,
+            awaited: Vec::new(),
         }
     }
 
@@ -332,6 +335,7 @@ impl Control {
 
     /// Puts the wanted snapshot in the workers' hands, or says why not.
     fn put_in_force(&mut self) -> Result<(), String> {
+        self.configure();
         let snapshot = self.wanted.snapshot();
         let generation = snapshot.generation();
         let applied = self.tables.apply(snapshot);
@@ -342,6 +346,34 @@ impl Control {
         self.wake_workers();
         self.map_by.get_or_insert_with(|| Instant::now() + ADOPTED);
         applied
+    }
+
+    /// Works as the wanted snapshot says from now on, as far as that goes without
+    /// a new start.
+    fn configure(&mut self) {
+        let awaited = match self.settings.configured(self.wanted.snapshot().settings()) {
+            Ok(newer) => {
+                if newer.timeouts != self.settings.timeouts {
+                    info!(timeouts = ?newer.timeouts, "flows are kept for another time");
+                    self.settings.timeouts = newer.timeouts;
+                    let all = self.workers.iter();
+                    all.for_each(|worker| worker.send(Command::KeepFor(newer.timeouts)));
+                }
+                if newer.maglev != self.settings.maglev {
+                    info!(slots = newer.maglev.slots(), "Maglev tables get another size");
+                    self.settings.maglev = newer.maglev;
+                    self.tables.set_maglev(newer.maglev);
+                }
+                self.settings.awaiting_start(&newer)
+            }
+            Err(why) => vec![format!("the GatewayConfig can't be used on this node: {why}")],
+        };
+        for what in awaited.iter().filter(|what| !self.awaited.contains(what)) {
+            warn!(
+                "the GatewayConfig asks for something that takes a new start of the agent: {what}"
+            );
+        }
+        self.awaited = awaited;
     }
 
     /// How far this node is with a Gateway.
@@ -561,6 +593,7 @@ impl Control {
             stuck,
             snat_addresses: self.tables.snat_addresses().clone(),
             controller,
+            restart_awaited: self.awaited.clone(),
         };
         self.state.control.store(Arc::new(control));
     }

@@ -20,10 +20,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::control::Control;
-use crate::flags::{HostPathMode, Settings, Source, XdpMode};
+use crate::flags::{FlagError, HostPathMode, Settings, Source, XdpMode};
 use crate::hostpath::{HOST_STATION, HostPath, OUR_END, OUR_STATION};
 use crate::http::{self, HttpError};
 use crate::interfaces::{AttachError, ChoiceError, Links, Means};
@@ -34,8 +34,9 @@ use crate::memory::{Available, Memory, MemoryError};
 use crate::offloads::{Offloads, StateDirError};
 use crate::preflight::{self, Lack};
 use crate::state::{ControlState, HostPathState, State, WorkerState};
-use crate::sync::{Pushed, Sync};
+use crate::sync::{self, Pushed, Sync};
 use crate::tables::TablesWriter;
+use crate::wanted;
 use crate::worker::{
     Command, Event, HoldLimits, Published, SpawnError, WorkerConfig, WorkerHandle, spawn,
 };
@@ -62,6 +63,9 @@ pub enum RunError {
     /// There is too little memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// What a GatewayConfig says does not go with the flags.
+    #[error(transparent)]
+    Configured(FlagError),
     /// There is no interface to attach to.
     #[error(transparent)]
     Choice(#[from] ChoiceError),
@@ -106,16 +110,23 @@ pub enum RunError {
 }
 
 /// Runs until a signal says to stop.
-pub async fn run(mut settings: Settings) -> Result<(), RunError> {
+pub async fn run(settings: Settings) -> Result<(), RunError> {
     let stop = stop_signal()?;
     if let Source::Manifests(path) = &settings.source {
         preflight::check_manifests(path)?;
     }
-    settings.interfaces = settings.choice.interfaces().await?;
+    let files = match &settings.source {
+        Source::Manifests(path) => Opening::Files(manifests::objects(manifests::watch(path)?)?),
+        Source::Controller(controller) => Opening::Controller(controller.clone()),
+    };
+    let wanted = match &files {
+        Opening::Files(files) => wanted::settings(&files.first),
+        Opening::Controller(_) => sync::kept(&settings.state_dir)
+            .map(|wish| wish.snapshot.settings().clone())
+            .unwrap_or_default(),
+    };
+    let Settled { settings, sizes, mtu, memory } = settle(settings, &wanted).await?;
     let offloads = Offloads::open(&settings.state_dir)?;
-    let (sizes, mtu) = sizes(&settings)?;
-    let memory = Memory::needed(&settings, &sizes);
-    memory.check(&settings, &sizes, &Available::now())?;
     let (xdp, addresses) = Xdp::load(Capacities::default())?;
     let http = http::bind(settings.http).await?;
     let door = Door::open(&settings.secure).await?;
@@ -123,6 +134,7 @@ pub async fn run(mut settings: Settings) -> Result<(), RunError> {
     let host = start_host_path(&settings, mtu).await;
     let prepared = Prepared {
         stop,
+        source: files,
         offloads,
         sizes,
         memory,
@@ -145,6 +157,7 @@ pub async fn run(mut settings: Settings) -> Result<(), RunError> {
 /// What there is before workers start.
 struct Prepared {
     stop: watch::Receiver<bool>,
+    source: Opening,
     offloads: Offloads,
     sizes: Sizes,
     memory: Memory,
@@ -158,8 +171,19 @@ struct Prepared {
 
 /// Runs from there on, until a signal says to stop.
 async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
-    let Prepared { stop, offloads, sizes, memory, xdp, addresses, http, door, socket, host } =
-        prepared;
+    let Prepared {
+        stop,
+        source,
+        offloads,
+        sizes,
+        memory,
+        xdp,
+        addresses,
+        http,
+        door,
+        socket,
+        host,
+    } = prepared;
     let count = usize::from(settings.workers);
     let published = Published::with_room_for(count, count * settings.flow_capacity);
     let published = Arc::new(published);
@@ -211,7 +235,12 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     let mut interfaces = settings.interfaces.clone();
     // The last, so that the others' numbers are as the flags have them.
     interfaces.extend(host.is_some().then(|| OUR_END.to_owned()));
-    let source = open(&settings)?;
+    let source = match source {
+        Opening::Files(objects) => Opened::Files(objects),
+        Opening::Controller(controller) => {
+            Opened::Controller(Pushed::new(Sync::start(&controller, &settings.state_dir)))
+        }
+    };
     if let (Some(door), Opened::Controller(pushed)) = (door, &source) {
         servers.open(door, pushed.sync(), &state);
     }
@@ -260,19 +289,52 @@ async fn start_host_path(settings: &Settings, mtu: u32) -> Option<Arc<HostPath>>
     }
 }
 
-/// Where is told what is wanted, from now on.
+/// Where is told what is wanted.
+enum Opening {
+    Files(Objects),
+    Controller(sync::Settings),
+}
+
+/// The same, from now on.
 enum Opened {
     Files(Objects),
     Controller(Pushed),
 }
 
-fn open(settings: &Settings) -> Result<Opened, RunError> {
-    Ok(match &settings.source {
-        Source::Manifests(path) => Opened::Files(manifests::objects(manifests::watch(path)?)?),
-        Source::Controller(controller) => {
-            Opened::Controller(Pushed::new(Sync::start(controller, &settings.state_dir)))
+/// What there is to know before anything is taken.
+struct Settled {
+    settings: Settings,
+    sizes: Sizes,
+    mtu: u32,
+    memory: Memory,
+}
+
+/// Settles how the agent works: by flags, and where these say nothing by a
+/// GatewayConfig. One that can't be used on this node keeps nobody from starting.
+async fn settle(own: Settings, wanted: &blixt_model::Settings) -> Result<Settled, RunError> {
+    if *wanted != blixt_model::Settings::default() {
+        let configured = own.configured(wanted).map_err(RunError::Configured);
+        let settled = match configured {
+            Ok(settings) => look(settings).await,
+            Err(why) => Err(why),
+        };
+        match settled {
+            Ok(settled) => return Ok(settled),
+            Err(why) => error!(
+                "what the GatewayConfig says can't be used on this node, so the agent starts \
+                 without: {why}"
+            ),
         }
-    })
+    }
+    look(own).await
+}
+
+async fn look(mut settings: Settings) -> Result<Settled, RunError> {
+    settings.interfaces = settings.choice.interfaces().await?;
+    let (sizes, mtu) = sizes(&settings)?;
+    let memory = Memory::needed(&settings, &sizes);
+    memory.check(&settings, &sizes, &Available::now())?;
+    Ok(Settled { settings, sizes, mtu, memory })
 }
 
 /// Becomes true when SIGTERM, SIGINT, or SIGHUP of a closed terminal comes.

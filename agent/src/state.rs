@@ -94,6 +94,8 @@ pub struct ControlState {
     pub snat_addresses: BTreeSet<IpAddr>,
     /// How it is with the controller, if there is one.
     pub controller: Option<ControllerState>,
+    /// What a GatewayConfig asks for that is in force after the next start only.
+    pub restart_awaited: Vec<String>,
 }
 
 /// How it is with the controller.

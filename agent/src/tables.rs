@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use blixt_dataplane::{CompileOptions, Owned, SlotCounters, SlotOwner, Slots, Tables};
+use blixt_dataplane::{CompileOptions, MaglevSize, Owned, SlotCounters, SlotOwner, Slots, Tables};
 use blixt_gateway::Programming;
 use blixt_model::{Generation, ObjectName, Snapshot};
 
@@ -71,6 +71,11 @@ impl TablesWriter {
     pub fn assign(&mut self, snat_addresses: BTreeSet<IpAddr>, owned: BTreeSet<IpAddr>) {
         self.options.snat_addresses = snat_addresses;
         self.options.owned = Owned::Only(owned);
+    }
+
+    /// Slots of each Maglev table, of what is applied after that.
+    pub fn set_maglev(&mut self, maglev: MaglevSize) {
+        self.options.maglev = maglev;
     }
 
     /// The addresses that flows leave from.

@@ -23,8 +23,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use self::attaching::{Asked, On};
-pub(crate) use self::choice::whole_name;
 pub use self::choice::{Choice, ChoiceError};
+pub(crate) use self::choice::{bare, whole_name};
 pub use self::error::AttachError;
 pub use self::links::{Links, Shown};
 use crate::hostpath::OUR_END;

@@ -94,6 +94,11 @@ pub struct Reach {
     pub unreadable: Option<String>,
 }
 
+/// What an agent with this state directory applied last, if that can be read.
+pub fn kept(state_dir: &Path) -> Option<Wish> {
+    Store::new(state_dir).peek()
+}
+
 /// The way to the controller, for the control thread.
 #[derive(Debug)]
 pub struct Sync {

@@ -57,14 +57,9 @@ fn accepted(gateway: &Gateway<'_>) -> Condition {
         .iter()
         .filter_map(|listener| Some(format!("{} ({})", listener.spec.name, listener.fault()?)))
         .collect();
-    let (holds, reason, message) = if gateway.has_parameters() {
-        (
-            false,
-            reason::INVALID_PARAMETERS,
-            "spec.infrastructure.parametersRef is set, but this controller knows no parameters: \
-             remove it."
-                .to_owned(),
-        )
+    let (holds, reason, message) = if let Some(why) = &gateway.bad_parameters {
+        let message = format!("spec.infrastructure.parametersRef: {why}.");
+        (false, reason::INVALID_PARAMETERS, message)
     } else if !gateway.addresses.unsupported.is_empty() {
         let unsupported = gateway.addresses.unsupported.join(", ");
         let message =

@@ -6,6 +6,7 @@ use blixt_model::ObjectName;
 
 use super::addresses::{self, Addresses};
 use super::classes::Classes;
+use super::configs::{Configs, Reference};
 use super::listeners::{self, Listener};
 use super::pools::Pools;
 use super::{Environment, Programming};
@@ -17,6 +18,8 @@ pub(super) struct Gateway<'a> {
     pub(super) stored: &'a Stored<GatewaySpec>,
     pub(super) addresses: Addresses,
     pub(super) listeners: Vec<Listener<'a>>,
+    /// What is wrong with the parameters that it refers to, if something is.
+    pub(super) bad_parameters: Option<String>,
     /// How far the data plane is with it.
     pub(super) programming: Programming,
 }
@@ -28,7 +31,7 @@ impl Gateway<'_> {
     /// Whether it asks for nothing that we do not have, and some listener of
     /// it can be served.
     pub(super) fn is_accepted(&self) -> bool {
-        !self.has_parameters()
+        self.bad_parameters.is_none()
             && self.addresses.unsupported.is_empty()
             && self.listeners.iter().any(|listener| listener.served().is_some())
     }
@@ -38,12 +41,6 @@ impl Gateway<'_> {
     pub(super) fn is_served(&self) -> bool {
         self.is_accepted() && !self.addresses.assigned.is_empty()
     }
-
-    /// The place to look parameters up, once there is a kind for them.
-    pub(super) fn has_parameters(&self) -> bool {
-        let infrastructure = self.stored.spec.infrastructure.as_ref();
-        infrastructure.is_some_and(|infrastructure| infrastructure.parameters_ref.is_some())
-    }
 }
 
 /// Judges the Gateways of the accepted classes; others are not ours.
@@ -51,12 +48,16 @@ pub(super) fn judge<'a>(
     index: &'a Index,
     classes: &Classes,
     pools: &Pools<'_>,
+    configs: &mut Configs<'_>,
     environment: &Environment<'_>,
 ) -> Gateways<'a> {
     let ours: Vec<_> = index
         .gateways()
         .iter()
-        .filter(|(_, gateway)| classes.accepts(&gateway.spec.gateway_class_name))
+        .filter(|(name, gateway)| {
+            let has_addresses = environment.assigned.get(name).is_some_and(|has| !has.is_empty());
+            classes.accepts(&gateway.spec.gateway_class_name, has_addresses)
+        })
         .collect();
     let mut addresses = addresses::assign(&ours, pools, environment);
     ours.into_iter()
@@ -65,9 +66,28 @@ pub(super) fn judge<'a>(
                 stored,
                 addresses: addresses.remove(name).unwrap_or_default(),
                 listeners: listeners::judge(&stored.spec),
+                bad_parameters: parameters(name, &stored.spec, configs).err(),
                 programming: (environment.programmed)(name),
             };
             (name, gateway)
         })
         .collect()
+}
+
+fn parameters(
+    name: &ObjectName,
+    spec: &GatewaySpec,
+    configs: &mut Configs<'_>,
+) -> Result<(), String> {
+    let infrastructure = spec.infrastructure.as_ref();
+    let Some(reference) = infrastructure.and_then(|all| all.parameters_ref.as_ref()) else {
+        return Ok(());
+    };
+    let reference = Reference {
+        group: &reference.group,
+        kind: &reference.kind,
+        namespace: Some(name.namespace()),
+        name: &reference.name,
+    };
+    configs.of_gateway(&format!("Gateway {name}"), &reference)
 }
