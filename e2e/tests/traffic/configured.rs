@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blixt_e2e::{Stage, StagePlan, ask};
+use blixt_e2e::{Stage, StagePlan, ask_udp};
 use blixt_testkit::netns::eventually;
 use blixt_testkit::require_root;
 
@@ -23,15 +23,14 @@ fn a_gateway_config_is_in_force() {
     });
     let _servers = names_everywhere(&stage);
     let is = |stage: &Stage, metric: &str, wanted: f64| {
-        eventually(metric, SOON, || {
-            let found = stage.agent().metrics().sum(metric, &[]);
-            if found == wanted { Ok(()) } else { Err(format!("{found} instead of {wanted}")) }
+        eventually(&format!("{metric} to be {wanted}"), SOON, || {
+            stage.agent().metrics().sum(metric, &[]) == wanted
         });
     };
     is(&stage, "blixt_flow_capacity", 5_000.0);
     is(&stage, "blixt_restart_awaited", 0.0);
     let [vip, _] = stage.vip(80);
-    ask(&stage.lab.client, blixt_e2e::Protocol::Udp, vip).unwrap();
+    stage.lab.client.namespace.inside(move || ask_udp(vip)).unwrap();
     is(&stage, "blixt_flow_entries", 1.0);
 
     // A flow that would have stayed for an hour goes; room for others waits.
