@@ -11,10 +11,12 @@ use crate::apis::{GatewayConfigInterfaces, GatewayConfigSpec, GatewayConfigTimeo
 use crate::manifest::{Path, Problem};
 
 /// Primes, one for about each power of two, and the paper's.
-const MAGLEV_SIZES: [i32; 14] = [
-    251, 509, 1_021, 2_039, 4_093, 8_191, 16_381, 32_749, 65_521, 65_537, 131_071, 262_139,
-    524_287, 1_048_573,
-];
+const MAGLEV_SIZES: [i32; 12] =
+    [251, 509, 1_021, 2_039, 4_093, 8_191, 16_381, 32_749, 65_521, 65_537, 131_071, 262_139];
+
+/// The most flows of each worker that an object may ask all nodes for: some 2 GB.
+/// Who has a node for more says so by its flags.
+const MOST_FLOWS: i32 = 1 << 24;
 
 /// What a timeout may be.
 const LEAST: Duration = Duration::from_secs(1);
@@ -35,9 +37,9 @@ pub(crate) fn read(spec: &GatewayConfigSpec) -> Result<Settings, Vec<Problem>> {
             u32::try_from(size).ok()
         }),
         flow_capacity: spec.flow_capacity.and_then(|flows| {
-            let fits = (16..=1 << 28).contains(&flows);
+            let fits = (16..=MOST_FLOWS).contains(&flows);
             reading.expect(fits, &here.key("flowCapacity"), || {
-                format!("is {flows}: use 16 to {}", 1 << 28)
+                format!("is {flows}: use 16 to {MOST_FLOWS}")
             });
             u32::try_from(flows).ok()
         }),
@@ -77,6 +79,14 @@ pub(crate) fn of_nodes(spec: &GatewayConfigSpec) -> Vec<&'static str> {
     given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
 }
 
+/// What the schema's pattern and length say.
+fn is_interface(name: &str) -> bool {
+    let has = |c: char, allowed: &str| c.is_ascii_alphanumeric() || allowed.contains(c);
+    (1..=15).contains(&name.len())
+        && name.starts_with(|c| has(c, "_-"))
+        && name.chars().all(|c| has(c, "_-.@"))
+}
+
 struct Reading {
     problems: Vec<Problem>,
 }
@@ -113,8 +123,14 @@ impl Reading {
             (Some(names), None) => {
                 let mut seen = BTreeSet::new();
                 for (index, name) in names.iter().enumerate() {
-                    self.expect(seen.insert(name), &here.key("names").index(index), || {
+                    let here = here.key("names").index(index);
+                    self.expect(seen.insert(name), &here, || {
                         format!("is {name:?} once more: give each interface once")
+                    });
+                    self.expect(is_interface(name), &here, || {
+                        format!(
+                            "is {name:?}, which is no interface: use a name that `ip link` shows"
+                        )
                     });
                 }
                 InterfaceChoice::Names(names.clone())

@@ -38,19 +38,21 @@ pub struct GatewayConfigSpec {
     pub timeouts: Option<GatewayConfigTimeouts>,
     /// Slots of each Maglev table; 100 for each endpoint of a Service keep shares
     /// within 1 %. One of 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521,
-    /// 65537 (what it is without this), 131071, 262139, 524287 and 1048573. Takes
-    /// effect at once: open connections stay, new ones may choose others.
+    /// 65537 (what it is without this), 131071 and 262139. Takes effect at once, on
+    /// all nodes: open connections stay, new ones may choose others. Each Service
+    /// port takes two bytes for each slot, each listener one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = [{
         "rule": MAGLEV_RULE,
         "message": "use one of the primes 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, \
-            65537, 131071, 262139, 524287, 1048573"
+            65537, 131071, 262139"
     }]))]
     pub maglev_size: Option<i32>,
     /// Flows that each worker of an agent can hold; 262144 without this. A flow
-    /// takes 118 bytes. An agent takes it up when it starts.
+    /// takes 118 bytes, and all of them together no more than half of what a node
+    /// has left. An agent takes it up when it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 16, max = 268_435_456))]
+    #[schemars(range(min = 16, max = 16_777_216))]
     pub flow_capacity: Option<i32>,
     /// Ports that are used of each SNAT address; 1024 to 65535 without this. An
     /// agent takes it up when it starts.
@@ -61,7 +63,8 @@ pub struct GatewayConfigSpec {
     pub interfaces: Option<GatewayConfigInterfaces>,
 }
 
-const MAGLEV_RULE: &str = "self in [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 65537, 131071, 262139, 524287, 1048573]";
+const MAGLEV_RULE: &str =
+    "self in [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 65537, 131071, 262139]";
 
 /// How packets reach endpoints.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
@@ -116,6 +119,10 @@ pub struct GatewayConfigSnatPorts {
     pub last: i32,
 }
 
+/// What a name of an interface is made of: less than what the kernel allows
+/// (`dev_valid_name` in net/core/dev.c), and nothing that it refuses.
+const INTERFACE: &str = "^[A-Za-z0-9_-][A-Za-z0-9_.@-]*$";
+
 /// Interfaces by name, by regular expression, or, if neither is given, those of
 /// the node's default route.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
@@ -123,7 +130,7 @@ pub struct GatewayConfigSnatPorts {
 pub struct GatewayConfigInterfaces {
     /// Their names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 15), inner(length(min = 1, max = 15)))]
+    #[schemars(length(min = 1, max = 15), inner(length(min = 1, max = 15), regex(pattern = INTERFACE)))]
     pub names: Option<Vec<String>>,
     /// A regular expression that their whole names match, such as eth.*
     #[serde(default, skip_serializing_if = "Option::is_none")]

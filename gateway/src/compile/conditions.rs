@@ -18,7 +18,7 @@ use crate::status::{
 /// The status of every Gateway of ours.
 pub(super) fn gateways(gateways: &Gateways<'_>) -> BTreeMap<ObjectName, GatewayStatus> {
     let status = |gateway: &Gateway<'_>| GatewayStatus {
-        addresses: if gateway.is_accepted() {
+        addresses: if gateway.is_accepted() || gateway.is_served() {
             gateway.addresses.assigned.clone()
         } else {
             Vec::new()
@@ -58,7 +58,11 @@ fn accepted(gateway: &Gateway<'_>) -> Condition {
         .filter_map(|listener| Some(format!("{} ({})", listener.spec.name, listener.fault()?)))
         .collect();
     let (holds, reason, message) = if let Some(why) = &gateway.bad_parameters {
-        let message = format!("spec.infrastructure.parametersRef: {why}.");
+        let meanwhile = match gateway.is_served() {
+            true => " Meanwhile it is served as if it had no parameters.",
+            false => "",
+        };
+        let message = format!("spec.infrastructure.parametersRef: {why}.{meanwhile}");
         (false, reason::INVALID_PARAMETERS, message)
     } else if !gateway.addresses.unsupported.is_empty() {
         let unsupported = gateway.addresses.unsupported.join(", ");

@@ -82,7 +82,8 @@ impl Configs<'_> {
             "has {}, which hold for whole nodes: set them in the GatewayConfig of the GatewayClass",
             config.of_nodes.join(", ")
         );
-        self.complain(&name, who, &why);
+        // That is a mistake of the Gateway alone: the GatewayConfig is as good as
+        // it was for whoever else refers to it.
         Err(format!("GatewayConfig {name} {why}"))
     }
 

@@ -20,6 +20,8 @@ pub(super) struct Gateway<'a> {
     pub(super) listeners: Vec<Listener<'a>>,
     /// What is wrong with the parameters that it refers to, if something is.
     pub(super) bad_parameters: Option<String>,
+    /// Whether it had addresses until now.
+    had_addresses: bool,
     /// How far the data plane is with it.
     pub(super) programming: Programming,
 }
@@ -31,7 +33,14 @@ impl Gateway<'_> {
     /// Whether it asks for nothing that we do not have, and some listener of
     /// it can be served.
     pub(super) fn is_accepted(&self) -> bool {
-        self.bad_parameters.is_none()
+        self.bad_parameters.is_none() && self.can_be_served()
+    }
+
+    /// The same, whatever it is with its parameters. One that had addresses before
+    /// these went bad stays served: parameters that are lost or mistaken are no
+    /// wish to have nothing.
+    fn can_be_served(&self) -> bool {
+        (self.bad_parameters.is_none() || self.had_addresses)
             && self.addresses.unsupported.is_empty()
             && self.listeners.iter().any(|listener| listener.served().is_some())
     }
@@ -39,7 +48,7 @@ impl Gateway<'_> {
     /// Whether it is in the snapshot. One that has some of its addresses is
     /// served on those: it is not programmed, but its traffic flows.
     pub(super) fn is_served(&self) -> bool {
-        self.is_accepted() && !self.addresses.assigned.is_empty()
+        self.can_be_served() && !self.addresses.assigned.is_empty()
     }
 }
 
@@ -55,8 +64,7 @@ pub(super) fn judge<'a>(
         .gateways()
         .iter()
         .filter(|(name, gateway)| {
-            let has_addresses = environment.assigned.get(name).is_some_and(|has| !has.is_empty());
-            classes.accepts(&gateway.spec.gateway_class_name, has_addresses)
+            classes.accepts(&gateway.spec.gateway_class_name, had_addresses(name, environment))
         })
         .collect();
     let mut addresses = addresses::assign(&ours, pools, environment);
@@ -67,11 +75,16 @@ pub(super) fn judge<'a>(
                 addresses: addresses.remove(name).unwrap_or_default(),
                 listeners: listeners::judge(&stored.spec),
                 bad_parameters: parameters(name, &stored.spec, configs).err(),
+                had_addresses: had_addresses(name, environment),
                 programming: (environment.programmed)(name),
             };
             (name, gateway)
         })
         .collect()
+}
+
+fn had_addresses(name: &ObjectName, environment: &Environment<'_>) -> bool {
+    environment.assigned.get(name).is_some_and(|has| !has.is_empty())
 }
 
 fn parameters(
