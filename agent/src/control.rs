@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::configured::Unusable;
 use crate::families;
 use crate::flags::Settings;
 use crate::hostpath::{Fault, HostPath, OUR_END};
@@ -79,6 +80,8 @@ pub struct Control {
     host: Option<Arc<HostPath>>,
     /// What a GatewayConfig asks for that is in force after the next start only.
     awaited: Vec<String>,
+    /// What it asks for that this node can't do.
+    unusable: Vec<Unusable>,
 }
 
 /// When a worker was last seen to move.
@@ -121,6 +124,7 @@ impl Control {
             pulses,
             host,
             awaited: Vec::new(),
+            unusable: Vec::new(),
         }
     }
 
@@ -335,45 +339,49 @@ impl Control {
 
     /// Puts the wanted snapshot in the workers' hands, or says why not.
     fn put_in_force(&mut self) -> Result<(), String> {
-        self.configure();
         let snapshot = self.wanted.snapshot();
         let generation = snapshot.generation();
+        let (newer, unusable) = self.settings.configured(snapshot.settings());
+        let maglev = self.tables.set_maglev(newer.maglev);
         let applied = self.tables.apply(snapshot);
         match &applied {
-            Ok(()) => info!(%generation, "tables are in force"),
-            Err(why) => error!("generation {generation} is refused, the last tables stay: {why}"),
+            Ok(()) => {
+                info!(%generation, "tables are in force");
+                self.work_by(&newer, unusable);
+            }
+            Err(why) => {
+                error!("generation {generation} is refused, the last tables stay: {why}");
+                self.tables.set_maglev(maglev);
+            }
         }
         self.wake_workers();
         self.map_by.get_or_insert_with(|| Instant::now() + ADOPTED);
         applied
     }
 
-    /// Works as the wanted snapshot says from now on, as far as that goes without
-    /// a new start.
-    fn configure(&mut self) {
-        let awaited = match self.settings.configured(self.wanted.snapshot().settings()) {
-            Ok(newer) => {
-                if newer.timeouts != self.settings.timeouts {
-                    info!(timeouts = ?newer.timeouts, "flows are kept for another time");
-                    self.settings.timeouts = newer.timeouts;
-                    let all = self.workers.iter();
-                    all.for_each(|worker| worker.send(Command::KeepFor(newer.timeouts)));
-                }
-                if newer.maglev != self.settings.maglev {
-                    info!(slots = newer.maglev.slots(), "Maglev tables get another size");
-                    self.settings.maglev = newer.maglev;
-                    self.tables.set_maglev(newer.maglev);
-                }
-                self.settings.awaiting_start(&newer)
-            }
-            Err(why) => vec![format!("the GatewayConfig can't be used on this node: {why}")],
-        };
+    /// Works as the snapshot that is in force says from now on, as far as that goes
+    /// without a new start.
+    fn work_by(&mut self, newer: &Settings, unusable: Vec<Unusable>) {
+        if newer.timeouts != self.settings.timeouts {
+            info!(timeouts = ?newer.timeouts, "flows are kept for another time");
+            self.settings.timeouts = newer.timeouts;
+            let all = self.workers.iter();
+            all.for_each(|worker| worker.send(Command::KeepFor(newer.timeouts)));
+        }
+        if newer.maglev != self.settings.maglev {
+            info!(slots = newer.maglev.slots(), "Maglev tables have another size");
+            self.settings.maglev = newer.maglev;
+        }
+        let awaited = self.settings.awaiting_start(newer);
         for what in awaited.iter().filter(|what| !self.awaited.contains(what)) {
-            warn!(
-                "the GatewayConfig asks for something that takes a new start of the agent: {what}"
-            );
+            warn!("the GatewayConfig asks for what takes a new start of the agent: {what}");
+        }
+        for what in unusable.iter().filter(|what| !self.unusable.contains(what)) {
+            warn!("the GatewayConfig can't be followed on this node: {what}");
         }
         self.awaited = awaited;
+        self.unusable = self.settings.still_unusable(self.wanted.snapshot().settings());
+        self.unusable.extend(unusable);
     }
 
     /// How far this node is with a Gateway.
@@ -594,6 +602,7 @@ impl Control {
             snat_addresses: self.tables.snat_addresses().clone(),
             controller,
             restart_awaited: self.awaited.clone(),
+            unusable: self.unusable.clone(),
         };
         self.state.control.store(Arc::new(control));
     }

@@ -17,23 +17,24 @@ use blixt_scrape::{SecureFlags, check_local};
 use clap::{Parser, ValueEnum};
 use regex_lite::Regex;
 
+use crate::configured::Unusable;
 use crate::hostpath::{HOST_END, OUR_END};
 use crate::interfaces::{Choice, bare, whole_name};
 use crate::sync::{self, Places, Url};
 use crate::worker::MAX_INTERFACES;
 
 /// Flows a worker holds unless told otherwise: 32 MB of memory.
-const DEFAULT_FLOW_CAPACITY: usize = 262_144;
+pub(crate) const DEFAULT_FLOW_CAPACITY: usize = 262_144;
 
 /// As many queues as are served of each interface.
 const MAX_WORKERS: u16 = blixt_xdp_abi::QUEUES_PER_INTERFACE as u16;
 
 /// The ports of a SNAT address unless told otherwise: all but the well-known ones.
-const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 1_024..=65_535;
+pub(crate) const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 1_024..=65_535;
 
 /// Bounds of `--flow-capacity`: fewer would be of no use, more would not fit the
 /// 32 bits that name a flow and its two index entries.
-const FLOW_CAPACITIES: RangeInclusive<usize> = 16..=(1 << 28);
+pub(crate) const FLOW_CAPACITIES: RangeInclusive<usize> = 16..=(1 << 28);
 
 /// Bounds of `--ring-entries`: fewer hardly take a burst, more hide that a
 /// worker is too slow.
@@ -259,6 +260,9 @@ pub struct Settings {
     pub given: Configurable,
     /// What is in force of that, or was when the agent started.
     pub said: Configurable,
+    /// What a GatewayConfig says and this node could not take up when the agent
+    /// started.
+    pub unusable: Vec<Unusable>,
     /// How interfaces are chosen.
     pub choice: Choice,
     /// The interfaces, by slot: each once. At least one, once they are chosen.
@@ -443,6 +447,7 @@ impl Flags {
             node_name: self.node_name.filter(|name| !name.is_empty()),
             said: given.clone(),
             given,
+            unusable: Vec::new(),
             choice: Choice::DefaultRoute,
             interfaces: Vec::new(),
             workers: self.workers,
@@ -461,78 +466,8 @@ impl Flags {
             timeouts: Timeouts::default(),
             spin: self.spin,
         };
-        settings.configured(&Configurable::default())
+        settings.with(&Configurable::default())
     }
-}
-
-impl Settings {
-    /// The same, with what a GatewayConfig says where flags say nothing.
-    pub fn configured(&self, wanted: &Configurable) -> Result<Self, FlagError> {
-        let said = self.given.or(wanted);
-        let (snat_ports, workers) = (snat_ports(&said), self.workers);
-        let ports = u32::from(snat_ports.end() - snat_ports.start()) + 1;
-        if ports < workers.into() {
-            return Err(FlagError::FewPorts { ports, workers });
-        }
-        let flow_capacity = said.flow_capacity.map_or(DEFAULT_FLOW_CAPACITY, |it| it as usize);
-        if !FLOW_CAPACITIES.contains(&flow_capacity) {
-            return Err(FlagError::FlowCapacity(flow_capacity));
-        }
-        let slots = said.maglev_size.unwrap_or(MaglevSize::DEFAULT.slots());
-        let maglev = MaglevSize::new(slots).map_err(|_| FlagError::Maglev(slots))?;
-        let (choice, interfaces) = match &said.interfaces {
-            None | Some(InterfaceChoice::DefaultRoute) => (Choice::DefaultRoute, Vec::new()),
-            Some(InterfaceChoice::Matching(pattern)) => {
-                let pattern = whole_name(pattern).map_err(FlagError::InterfaceRegex)?;
-                (Choice::Matching(pattern), Vec::new())
-            }
-            Some(InterfaceChoice::Names(names)) => {
-                check_interfaces(names)?;
-                (Choice::Named(names.clone()), names.clone())
-            }
-        };
-        let (own, times) = (Timeouts::default(), &said.timeouts);
-        let timeouts = Timeouts {
-            tcp_established: times.tcp_established.unwrap_or(own.tcp_established),
-            tcp_transitory: times.tcp_transitory.unwrap_or(own.tcp_transitory),
-            tcp_rest: times.tcp_rest.unwrap_or(own.tcp_rest),
-            udp: times.udp.unwrap_or(own.udp),
-            udp_query: times.udp_query.unwrap_or(own.udp_query),
-        };
-        Ok(Self {
-            said,
-            choice,
-            interfaces,
-            snat_ports,
-            flow_capacity,
-            maglev,
-            timeouts,
-            ..self.clone()
-        })
-    }
-
-    /// What of `newer` an agent that has started with these takes up only when it
-    /// starts again.
-    pub fn awaiting_start(&self, newer: &Self) -> Vec<String> {
-        let ports = |of: &Self| format!("{}-{}", of.snat_ports.start(), of.snat_ports.end());
-        let interfaces = |of: &Self| match &of.said.interfaces {
-            None | Some(InterfaceChoice::DefaultRoute) => "those of the default route".to_owned(),
-            Some(InterfaceChoice::Matching(pattern)) => format!("those that match {pattern}"),
-            Some(InterfaceChoice::Names(names)) => names.join(", "),
-        };
-        let all = [
-            ("flowCapacity", self.flow_capacity.to_string(), newer.flow_capacity.to_string()),
-            ("snatPorts", ports(self), ports(newer)),
-            ("interfaces", interfaces(self), interfaces(newer)),
-        ];
-        let differing = all.into_iter().filter(|(_, now, newer)| now != newer);
-        differing.map(|(what, now, newer)| format!("{what}: {newer} instead of {now}")).collect()
-    }
-}
-
-fn snat_ports(said: &Configurable) -> RangeInclusive<u16> {
-    let ports = said.snat_ports.as_ref();
-    ports.map_or(DEFAULT_SNAT_PORTS, |ports| ports.start().number()..=ports.end().number())
 }
 
 fn source(
@@ -554,7 +489,7 @@ fn source(
     }
 }
 
-fn check_interfaces(names: &[String]) -> Result<(), FlagError> {
+pub(crate) fn check_interfaces(names: &[String]) -> Result<(), FlagError> {
     // One place is for the host path.
     if names.len() >= MAX_INTERFACES {
         return Err(FlagError::TooManyInterfaces(names.len()));
@@ -778,47 +713,6 @@ mod tests {
             let why = of(line).unwrap_err().to_string();
             assert!(why.contains(part), "{why}");
         }
-    }
-
-    #[test]
-    fn flags_win_over_a_gateway_config_and_it_over_defaults() {
-        let own = parse(&format!("{GOOD} --flow-capacity 5000 --udp-timeout 9s"));
-        let own = own.unwrap().settings().unwrap();
-        let port = |number: u16| Port::new(number).unwrap();
-        let wanted = Configurable {
-            timeouts: FlowTimeouts {
-                udp: Some(Duration::from_secs(1)),
-                tcp_rest: Some(Duration::from_secs(2)),
-                ..FlowTimeouts::default()
-            },
-            maglev_size: Some(251),
-            flow_capacity: Some(16),
-            snat_ports: Some(port(7)..=port(9)),
-            interfaces: Some(InterfaceChoice::Matching("eth.*".to_owned())),
-        };
-        let newer = own.configured(&wanted).unwrap();
-        assert_eq!((newer.flow_capacity, newer.maglev.slots()), (5_000, 251));
-        let (udp, rest) = (Duration::from_secs(9), Duration::from_secs(2));
-        assert_eq!((newer.timeouts.udp, newer.timeouts.tcp_rest), (udp, rest));
-        assert_eq!(newer.interfaces, ["eth0"]);
-        assert_eq!(own.awaiting_start(&newer), ["snatPorts: 7-9 instead of 1024-65535"]);
-        assert_eq!(own.awaiting_start(&own), [""; 0]);
-
-        let open = parse("--manifests /m --workers 4 --snat-address 192.0.2.10");
-        let open = open.unwrap().settings().unwrap();
-        let why = open.configured(&wanted).unwrap_err().to_string();
-        assert!(why.contains("3 ports for --workers 4"), "{why}");
-        let wanted = Configurable { snat_ports: None, ..wanted };
-        let newer = open.configured(&wanted).unwrap();
-        assert!(matches!(newer.choice, Choice::Matching(_)));
-        let awaited = open.awaiting_start(&newer);
-        assert_eq!(
-            awaited,
-            [
-                "flowCapacity: 16 instead of 262144",
-                "interfaces: those that match eth.* instead of those of the default route"
-            ]
-        );
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use blixt_afxdp::nic::{Nic, NicError};
-use blixt_afxdp::{FrameBytes, Sizes};
+use blixt_afxdp::Sizes;
+use blixt_afxdp::nic::NicError;
 use blixt_dataplane::{CompileOptions, Fib, PipelineConfig, WorkerId};
 use blixt_scrape::{Door, SecureError};
 use tokio::net::{TcpListener, UnixListener};
@@ -20,19 +20,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use crate::attempt::{self, Attempt};
+use crate::configured::Field;
 use crate::control::Control;
-use crate::flags::{FlagError, HostPathMode, Settings, Source, XdpMode};
+use crate::flags::{HostPathMode, Settings, Source, XdpMode};
 use crate::hostpath::{HOST_STATION, HostPath, OUR_END, OUR_STATION};
 use crate::http::{self, HttpError};
 use crate::interfaces::{AttachError, ChoiceError, Links, Means};
 use crate::kernel::{Attachments, HostEnd, Mirror, MirrorError, Publish, Resolver};
 use crate::local::{self, SocketError};
 use crate::manifests::{self, Objects, WatchError};
-use crate::memory::{Available, Memory, MemoryError};
+use crate::memory::{Memory, MemoryError};
 use crate::offloads::{Offloads, StateDirError};
 use crate::preflight::{self, Lack};
+use crate::settle::{self, Settled, settle};
 use crate::state::{ControlState, HostPathState, State, WorkerState};
 use crate::sync::{self, Pushed, Sync};
 use crate::tables::TablesWriter;
@@ -41,9 +44,6 @@ use crate::worker::{
     Command, Event, HoldLimits, Published, SpawnError, WorkerConfig, WorkerHandle, spawn,
 };
 use crate::xdp::{Addresses, Capacities, Mode, Xdp, XdpError};
-
-/// The smallest MTU that IPv6 runs on (RFC 8200, 5).
-const IPV6_MTU: u32 = 1_280;
 
 /// How long workers may take to end.
 const STOPPING: Duration = Duration::from_secs(5);
@@ -63,9 +63,6 @@ pub enum RunError {
     /// There is too little memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// What a GatewayConfig says does not go with the flags.
-    #[error(transparent)]
-    Configured(FlagError),
     /// There is no interface to attach to.
     #[error(transparent)]
     Choice(#[from] ChoiceError),
@@ -115,6 +112,11 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     if let Source::Manifests(path) = &settings.source {
         preflight::check_manifests(path)?;
     }
+    // Before files are opened, so that too few of them are called so.
+    let by_flags = settle::by_flags(&settings).await;
+    if let Err(lack @ RunError::Lack(_)) = by_flags {
+        return Err(lack);
+    }
     let files = match &settings.source {
         Source::Manifests(path) => Opening::Files(manifests::objects(manifests::watch(path)?)?),
         Source::Controller(controller) => Opening::Controller(controller.clone()),
@@ -125,7 +127,9 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
             .map(|wish| wish.snapshot.settings().clone())
             .unwrap_or_default(),
     };
-    let Settled { settings, sizes, mtu, memory } = settle(settings, &wanted).await?;
+    let failed = attempt::failed(&settings.state_dir, &wanted);
+    let Settled { settings, sizes, mtu, memory } =
+        settle(&settings, by_flags, &wanted, failed).await?;
     let offloads = Offloads::open(&settings.state_dir)?;
     let (xdp, addresses) = Xdp::load(Capacities::default())?;
     let http = http::bind(settings.http).await?;
@@ -135,6 +139,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let prepared = Prepared {
         stop,
         source: files,
+        wanted: if failed { blixt_model::Settings::default() } else { wanted },
         offloads,
         sizes,
         memory,
@@ -158,6 +163,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
 struct Prepared {
     stop: watch::Receiver<bool>,
     source: Opening,
+    /// What a GatewayConfig says, as far as it is tried.
+    wanted: blixt_model::Settings,
     offloads: Offloads,
     sizes: Sizes,
     memory: Memory,
@@ -174,6 +181,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     let Prepared {
         stop,
         source,
+        wanted,
         offloads,
         sizes,
         memory,
@@ -184,6 +192,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
         socket,
         host,
     } = prepared;
+    let mut attempt = Some(Attempt::begin(&settings.state_dir, &wanted));
     let count = usize::from(settings.workers);
     let published = Published::with_room_for(count, count * settings.flow_capacity);
     let published = Arc::new(published);
@@ -222,6 +231,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     let means = Means {
         mode,
         frames: sizes.frame_bytes,
+        may_fail: settings.are_told(Field::Interfaces),
         xdp,
         offloads,
         attachments,
@@ -259,6 +269,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
                 None
             }
         };
+        attempt.take().into_iter().for_each(Attempt::is_over);
         control.run(changes, asked).await
     };
     let ended = tokio::select! {
@@ -267,6 +278,9 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
         () = until(stop) => Ok(()),
         ended = served => ended,
     };
+    if ended.is_ok() {
+        attempt.take().into_iter().for_each(Attempt::is_over);
+    }
     control.stop().await;
     drop(control);
     stop_workers(&workers).await;
@@ -301,42 +315,6 @@ enum Opened {
     Controller(Pushed),
 }
 
-/// What there is to know before anything is taken.
-struct Settled {
-    settings: Settings,
-    sizes: Sizes,
-    mtu: u32,
-    memory: Memory,
-}
-
-/// Settles how the agent works: by flags, and where these say nothing by a
-/// GatewayConfig. One that can't be used on this node keeps nobody from starting.
-async fn settle(own: Settings, wanted: &blixt_model::Settings) -> Result<Settled, RunError> {
-    if *wanted != blixt_model::Settings::default() {
-        let configured = own.configured(wanted).map_err(RunError::Configured);
-        let settled = match configured {
-            Ok(settings) => look(settings).await,
-            Err(why) => Err(why),
-        };
-        match settled {
-            Ok(settled) => return Ok(settled),
-            Err(why) => error!(
-                "what the GatewayConfig says can't be used on this node, so the agent starts \
-                 without: {why}"
-            ),
-        }
-    }
-    look(own).await
-}
-
-async fn look(mut settings: Settings) -> Result<Settled, RunError> {
-    settings.interfaces = settings.choice.interfaces().await?;
-    let (sizes, mtu) = sizes(&settings)?;
-    let memory = Memory::needed(&settings, &sizes);
-    memory.check(&settings, &sizes, &Available::now())?;
-    Ok(Settled { settings, sizes, mtu, memory })
-}
-
 /// Becomes true when SIGTERM, SIGINT, or SIGHUP of a closed terminal comes.
 fn stop_signal() -> Result<watch::Receiver<bool>, RunError> {
     let refused = |source| RunError::System { what: "signal handlers", source };
@@ -355,30 +333,6 @@ fn stop_signal() -> Result<watch::Receiver<bool>, RunError> {
         std::future::pending::<()>().await;
     });
     Ok(receiver)
-}
-
-/// Frames for all queues of all interfaces, large enough for each MTU; and the
-/// largest of these that is possible.
-fn sizes(settings: &Settings) -> Result<(Sizes, u32), RunError> {
-    let (mut queues, mut sockets, mut mtu) = (0, 0, 0);
-    for name in &settings.interfaces {
-        let nic = Nic::new(name)?;
-        let own = nic.rx_queues()? as usize;
-        sockets += own;
-        // Those of the first worker, which nobody has more of.
-        queues += own.div_ceil(usize::from(settings.workers.max(1)));
-        mtu = mtu.max(nic.mtu()?);
-    }
-    if settings.host_path != HostPathMode::Off {
-        queues += 1;
-        sockets += usize::from(settings.workers);
-    }
-    preflight::check_descriptors(sockets)?;
-    // An MTU that no frame fits is refused when its interface is attached,
-    // with its name.
-    let frame_bytes = FrameBytes::for_mtu(mtu).unwrap_or(FrameBytes::Page);
-    let sizes = Sizes::for_queues(queues, frame_bytes, settings.ring_entries);
-    Ok((sizes, mtu.clamp(IPV6_MTU, frame_bytes.largest_mtu())))
 }
 
 fn start_workers(

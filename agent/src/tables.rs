@@ -73,9 +73,10 @@ impl TablesWriter {
         self.options.owned = Owned::Only(owned);
     }
 
-    /// Slots of each Maglev table, of what is applied after that.
-    pub fn set_maglev(&mut self, maglev: MaglevSize) {
-        self.options.maglev = maglev;
+    /// Slots of each Maglev table, of what is applied after that. Gives how many
+    /// they were.
+    pub fn set_maglev(&mut self, maglev: MaglevSize) -> MaglevSize {
+        std::mem::replace(&mut self.options.maglev, maglev)
     }
 
     /// The addresses that flows leave from.

@@ -56,6 +56,9 @@ fn agent(status: &GetStatusResponse, now_unix_ms: u64, width: Option<u16>) -> St
     if !agent.restart_awaited_for.is_empty() {
         rows.push(("Restart", format!("awaited for {}", agent.restart_awaited_for.join("\n"))));
     }
+    if !agent.settings_unusable.is_empty() {
+        rows.push(("Unusable", agent.settings_unusable.join("\n")));
+    }
     list(&rows, width)
 }
 

@@ -55,6 +55,7 @@ fn agent(state: &State, control: &ControlState) -> api::Agent {
         not_ready_because: control.not_ready.clone(),
         memory: Some(memory(&state.memory)),
         restart_awaited_for: control.restart_awaited.clone(),
+        settings_unusable: control.unusable.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -121,6 +121,12 @@ fn agent(page: &mut impl Write, state: &State) -> fmt::Result {
         [(NONE, control.restart_awaited.len() as u64)],
     )?;
     page.gauge(
+        "settings_unusable",
+        "What a GatewayConfig asks for that this node can't do. Above 0: blixtctl status says what, \
+         and why.",
+        [(NONE, control.unusable.len() as u64)],
+    )?;
+    page.gauge(
         "wanted_generation",
         "The newest version of what the manifests want.",
         [(NONE, control.wanted.0)],
