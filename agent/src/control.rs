@@ -252,7 +252,8 @@ impl Control {
         let snat = self.settings.snat_addresses.iter().copied().chain(snat);
         self.tables.assign(snat.collect(), wish.assignment.owned.clone());
         self.wanted.push(without(&wish.snapshot, &own));
-        let outcome = self.put_in_force();
+        let is_whole = wish.snapshot.vips().iter().all(is_free);
+        let outcome = self.put_in_force((!is_whole).then_some(&wish.snapshot));
         if outcome.is_err() {
             let last = self.pushed.as_ref().and_then(Pushed::in_force).cloned();
             self.keep_last(&last.unwrap_or_else(|| self.tables.applied().load().snapshot.clone()));
@@ -333,17 +334,19 @@ impl Control {
         let Some(compiled) = self.wanted.compile(&unusable, &programming) else { return };
         if self.wanted.take(compiled) {
             // Statuses and readiness say what is refused.
-            let _ = self.put_in_force();
+            let _ = self.put_in_force(None);
         }
     }
 
-    /// Puts the wanted snapshot in the workers' hands, or says why not.
-    fn put_in_force(&mut self) -> Result<(), String> {
+    /// Puts the wanted snapshot in the workers' hands, or says why not. The `whole`
+    /// one has to be good too, where addresses are left out of it.
+    fn put_in_force(&mut self, whole: Option<&Snapshot>) -> Result<(), String> {
         let snapshot = self.wanted.snapshot();
         let generation = snapshot.generation();
         let (newer, unusable) = self.settings.configured(snapshot.settings());
         let maglev = self.tables.set_maglev(newer.maglev);
-        let applied = self.tables.apply(snapshot);
+        let checked = whole.map_or(Ok(()), |whole| self.tables.check(whole));
+        let applied = checked.and_then(|()| self.tables.apply(snapshot));
         match &applied {
             Ok(()) => {
                 info!(%generation, "tables are in force");

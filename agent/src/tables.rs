@@ -93,6 +93,20 @@ impl TablesWriter {
         Ok(())
     }
 
+    /// Whether a snapshot could be applied that is not, as some of its addresses are
+    /// left out here. `Err` says why it is refused: it would be, once they are free,
+    /// and the last tables would be gone by then.
+    pub fn check(&mut self, snapshot: &Snapshot) -> Result<(), String> {
+        let nothing = Tables::default();
+        let compiled =
+            Tables::compile(snapshot, &self.options, &mut Slots::default(), &nothing).map(drop);
+        compiled.map_err(|error| {
+            let why = error.to_string();
+            self.refused = Some(why.clone());
+            why
+        })
+    }
+
     /// Compiles and publishes a snapshot. `Err` says why it is refused; the
     /// last tables stay.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Result<(), String> {
@@ -254,6 +268,8 @@ mod tests {
         writer.apply(&snapshot(1, &[1], 1)).unwrap();
         writer.adopted(Generation(1));
         let too_much = snapshot(2, &[1], 256);
+        assert_eq!(writer.check(&snapshot(1, &[1, 2], 2)), Ok(()));
+        assert!(writer.check(&too_much).is_err() && writer.refused().is_some());
         let why = writer.apply(&too_much).unwrap_err();
         assert!(why.contains("256 backendRefs"), "{why}");
         assert_eq!(writer.published.tables.load().generation(), Generation(1));
