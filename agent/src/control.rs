@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use blixt_dataplane::AddressRole;
 use blixt_dataplane::address::to_ip;
 use blixt_gateway::{Programming, Refusal, Update, Warning};
-use blixt_model::{Generation, ObjectName};
+use blixt_model::{Generation, ObjectName, Snapshot};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::configured::Unusable;
 use crate::families;
 use crate::flags::Settings;
 use crate::hostpath::{Fault, HostPath, OUR_END};
@@ -77,6 +78,10 @@ pub struct Control {
     pulses: Vec<Pulse>,
     /// The way through the node's kernel; `None` if it is off.
     host: Option<Arc<HostPath>>,
+    /// What a GatewayConfig asks for that is in force after the next start only.
+    awaited: Vec<String>,
+    /// What it asks for that this node can't do.
+    unusable: Vec<Unusable>,
 }
 
 /// When a worker was last seen to move.
@@ -118,6 +123,8 @@ impl Control {
             unmapped: None,
             pulses,
             host,
+            awaited: Vec::new(),
+            unusable: Vec::new(),
         }
     }
 
@@ -198,7 +205,9 @@ impl Control {
         }
         // Whoever asks where they are has to hear it of the new owner alone.
         self.tables.assign(self.tables.snat_addresses().clone(), BTreeSet::new());
-        if let Err(why) = self.tables.apply_again(self.wanted.snapshot().generation()) {
+        let last = self.tables.applied().load().snapshot.clone();
+        let last = last.with_generation(self.wanted.snapshot().generation());
+        if let Err(why) = self.tables.apply_again(&last) {
             warn!("the VIPs are answered for until the end: {why}");
         }
         self.wake_workers();
@@ -229,41 +238,85 @@ impl Control {
     fn take_wish(&mut self) {
         let wanted = self.pushed.as_mut().and_then(Pushed::wanted);
         if let Some(wish) = wanted {
-            let snat = self.settings.snat_addresses.union(&wish.assignment.snat).copied();
-            self.tables.assign(snat.collect(), wish.assignment.owned.clone());
-            self.wanted.push(wish.snapshot.clone());
-            let taken = self.put_in_force();
-            if taken.is_err() {
-                self.keep_last(&wish);
-            }
-            match (&mut self.pushed, taken) {
-                (Some(pushed), Ok(())) => pushed.published(wish),
-                (Some(pushed), Err(why)) => pushed.refused(&wish, why),
-                (None, _) => {}
-            }
-            self.look_for_adoption();
+            self.fulfil(wish);
         }
         self.show();
     }
 
-    /// The last tables stay, with what is assigned now.
-    fn keep_last(&mut self, refused: &Wish) {
-        let generation = self.wanted.snapshot().generation();
-        self.wanted.push(refused.snapshot.clone());
-        if let Err(why) = self.tables.apply_again(generation) {
+    /// Puts a wish in force, but for those of its addresses that are the node's
+    /// own: these stay with the kernel.
+    fn fulfil(&mut self, wish: Arc<Wish>) {
+        let own = self.own_addresses();
+        let is_free = |address: &IpAddr| !own.contains_key(address);
+        let snat = wish.assignment.snat.iter().copied().filter(is_free);
+        let snat = self.settings.snat_addresses.iter().copied().chain(snat);
+        self.tables.assign(snat.collect(), wish.assignment.owned.clone());
+        self.wanted.push(without(&wish.snapshot, &own));
+        let is_whole = wish.snapshot.vips().iter().all(is_free);
+        let outcome = self.put_in_force((!is_whole).then_some(&wish.snapshot));
+        if outcome.is_err() {
+            let last = self.pushed.as_ref().and_then(Pushed::in_force).cloned();
+            self.keep_last(&last.unwrap_or_else(|| self.tables.applied().load().snapshot.clone()));
+        }
+        if let Some(pushed) = &mut self.pushed {
+            match outcome {
+                Ok(()) => pushed.published(wish),
+                Err(why) => pushed.refused(&wish, why),
+            }
+            let taken = pushed.own_among_wanted(&own);
+            let is_news = |it: &(&IpAddr, &String)| pushed.own().get(it.0) != Some(it.1);
+            for (address, why) in taken.iter().filter(is_news) {
+                warn!("{address} is not used, though the controller asks for it: it {why}");
+            }
+            pushed.set_own(taken);
+        }
+        self.look_for_adoption();
+    }
+
+    /// The last tables stay, but for addresses that are the node's own by now,
+    /// and with what is assigned now.
+    fn keep_last(&mut self, last: &Snapshot) {
+        let refused = self.wanted.snapshot().clone();
+        let last = without(last, &self.own_addresses()).with_generation(refused.generation());
+        self.wanted.push(refused);
+        if let Err(why) = self.tables.apply_again(&last) {
             error!("the last tables stay as they are: {why}");
         }
         self.wake_workers();
         self.map_by.get_or_insert_with(|| Instant::now() + ADOPTED);
     }
 
+    /// Takes out of tables that stay, as those after them are refused, what the
+    /// node has got itself since then.
+    fn give_back(&mut self) {
+        let own = self.own_addresses();
+        let last = self.tables.applied().load().snapshot.clone();
+        if self.tables.refused().is_some() && last.vips().iter().any(|vip| own.contains_key(vip)) {
+            self.keep_last(&last);
+        }
+    }
+
+    /// The node's own addresses, and why no Gateway can have them.
+    fn own_addresses(&self) -> BTreeMap<IpAddr, String> {
+        let own = self.mirror.view.borrow().own_addresses().into_iter();
+        let why =
+            |device| format!("is the node's own address on {device}: use one that no node has");
+        own.map(|(address, device)| (address, why(device))).collect()
+    }
+
     /// Brings everything in line with what is wanted now.
     fn compile(&mut self) {
-        // Of a controller's snapshot there is nothing to compile anew.
-        if self.pushed.is_some() {
+        // Of a controller's snapshot there is nothing to compile anew, but the
+        // node may have got or lost an address that is in it.
+        if let Some(pushed) = &self.pushed {
+            let has_changed = pushed.own_among_wanted(&self.own_addresses()) != *pushed.own();
+            if let Some(wish) = pushed.newest().filter(|_| has_changed) {
+                self.fulfil(wish);
+            }
             return self.show();
         }
         self.compile_once();
+        self.give_back();
         self.look_for_adoption();
         // The statuses also say how far the tables have got by now.
         self.compile_once();
@@ -281,22 +334,57 @@ impl Control {
         let Some(compiled) = self.wanted.compile(&unusable, &programming) else { return };
         if self.wanted.take(compiled) {
             // Statuses and readiness say what is refused.
-            let _ = self.put_in_force();
+            let _ = self.put_in_force(None);
         }
     }
 
-    /// Puts the wanted snapshot in the workers' hands, or says why not.
-    fn put_in_force(&mut self) -> Result<(), String> {
+    /// Puts the wanted snapshot in the workers' hands, or says why not. The `whole`
+    /// one has to be good too, where addresses are left out of it.
+    fn put_in_force(&mut self, whole: Option<&Snapshot>) -> Result<(), String> {
         let snapshot = self.wanted.snapshot();
         let generation = snapshot.generation();
-        let applied = self.tables.apply(snapshot);
+        let (newer, unusable) = self.settings.configured(snapshot.settings());
+        let maglev = self.tables.set_maglev(newer.maglev);
+        let checked = whole.map_or(Ok(()), |whole| self.tables.check(whole));
+        let applied = checked.and_then(|()| self.tables.apply(snapshot));
         match &applied {
-            Ok(()) => info!(%generation, "tables are in force"),
-            Err(why) => error!("generation {generation} is refused, the last tables stay: {why}"),
+            Ok(()) => {
+                info!(%generation, "tables are in force");
+                self.work_by(&newer, unusable);
+            }
+            Err(why) => {
+                error!("generation {generation} is refused, the last tables stay: {why}");
+                self.tables.set_maglev(maglev);
+            }
         }
         self.wake_workers();
         self.map_by.get_or_insert_with(|| Instant::now() + ADOPTED);
         applied
+    }
+
+    /// Works as the snapshot that is in force says from now on, as far as that goes
+    /// without a new start.
+    fn work_by(&mut self, newer: &Settings, unusable: Vec<Unusable>) {
+        if newer.timeouts != self.settings.timeouts {
+            info!(timeouts = ?newer.timeouts, "flows are kept for another time");
+            self.settings.timeouts = newer.timeouts;
+            let all = self.workers.iter();
+            all.for_each(|worker| worker.send(Command::KeepFor(newer.timeouts)));
+        }
+        if newer.maglev != self.settings.maglev {
+            info!(slots = newer.maglev.slots(), "Maglev tables have another size");
+            self.settings.maglev = newer.maglev;
+        }
+        let awaited = self.settings.awaiting_start(newer);
+        for what in awaited.iter().filter(|what| !self.awaited.contains(what)) {
+            warn!("the GatewayConfig asks for what takes a new start of the agent: {what}");
+        }
+        for what in unusable.iter().filter(|what| !self.unusable.contains(what)) {
+            warn!("the GatewayConfig can't be followed on this node: {what}");
+        }
+        self.awaited = awaited;
+        self.unusable = self.settings.still_unusable(self.wanted.snapshot().settings());
+        self.unusable.extend(unusable);
     }
 
     /// How far this node is with a Gateway.
@@ -309,18 +397,13 @@ impl Control {
 
     /// Why Gateways can't have some addresses.
     fn unusable_addresses(&self) -> BTreeMap<IpAddr, String> {
-        let view = self.mirror.view.borrow();
-        let own = view.own_addresses().into_iter();
-        let own = own.map(|(address, device)| {
-            (address, format!("is the node's own address on {device}: use one that no node has"))
-        });
         let snat = self.settings.snat_addresses.iter().map(|&address| {
             (address, "is given as --snat-address: use one that nothing else has".to_owned())
         });
         let host = self.host.iter().flat_map(|host| host.addresses().both()).map(|address| {
             (address, "is what the agent's host path has on each node: use another".to_owned())
         });
-        own.chain(snat).chain(host).collect()
+        self.own_addresses().into_iter().chain(snat).chain(host).collect()
     }
 
     /// Has the XDP program see to the addresses that the workers know.
@@ -521,6 +604,8 @@ impl Control {
             stuck,
             snat_addresses: self.tables.snat_addresses().clone(),
             controller,
+            restart_awaited: self.awaited.clone(),
+            unusable: self.unusable.clone(),
         };
         self.state.control.store(Arc::new(control));
     }
@@ -580,6 +665,11 @@ impl Control {
         })
         .collect()
     }
+}
+
+/// A snapshot without the node's own addresses.
+fn without(snapshot: &Snapshot, own: &BTreeMap<IpAddr, String>) -> Snapshot {
+    snapshot.clone().retain_addresses(|_, address| !own.contains_key(&address))
 }
 
 /// Whether there is no way out to clients or backends: the host path's own end

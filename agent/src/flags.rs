@@ -12,24 +12,29 @@ use std::time::Duration;
 
 use blixt_afxdp::Sizes;
 use blixt_dataplane::{MaglevSize, Timeouts};
+use blixt_model::{FlowTimeouts, InterfaceChoice, Port, Settings as Configurable, duration};
 use blixt_scrape::{SecureFlags, check_local};
 use clap::{Parser, ValueEnum};
 use regex_lite::Regex;
 
+use crate::configured::Unusable;
 use crate::hostpath::{HOST_END, OUR_END};
-use crate::interfaces::{Choice, whole_name};
+use crate::interfaces::{Choice, bare, whole_name};
 use crate::sync::{self, Places, Url};
 use crate::worker::MAX_INTERFACES;
 
 /// Flows a worker holds unless told otherwise: 32 MB of memory.
-const DEFAULT_FLOW_CAPACITY: usize = 262_144;
+pub(crate) const DEFAULT_FLOW_CAPACITY: usize = 262_144;
 
 /// As many queues as are served of each interface.
 const MAX_WORKERS: u16 = blixt_xdp_abi::QUEUES_PER_INTERFACE as u16;
 
+/// The ports of a SNAT address unless told otherwise: all but the well-known ones.
+pub(crate) const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 1_024..=65_535;
+
 /// Bounds of `--flow-capacity`: fewer would be of no use, more would not fit the
 /// 32 bits that name a flow and its two index entries.
-const FLOW_CAPACITIES: RangeInclusive<usize> = 16..=(1 << 28);
+pub(crate) const FLOW_CAPACITIES: RangeInclusive<usize> = 16..=(1 << 28);
 
 /// Bounds of `--ring-entries`: fewer hardly take a burst, more hide that a
 /// worker is too slow.
@@ -39,7 +44,8 @@ const RING_ENTRIES: RangeInclusive<u32> = 16..=(1 << 15);
 ///
 /// What is wanted comes from the controller of a cluster, or from files: then
 /// the agent reads Gateway API objects (GatewayClass, Gateway, TCPRoute,
-/// UDPRoute, ReferenceGrant, Service, EndpointSlice, Namespace, AddressPool)
+/// UDPRoute, ReferenceGrant, Service, EndpointSlice, Namespace, AddressPool,
+/// GatewayConfig)
 /// from the YAML and JSON files of a directory, and follows changes of these
 /// files. Traffic to the addresses of Gateways is sent on to the endpoints of
 /// their routes; everything else stays with the kernel.
@@ -86,7 +92,8 @@ pub struct Flags {
 
     /// Interface to attach to; give the flag once for each. Clients and
     /// endpoints are reached through these only. Without it, and without
-    /// --interface-regex, it is that of the node's default route.
+    /// --interface-regex, it is what a GatewayConfig says, or that of the node's
+    /// default route.
     #[arg(long = "interface", value_name = "NAME")]
     interfaces: Vec<String>,
 
@@ -110,16 +117,17 @@ pub struct Flags {
     snat_addresses: Vec<IpAddr>,
 
     /// Ports that are used of each SNAT address. Several workers share them
-    /// equally.
-    #[arg(long, value_name = "LO-HI", default_value = "1024-65535", value_parser = port_range)]
-    snat_ports: RangeInclusive<u16>,
+    /// equally. [default: what a GatewayConfig says, or 1024-65535]
+    #[arg(long, value_name = "LO-HI", value_parser = port_range)]
+    snat_ports: Option<RangeInclusive<u16>>,
 
     /// Flows that each worker can hold. Where the table is full, connections
     /// that only one end wants give way to new ones; if there are none, new
     /// ones are refused, and old ones go on. A flow takes 118 bytes, and with
-    /// several workers 10 more to tell which of them has it.
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_FLOW_CAPACITY)]
-    flow_capacity: usize,
+    /// several workers 10 more to tell which of them has it. [default: what a
+    /// GatewayConfig says, or 262144]
+    #[arg(long, value_name = "N")]
+    flow_capacity: Option<usize>,
 
     /// Packets that wait at each queue in each direction: a power of two. Twice
     /// as many frames of 2 or 4 KiB are taken for each queue.
@@ -164,32 +172,38 @@ pub struct Flags {
     state_dir: PathBuf,
 
     /// Slots of each Maglev table: a prime. More spread more evenly; 100 for
-    /// each endpoint keep shares within 1 %. Must be equal on all nodes.
-    #[arg(long, value_name = "PRIME", default_value_t = MaglevSize::DEFAULT.slots())]
-    maglev_size: u32,
+    /// each endpoint keep shares within 1 %. Must be equal on all nodes. [default:
+    /// what a GatewayConfig says, or 65537]
+    #[arg(long, value_name = "PRIME")]
+    maglev_size: Option<u32>,
 
     /// Idle time after which an open TCP connection is forgotten.
-    #[arg(long, value_name = "TIME", default_value = "2h4m", value_parser = duration)]
-    tcp_established_timeout: Duration,
+    /// [default: what a GatewayConfig says, or 2h4m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    tcp_established_timeout: Option<Duration>,
 
     /// Idle time after which a TCP connection that is opening or closing is
     /// forgotten.
-    #[arg(long, value_name = "TIME", default_value = "4m", value_parser = duration)]
-    tcp_transitory_timeout: Duration,
+    /// [default: what a GatewayConfig says, or 4m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    tcp_transitory_timeout: Option<Duration>,
 
     /// How long an ended TCP connection keeps its SNAT port from being used
     /// again towards the same endpoint.
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
-    tcp_rest: Duration,
+    /// [default: what a GatewayConfig says, or 1m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    tcp_rest: Option<Duration>,
 
     /// Idle time after which a UDP flow is forgotten.
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
-    udp_timeout: Duration,
+    /// [default: what a GatewayConfig says, or 5m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    udp_timeout: Option<Duration>,
 
     /// The same for a UDP flow that is a question and at most one answer, as
     /// of DNS. Each of them takes a SNAT port for so long.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
-    udp_query_timeout: Duration,
+    /// [default: what a GatewayConfig says, or 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    udp_query_timeout: Option<Duration>,
 
     /// Workers never sleep: each takes a whole core and saves the time of
     /// waking up. Not on a core that serves interrupts of the interfaces.
@@ -242,6 +256,13 @@ pub struct Settings {
     pub source: Source,
     /// The node's name.
     pub node_name: Option<String>,
+    /// What flags say of what a GatewayConfig may say too: flags win.
+    pub given: Configurable,
+    /// What is in force of that, or was when the agent started.
+    pub said: Configurable,
+    /// What a GatewayConfig says and this node could not take up when the agent
+    /// started.
+    pub unusable: Vec<Unusable>,
     /// How interfaces are chosen.
     pub choice: Choice,
     /// The interfaces, by slot: each once. At least one, once they are chosen.
@@ -331,6 +352,9 @@ pub enum FlagError {
         "--interface {0} is an end of the agent's own host path: name the interfaces of the node"
     )]
     HostPathEnd(String),
+    /// No name can match.
+    #[error("the interfaces can't be chosen: {0}")]
+    InterfaceRegex(String),
     /// There is no number for one more.
     #[error("--interface is given {0} times: at most {most} interfaces are possible", most = MAX_INTERFACES - 1)]
     TooManyInterfaces(usize),
@@ -382,14 +406,8 @@ impl Flags {
         if self.secure.secure_metrics.is_some() && matches!(source, Source::Manifests(_)) {
             return Err(FlagError::NobodyToAsk);
         }
-        check_interfaces(&self.interfaces)?;
         if self.workers == 0 || self.workers > MAX_WORKERS {
             return Err(FlagError::Workers(self.workers));
-        }
-        let (first, last) = (*self.snat_ports.start(), *self.snat_ports.end());
-        let ports = u32::from(last.saturating_sub(first)) + 1;
-        if ports < self.workers.into() {
-            return Err(FlagError::FewPorts { ports, workers: self.workers });
         }
         let no_way = self.snat_addresses.is_empty() && self.host_path == HostPathMode::Off;
         if no_way && matches!(source, Source::Manifests(_)) {
@@ -398,27 +416,44 @@ impl Flags {
         if let Some(&bad) = self.snat_addresses.iter().find(|address| !is_host_unicast(**address)) {
             return Err(FlagError::SnatAddress(bad));
         }
-        if !FLOW_CAPACITIES.contains(&self.flow_capacity) {
-            return Err(FlagError::FlowCapacity(self.flow_capacity));
-        }
         if !RING_ENTRIES.contains(&self.ring_entries) || !self.ring_entries.is_power_of_two() {
             return Err(FlagError::RingEntries(self.ring_entries));
         }
-        let maglev =
-            MaglevSize::new(self.maglev_size).map_err(|_| FlagError::Maglev(self.maglev_size))?;
-        Ok(Settings {
+        let flow_capacity = self
+            .flow_capacity
+            .map(|flows| u32::try_from(flows).map_err(|_| FlagError::FlowCapacity(flows)));
+        let given = Configurable {
+            timeouts: FlowTimeouts {
+                tcp_established: self.tcp_established_timeout,
+                tcp_transitory: self.tcp_transitory_timeout,
+                tcp_rest: self.tcp_rest,
+                udp: self.udp_timeout,
+                udp_query: self.udp_query_timeout,
+            },
+            maglev_size: self.maglev_size,
+            flow_capacity: flow_capacity.transpose()?,
+            // `port_range` has looked at both.
+            snat_ports: self.snat_ports.and_then(|ports| {
+                Some(Port::new(*ports.start()).ok()?..=Port::new(*ports.end()).ok()?)
+            }),
+            interfaces: match (self.interface_regex, self.interfaces) {
+                (Some(pattern), _) => Some(InterfaceChoice::Matching(bare(&pattern))),
+                (None, names) if names.is_empty() => None,
+                (None, names) => Some(InterfaceChoice::Names(names)),
+            },
+        };
+        let settings = Settings {
             source,
             node_name: self.node_name.filter(|name| !name.is_empty()),
-            choice: match self.interface_regex {
-                Some(pattern) => Choice::Matching(pattern),
-                None if self.interfaces.is_empty() => Choice::DefaultRoute,
-                None => Choice::Named(self.interfaces.clone()),
-            },
-            interfaces: self.interfaces,
+            said: given.clone(),
+            given,
+            unusable: Vec::new(),
+            choice: Choice::DefaultRoute,
+            interfaces: Vec::new(),
             workers: self.workers,
             snat_addresses: self.snat_addresses.into_iter().collect(),
-            snat_ports: self.snat_ports,
-            flow_capacity: self.flow_capacity,
+            snat_ports: DEFAULT_SNAT_PORTS,
+            flow_capacity: DEFAULT_FLOW_CAPACITY,
             ring_entries: self.ring_entries,
             memory_budget: self.memory_budget,
             host_path: self.host_path,
@@ -427,16 +462,11 @@ impl Flags {
             secure: self.secure,
             socket: self.socket,
             state_dir: self.state_dir,
-            maglev,
-            timeouts: Timeouts {
-                tcp_established: self.tcp_established_timeout,
-                tcp_transitory: self.tcp_transitory_timeout,
-                tcp_rest: self.tcp_rest,
-                udp: self.udp_timeout,
-                udp_query: self.udp_query_timeout,
-            },
+            maglev: MaglevSize::DEFAULT,
+            timeouts: Timeouts::default(),
             spin: self.spin,
-        })
+        };
+        settings.with(&Configurable::default())
     }
 }
 
@@ -459,7 +489,7 @@ fn source(
     }
 }
 
-fn check_interfaces(names: &[String]) -> Result<(), FlagError> {
+pub(crate) fn check_interfaces(names: &[String]) -> Result<(), FlagError> {
     // One place is for the host path.
     if names.len() >= MAX_INTERFACES {
         return Err(FlagError::TooManyInterfaces(names.len()));
@@ -510,31 +540,6 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let port = |text: &str| text.trim().parse::<u16>().map_err(|_| wrong());
     let (low, high) = (port(low)?, port(high)?);
     if low == 0 || low > high { Err(wrong().to_owned()) } else { Ok(low..=high) }
-}
-
-/// Numbers with units, added up: `90s`, `2h4m`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "write a time with units, such as 90s, 5m or 2h4m".to_owned();
-    let mut rest = text;
-    let mut sum = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let (number, after) = rest.split_at(digits);
-        let letters = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, next) = after.split_at(letters);
-        let unit = match unit {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3_600),
-            _ => return Err(wrong()),
-        };
-        let number: u32 = number.parse().map_err(|_| wrong())?;
-        let part = unit.checked_mul(number).ok_or_else(wrong)?;
-        sum = sum.checked_add(part).ok_or_else(wrong)?;
-        rest = next;
-    }
-    if sum.is_zero() { Err(wrong()) } else { Ok(sum) }
 }
 
 /// A number with a binary unit: `512MiB`, or `512M` for short.
@@ -716,15 +721,6 @@ mod tests {
         assert_eq!((size("2G").unwrap(), size("1TiB").unwrap()), (2 << 30, 1 << 40));
         for bad in ["", "5", "MiB", "0GiB", "1.5GiB", "5 GiB", "5MB", "99999999999999T"] {
             assert!(size(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn times_add_up() {
-        assert_eq!(duration("2h4m").unwrap(), Duration::from_secs(7_440));
-        assert_eq!(duration("1s500ms").unwrap(), Duration::from_millis(1_500));
-        for bad in ["", "h", "5", "5 s", "-5s", "99999999999s", "4294967295h4294967295h1s2x"] {
-            assert!(duration(bad).is_err(), "{bad}");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod attempt;
+pub mod configured;
 pub mod control;
 mod families;
 pub mod flags;
@@ -18,6 +20,7 @@ pub mod multicast;
 pub mod offloads;
 pub mod preflight;
 pub mod run;
+mod settle;
 pub mod state;
 pub mod sync;
 pub mod tables;

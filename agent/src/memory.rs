@@ -176,6 +176,12 @@ impl Available {
         Self::read(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
     }
 
+    /// Half of that.
+    pub fn half(self) -> Self {
+        let limit = format!("half of {}, since a GatewayConfig says so", self.limit);
+        Self { bytes: self.bytes / 2, limit }
+    }
+
     /// What cannot be read bounds nothing.
     fn read(proc: &Path, cgroups: &Path) -> Self {
         let unbounded = Self { bytes: u64::MAX, limit: "nothing is known".to_owned() };

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use blixt_afxdp::nic::{Nic, NicError};
-use blixt_afxdp::{FrameBytes, Sizes};
+use blixt_afxdp::Sizes;
+use blixt_afxdp::nic::NicError;
 use blixt_dataplane::{CompileOptions, Fib, PipelineConfig, WorkerId};
 use blixt_scrape::{Door, SecureError};
 use tokio::net::{TcpListener, UnixListener};
@@ -22,6 +22,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::attempt::{self, Attempt};
+use crate::configured::Field;
 use crate::control::Control;
 use crate::flags::{HostPathMode, Settings, Source, XdpMode};
 use crate::hostpath::{HOST_STATION, HostPath, OUR_END, OUR_STATION};
@@ -30,19 +32,18 @@ use crate::interfaces::{AttachError, ChoiceError, Links, Means};
 use crate::kernel::{Attachments, HostEnd, Mirror, MirrorError, Publish, Resolver};
 use crate::local::{self, SocketError};
 use crate::manifests::{self, Objects, WatchError};
-use crate::memory::{Available, Memory, MemoryError};
+use crate::memory::{Memory, MemoryError};
 use crate::offloads::{Offloads, StateDirError};
 use crate::preflight::{self, Lack};
+use crate::settle::{self, Settled, settle};
 use crate::state::{ControlState, HostPathState, State, WorkerState};
-use crate::sync::{Pushed, Sync};
+use crate::sync::{self, Pushed, Sync};
 use crate::tables::TablesWriter;
+use crate::wanted;
 use crate::worker::{
     Command, Event, HoldLimits, Published, SpawnError, WorkerConfig, WorkerHandle, spawn,
 };
 use crate::xdp::{Addresses, Capacities, Mode, Xdp, XdpError};
-
-/// The smallest MTU that IPv6 runs on (RFC 8200, 5).
-const IPV6_MTU: u32 = 1_280;
 
 /// How long workers may take to end.
 const STOPPING: Duration = Duration::from_secs(5);
@@ -106,16 +107,30 @@ pub enum RunError {
 }
 
 /// Runs until a signal says to stop.
-pub async fn run(mut settings: Settings) -> Result<(), RunError> {
+pub async fn run(settings: Settings) -> Result<(), RunError> {
     let stop = stop_signal()?;
     if let Source::Manifests(path) = &settings.source {
         preflight::check_manifests(path)?;
     }
-    settings.interfaces = settings.choice.interfaces().await?;
+    // Before files are opened, so that too few of them are called so.
+    let by_flags = settle::by_flags(&settings).await;
+    if let Err(lack @ RunError::Lack(_)) = by_flags {
+        return Err(lack);
+    }
+    let files = match &settings.source {
+        Source::Manifests(path) => Opening::Files(manifests::objects(manifests::watch(path)?)?),
+        Source::Controller(controller) => Opening::Controller(controller.clone()),
+    };
+    let wanted = match &files {
+        Opening::Files(files) => wanted::settings(&files.first),
+        Opening::Controller(_) => sync::kept(&settings.state_dir)
+            .map(|wish| wish.snapshot.settings().clone())
+            .unwrap_or_default(),
+    };
+    let failed = attempt::failed(&settings.state_dir, &wanted);
+    let Settled { settings, sizes, mtu, memory } =
+        settle(&settings, by_flags, &wanted, failed).await?;
     let offloads = Offloads::open(&settings.state_dir)?;
-    let (sizes, mtu) = sizes(&settings)?;
-    let memory = Memory::needed(&settings, &sizes);
-    memory.check(&settings, &sizes, &Available::now())?;
     let (xdp, addresses) = Xdp::load(Capacities::default())?;
     let http = http::bind(settings.http).await?;
     let door = Door::open(&settings.secure).await?;
@@ -123,6 +138,8 @@ pub async fn run(mut settings: Settings) -> Result<(), RunError> {
     let host = start_host_path(&settings, mtu).await;
     let prepared = Prepared {
         stop,
+        source: files,
+        wanted: if failed { blixt_model::Settings::default() } else { wanted },
         offloads,
         sizes,
         memory,
@@ -145,6 +162,9 @@ pub async fn run(mut settings: Settings) -> Result<(), RunError> {
 /// What there is before workers start.
 struct Prepared {
     stop: watch::Receiver<bool>,
+    source: Opening,
+    /// What a GatewayConfig says, as far as it is tried.
+    wanted: blixt_model::Settings,
     offloads: Offloads,
     sizes: Sizes,
     memory: Memory,
@@ -158,8 +178,21 @@ struct Prepared {
 
 /// Runs from there on, until a signal says to stop.
 async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
-    let Prepared { stop, offloads, sizes, memory, xdp, addresses, http, door, socket, host } =
-        prepared;
+    let Prepared {
+        stop,
+        source,
+        wanted,
+        offloads,
+        sizes,
+        memory,
+        xdp,
+        addresses,
+        http,
+        door,
+        socket,
+        host,
+    } = prepared;
+    let mut attempt = Some(Attempt::begin(&settings.state_dir, &wanted));
     let count = usize::from(settings.workers);
     let published = Published::with_room_for(count, count * settings.flow_capacity);
     let published = Arc::new(published);
@@ -198,6 +231,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     let means = Means {
         mode,
         frames: sizes.frame_bytes,
+        may_fail: settings.are_told(Field::Interfaces),
         xdp,
         offloads,
         attachments,
@@ -211,7 +245,12 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     let mut interfaces = settings.interfaces.clone();
     // The last, so that the others' numbers are as the flags have them.
     interfaces.extend(host.is_some().then(|| OUR_END.to_owned()));
-    let source = open(&settings)?;
+    let source = match source {
+        Opening::Files(objects) => Opened::Files(objects),
+        Opening::Controller(controller) => {
+            Opened::Controller(Pushed::new(Sync::start(&controller, &settings.state_dir)))
+        }
+    };
     if let (Some(door), Opened::Controller(pushed)) = (door, &source) {
         servers.open(door, pushed.sync(), &state);
     }
@@ -230,6 +269,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
                 None
             }
         };
+        attempt.take().into_iter().for_each(Attempt::is_over);
         control.run(changes, asked).await
     };
     let ended = tokio::select! {
@@ -238,6 +278,9 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
         () = until(stop) => Ok(()),
         ended = served => ended,
     };
+    if ended.is_ok() {
+        attempt.take().into_iter().for_each(Attempt::is_over);
+    }
     control.stop().await;
     drop(control);
     stop_workers(&workers).await;
@@ -260,19 +303,16 @@ async fn start_host_path(settings: &Settings, mtu: u32) -> Option<Arc<HostPath>>
     }
 }
 
-/// Where is told what is wanted, from now on.
+/// Where is told what is wanted.
+enum Opening {
+    Files(Objects),
+    Controller(sync::Settings),
+}
+
+/// The same, from now on.
 enum Opened {
     Files(Objects),
     Controller(Pushed),
-}
-
-fn open(settings: &Settings) -> Result<Opened, RunError> {
-    Ok(match &settings.source {
-        Source::Manifests(path) => Opened::Files(manifests::objects(manifests::watch(path)?)?),
-        Source::Controller(controller) => {
-            Opened::Controller(Pushed::new(Sync::start(controller, &settings.state_dir)))
-        }
-    })
 }
 
 /// Becomes true when SIGTERM, SIGINT, or SIGHUP of a closed terminal comes.
@@ -293,30 +333,6 @@ fn stop_signal() -> Result<watch::Receiver<bool>, RunError> {
         std::future::pending::<()>().await;
     });
     Ok(receiver)
-}
-
-/// Frames for all queues of all interfaces, large enough for each MTU; and the
-/// largest of these that is possible.
-fn sizes(settings: &Settings) -> Result<(Sizes, u32), RunError> {
-    let (mut queues, mut sockets, mut mtu) = (0, 0, 0);
-    for name in &settings.interfaces {
-        let nic = Nic::new(name)?;
-        let own = nic.rx_queues()? as usize;
-        sockets += own;
-        // Those of the first worker, which nobody has more of.
-        queues += own.div_ceil(usize::from(settings.workers.max(1)));
-        mtu = mtu.max(nic.mtu()?);
-    }
-    if settings.host_path != HostPathMode::Off {
-        queues += 1;
-        sockets += usize::from(settings.workers);
-    }
-    preflight::check_descriptors(sockets)?;
-    // An MTU that no frame fits is refused when its interface is attached,
-    // with its name.
-    let frame_bytes = FrameBytes::for_mtu(mtu).unwrap_or(FrameBytes::Page);
-    let sizes = Sizes::for_queues(queues, frame_bytes, settings.ring_entries);
-    Ok((sizes, mtu.clamp(IPV6_MTU, frame_bytes.largest_mtu())))
 }
 
 fn start_workers(

@@ -14,6 +14,7 @@ use blixt_afxdp::nic::Offload;
 use blixt_gateway::{Refusal, Statuses, Warning};
 use blixt_model::Generation;
 
+use crate::configured::Unusable;
 use crate::hostpath::Addresses;
 use crate::memory::Memory;
 use crate::sync::Reach;
@@ -94,6 +95,10 @@ pub struct ControlState {
     pub snat_addresses: BTreeSet<IpAddr>,
     /// How it is with the controller, if there is one.
     pub controller: Option<ControllerState>,
+    /// What a GatewayConfig asks for that is in force after the next start only.
+    pub restart_awaited: Vec<String>,
+    /// What it asks for that this node can't do.
+    pub unusable: Vec<Unusable>,
 }
 
 /// How it is with the controller.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use blixt_dataplane::{CompileOptions, Owned, SlotCounters, SlotOwner, Slots, Tables};
+use blixt_dataplane::{CompileOptions, MaglevSize, Owned, SlotCounters, SlotOwner, Slots, Tables};
 use blixt_gateway::Programming;
 use blixt_model::{Generation, ObjectName, Snapshot};
 
@@ -73,19 +73,38 @@ impl TablesWriter {
         self.options.owned = Owned::Only(owned);
     }
 
+    /// Slots of each Maglev table, of what is applied after that. Gives how many
+    /// they were.
+    pub fn set_maglev(&mut self, maglev: MaglevSize) -> MaglevSize {
+        std::mem::replace(&mut self.options.maglev, maglev)
+    }
+
     /// The addresses that flows leave from.
     pub fn snat_addresses(&self) -> &BTreeSet<IpAddr> {
         &self.options.snat_addresses
     }
 
-    /// Applies what is applied again, under another number, after the newest
+    /// Applies what was in force again, under another number, after the newest
     /// snapshot was refused: what was assigned with that holds all the same.
-    pub fn apply_again(&mut self, generation: Generation) -> Result<(), String> {
+    pub fn apply_again(&mut self, last: &Snapshot) -> Result<(), String> {
         let refused = self.refused.take();
-        let snapshot = self.applied.snapshot.clone().with_generation(generation);
-        self.apply(&snapshot)?;
+        self.apply(last)?;
         self.refused = refused;
         Ok(())
+    }
+
+    /// Whether a snapshot could be applied that is not, as some of its addresses are
+    /// left out here. `Err` says why it is refused: it would be, once they are free,
+    /// and the last tables would be gone by then.
+    pub fn check(&mut self, snapshot: &Snapshot) -> Result<(), String> {
+        let nothing = Tables::default();
+        let compiled =
+            Tables::compile(snapshot, &self.options, &mut Slots::default(), &nothing).map(drop);
+        compiled.map_err(|error| {
+            let why = error.to_string();
+            self.refused = Some(why.clone());
+            why
+        })
     }
 
     /// Compiles and publishes a snapshot. `Err` says why it is refused; the
@@ -249,6 +268,8 @@ mod tests {
         writer.apply(&snapshot(1, &[1], 1)).unwrap();
         writer.adopted(Generation(1));
         let too_much = snapshot(2, &[1], 256);
+        assert_eq!(writer.check(&snapshot(1, &[1, 2], 2)), Ok(()));
+        assert!(writer.check(&too_much).is_err() && writer.refused().is_some());
         let why = writer.apply(&too_much).unwrap_err();
         assert!(why.contains("256 backendRefs"), "{why}");
         assert_eq!(writer.published.tables.load().generation(), Generation(1));

@@ -10,7 +10,7 @@ use blixt_gateway::{
     CONTROLLER_NAME, Compiled, CrdVersion, Environment, Index, Programming, Refusal, SEED,
     Statuses, Update, Warning, compile, warnings,
 };
-use blixt_model::{Generation, ObjectName, Snapshot};
+use blixt_model::{Generation, ObjectName, Settings, Snapshot};
 use tracing::{error, info, warn};
 
 /// The wanted state, as it follows from the manifests.
@@ -38,6 +38,14 @@ impl Default for Wanted {
             told: BTreeSet::new(),
         }
     }
+}
+
+/// How agents are to work by what files say at first.
+pub fn settings(update: &Update) -> Settings {
+    let mut wanted = Wanted::default();
+    wanted.read(update.clone());
+    let compiled = wanted.compile(&BTreeMap::new(), &|_| Programming::Pending);
+    compiled.map(|compiled| compiled.snapshot.settings().clone()).unwrap_or_default()
 }
 
 impl Wanted {

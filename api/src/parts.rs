@@ -6,6 +6,8 @@
 //! replica, and these bytes have one digest. A part that is not understood is
 //! kept as it is: it may be of a newer version.
 
+mod settings;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -113,7 +115,7 @@ impl Parts {
     /// Takes a snapshot apart. Its generation is not in it: everybody counts
     /// by himself.
     pub fn of(snapshot: &model::Snapshot) -> Self {
-        let settings = wire::Settings { seed: snapshot.seed().0 };
+        let settings = settings::out(snapshot.seed(), snapshot.settings());
         let settings = (ALL_SETTINGS.to_owned(), body(&settings));
         let gateways = snapshot.gateways().iter().map(|gateway| {
             (Self::gateway_key(&gateway.name), body(&gateway_out(gateway, snapshot)))
@@ -158,15 +160,15 @@ impl Parts {
 
     /// The snapshot they are parts of.
     pub fn snapshot(&self, generation: model::Generation) -> Result<model::Snapshot, PartsError> {
-        let mut seed = None;
+        let mut settings = None;
         let mut gateways = Vec::new();
         let mut services = Vec::new();
         for (key, body) in &self.by_key {
             let malformed = |what| PartsError::Malformed { key: key.clone(), what };
             match key.split(' ').next().unwrap_or_default() {
                 SETTINGS if key == ALL_SETTINGS => {
-                    let settings: wire::Settings = decode(body).map_err(malformed)?;
-                    seed = Some(model::HashSeed(settings.seed));
+                    let message = decode(body).map_err(malformed)?;
+                    settings = Some(settings::read(message).map_err(malformed)?);
                 }
                 GATEWAY => {
                     let gateway: wire::Gateway = decode(body).map_err(malformed)?;
@@ -203,11 +205,12 @@ impl Parts {
             })
             .collect::<Result<Vec<_>, _>>()?;
         gateways.sort_by(|a, b| a.name.cmp(&b.name));
-        let seed = seed.ok_or_else(|| PartsError::Malformed {
+        let (seed, settings) = settings.ok_or_else(|| PartsError::Malformed {
             key: ALL_SETTINGS.to_owned(),
             what: "is missing".to_owned(),
         })?;
-        Ok(model::Snapshot::new(generation, seed, gateways, services)?)
+        let snapshot = model::Snapshot::new(generation, seed, gateways, services)?;
+        Ok(snapshot.with_settings(settings))
     }
 
     /// How many bytes they are as a message: as a [`wire::Snapshot`].
@@ -333,6 +336,21 @@ pub fn assignment_out(owned: &BTreeSet<IpAddr>, snat: &BTreeSet<IpAddr>) -> wire
         addresses.iter().map(|&address| address_out(address)).collect()
     };
     wire::Assignment { owned_vips: out(owned), snat_addresses: out(snat) }
+}
+
+/// Addresses that stay a node's own, with the reason, for the wire.
+pub fn taken_out(taken: &BTreeMap<IpAddr, String>) -> Vec<wire::Taken> {
+    let out = |(&address, reason): (&IpAddr, &String)| wire::Taken {
+        address: address_out(address),
+        reason: reason.clone(),
+    };
+    taken.iter().map(out).collect()
+}
+
+/// And back; what is no address is left out.
+pub fn taken_in(taken: Vec<wire::Taken>) -> BTreeMap<IpAddr, String> {
+    let read = taken.into_iter().filter_map(|it| Some((address_in(&it.address).ok()?, it.reason)));
+    read.collect()
 }
 
 /// An address off the wire.

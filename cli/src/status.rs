@@ -53,6 +53,12 @@ fn agent(status: &GetStatusResponse, now_unix_ms: u64, width: Option<u16>) -> St
     if let Some(taken) = &agent.memory {
         rows.push(("Memory", memory(taken)));
     }
+    if !agent.restart_awaited_for.is_empty() {
+        rows.push(("Restart", format!("awaited for {}", agent.restart_awaited_for.join("\n"))));
+    }
+    if !agent.settings_unusable.is_empty() {
+        rows.push(("Unusable", agent.settings_unusable.join("\n")));
+    }
     list(&rows, width)
 }
 

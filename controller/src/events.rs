@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use blixt_gateway::apis::{AddressPool, EndpointSlice, Gateway, Service};
+use blixt_gateway::apis::{AddressPool, EndpointSlice, Gateway, GatewayConfig, Service};
 use blixt_gateway::{Kind, ObjectKey};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
@@ -235,6 +235,7 @@ fn name(refusal: &Refusal, uid: Option<&str>) -> String {
 fn api_version(object: &ObjectKey) -> Cow<'static, str> {
     match object.kind {
         Kind::AddressPool => AddressPool::api_version(&()),
+        Kind::GatewayConfig => GatewayConfig::api_version(&()),
         Kind::Namespace | Kind::Service => Service::api_version(&()),
         Kind::EndpointSlice => EndpointSlice::api_version(&()),
         Kind::GatewayClass

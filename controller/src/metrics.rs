@@ -44,7 +44,7 @@ impl Metrics {
         registry.register("leader", "Whether this replica leads, and writes.", self.leads.clone());
         registry.register(
             "objects",
-            "Objects whose status is written: GatewayClasses, Gateways, routes, AddressPools.",
+            "Objects whose status is written: GatewayClasses, Gateways, routes, AddressPools, GatewayConfigs.",
             self.objects.clone(),
         );
         registry.register(

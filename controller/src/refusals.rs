@@ -32,6 +32,9 @@ pub(crate) fn all(index: &Index, compiled: &Compiled) -> BTreeSet<Refusal> {
     for (name, pool) in &status.pools {
         found.conditions(&cluster(Kind::AddressPool, name), "", &pool.conditions);
     }
+    for (name, config) in &status.configs {
+        found.conditions(&namespaced(Kind::GatewayConfig, name), "", &config.conditions);
+    }
     for (name, gateway) in &status.gateways {
         let key = namespaced(Kind::Gateway, name);
         found.conditions(&key, "", &gateway.conditions);

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blixt_gateway::apis::{
-    AddressPool, Condition, Gateway, GatewayClass, GatewayStatus, ObjectMeta, TcpRoute, Time,
-    UdpRoute,
+    AddressPool, Condition, Gateway, GatewayClass, GatewayConfig, GatewayStatus, ObjectMeta,
+    TcpRoute, Time, UdpRoute,
 };
 use blixt_gateway::status::{self, RouteStatus, reason};
 use blixt_gateway::{CONTROLLER_NAME, Compiled, Object, ObjectKey};
@@ -81,6 +81,9 @@ impl Write {
                     }
                     Object::AddressPool(pool) => {
                         replace!(AddressPool, Api::all(client.clone()), pool)
+                    }
+                    Object::GatewayConfig(config) => {
+                        replace!(GatewayConfig, Api::namespaced(client.clone(), &namespace), config)
                     }
                     Object::Gateway(gateway) => {
                         replace!(Gateway, Api::namespaced(client.clone(), &namespace), gateway)
@@ -160,6 +163,10 @@ fn due_for(
         Object::AddressPool(pool) => {
             let wanted = statuses.pools.get(pool.metadata.name.as_deref()?)?;
             changed!(**pool, status::address_pool(pool.status.as_ref(), wanted, now))
+        }
+        Object::GatewayConfig(config) => {
+            let wanted = statuses.configs.get(&name_of(object)?)?;
+            changed!(**config, status::gateway_config(config.status.as_ref(), wanted, now))
         }
         Object::TcpRoute(route) => {
             let existing = route.status.as_ref();
@@ -440,6 +447,22 @@ mod tests {
         }))
     }
 
+    fn config() -> Change {
+        read::<GatewayConfig>(json!({
+            "metadata": {"name": "nodes", "namespace": "shop", "generation": 1},
+            "spec": {"flowCapacity": 5000},
+        }))
+    }
+
+    fn configured() -> Change {
+        read::<GatewayClass>(json!({
+            "metadata": {"name": "configured", "generation": 1},
+            "spec": {"controllerName": CONTROLLER_NAME, "parametersRef": {
+                "group": "blixt.dev", "kind": "GatewayConfig", "namespace": "shop", "name": "nodes",
+            }},
+        }))
+    }
+
     /// One that takes whichever address is left.
     fn hungry(name: &str) -> Change {
         read::<Gateway>(json!({
@@ -454,7 +477,7 @@ mod tests {
     type Step = fn() -> Change;
 
     /// What there is in the end, told in some order.
-    const STEPS: [Step; 7] = [
+    const STEPS: [Step; 9] = [
         || class(&[], false),
         gateway,
         || hungry("b"),
@@ -462,6 +485,8 @@ mod tests {
         || route("edge"),
         || route("b"),
         pool,
+        config,
+        configured,
     ];
 
     proptest! {

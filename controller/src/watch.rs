@@ -7,8 +7,8 @@ use std::fmt::{self, Debug, Display};
 use std::time::{Duration, Instant};
 
 use blixt_gateway::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, Namespace, ReferenceGrant, Service,
-    TcpRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, GatewayConfig, Namespace, ReferenceGrant,
+    Service, TcpRoute, UdpRoute,
 };
 use blixt_gateway::{Kind, Object, ObjectKey};
 use futures_util::StreamExt;
@@ -142,6 +142,7 @@ impl Watches {
         follow.objects::<Service>(Kind::Service);
         follow.objects::<EndpointSlice>(Kind::EndpointSlice);
         follow.objects::<AddressPool>(Kind::AddressPool);
+        follow.objects::<GatewayConfig>(Kind::GatewayConfig);
         follow.nodes();
         follow.crd();
         Self { calls }

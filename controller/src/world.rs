@@ -272,7 +272,8 @@ pub(crate) fn has_our_status(kind: Kind) -> bool {
         | Kind::Gateway
         | Kind::TcpRoute
         | Kind::UdpRoute
-        | Kind::AddressPool => true,
+        | Kind::AddressPool
+        | Kind::GatewayConfig => true,
         Kind::Namespace | Kind::ReferenceGrant | Kind::Service | Kind::EndpointSlice => false,
     }
 }

@@ -225,6 +225,12 @@ impl Pipeline {
         answers::drop_refused(burst, counters);
     }
 
+    /// Changes how long flows are kept: of those that there are, too, within the
+    /// next two seconds.
+    pub fn keep_for(&mut self, timeouts: &Timeouts) {
+        self.flows.keep_for(timeouts);
+    }
+
     /// Looks for flows that have expired or whose endpoint is gone, and resets
     /// the clients of the latter: as many as are due since the last call, and
     /// not more than a bounded number. `true` if more are due already.

@@ -90,6 +90,9 @@ pub(crate) fn run(
             continue;
         }
         visited += 1;
+        if flows.cursor.is_thorough() {
+            flows.bring_in_line(id, moment.now);
+        }
         steps += match visit(id, flows, view.tables, moment) {
             Visited::Stays => 1,
             Visited::Ended => STEPS_TO_END,
@@ -173,8 +176,18 @@ impl Cursor {
     fn look_up_in(&mut self, tables: Generation) {
         if self.seen != tables {
             self.seen = tables;
-            self.thorough = 2;
+            self.look_at_all();
         }
+    }
+
+    /// No entry is passed by in what is left of this round, and in the next one.
+    pub(crate) fn look_at_all(&mut self) {
+        self.thorough = 2;
+    }
+
+    /// Whether each entry is looked at.
+    fn is_thorough(&self) -> bool {
+        self.thorough > 0
     }
 
     /// Whether a block begins here that need not be looked at for its endpoints'

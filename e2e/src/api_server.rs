@@ -146,7 +146,7 @@ impl ApiServer {
             is_served("/apis/gateway.networking.k8s.io/v1/gateways")?;
             is_served("/apis/gateway.networking.k8s.io/v1/gatewayclasses")?;
             is_served("/apis/gateway.networking.k8s.io/v1/referencegrants")?;
-            is_served("/apis/blixt.dev/v1alpha1/addresspools")
+            is_served("/apis/blixt.dev/v1alpha1/gatewayconfigs")
         });
     }
 }

@@ -241,7 +241,7 @@ pub fn processes(program_name: &str, cgroup: &str) -> Vec<String> {
 
 /// What one wants to see of a cluster where a test has failed.
 const STATE_OF_THINGS: &str = "
-    kubectl get pods,gateways,tcproutes,udproutes,addresspools --all-namespaces --output wide || true
+    kubectl get pods,gateways,tcproutes,udproutes,addresspools,gatewayconfigs --all-namespaces --output wide || true
     kubectl get events --all-namespaces --sort-by .lastTimestamp | tail -n 30 || true
     for who in daemonset/blixt-agent deployment/blixt-controller; do
         echo \"== $who\"

@@ -268,7 +268,7 @@ fn resource(kind: &str) -> ApiResource {
         "ReferenceGrant" | "GatewayClass" | "Gateway" | "TCPRoute" | "UDPRoute" => {
             ("gateway.networking.k8s.io", "v1")
         }
-        "AddressPool" => ("blixt.dev", "v1alpha1"),
+        "AddressPool" | "GatewayConfig" => ("blixt.dev", "v1alpha1"),
         other => panic!("of which group is {other}?"),
     };
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))

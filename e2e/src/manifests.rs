@@ -34,6 +34,8 @@ pub struct Gateway {
     pub listeners: Vec<Listener>,
     /// The Services that the routes name.
     pub services: Vec<Service>,
+    /// The spec of the GatewayConfig of its class, in one line, if it has one.
+    pub config: Option<String>,
 }
 
 /// A listener and its route.
@@ -72,8 +74,18 @@ impl Gateway {
     pub fn yaml(&self) -> String {
         let mut yaml = String::from(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: blixt}\n\
-             spec: {controllerName: gateway.networking.k8s.io/blixt}\n---\n\
-             apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge}\n\
+             spec:\n  controllerName: gateway.networking.k8s.io/blixt\n",
+        );
+        if let Some(config) = &self.config {
+            let _ = write!(
+                yaml,
+                "  parametersRef: {{group: blixt.dev, kind: GatewayConfig, namespace: default, \
+                 name: nodes}}\n---\napiVersion: blixt.dev/v1alpha1\nkind: GatewayConfig\n\
+                 metadata: {{name: nodes}}\nspec: {config}\n"
+            );
+        }
+        yaml.push_str(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge}\n\
              spec:\n  gatewayClassName: blixt\n  addresses:\n",
         );
         for address in &self.addresses {

@@ -79,6 +79,11 @@ fn strip(schema: &Value) -> Value {
             )
         }
         Value::Array(items) => Value::Array(items.iter().map(strip).collect()),
+        // A range that was written by way of a float.
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() && float == float.trunc() => json!(float as i64),
+            _ => schema.clone(),
+        },
         other => other.clone(),
     }
 }

@@ -5,11 +5,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::apis::AddressPool;
+use crate::apis::{AddressPool, GatewayConfig};
 
 /// All of them, as `manifests/crds` has them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut crds = vec![AddressPool::crd()];
+    let mut crds = vec![AddressPool::crd(), GatewayConfig::crd()];
     for crd in &mut crds {
         for version in &mut crd.spec.versions {
             if let Some(schema) =

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use blixt_model::{ObjectName, RouteId, RouteKind};
 
 use crate::apis::{
-    AddressPoolSpec, EndpointSlice, GatewayClassSpec, GatewaySpec, ObjectMeta, ReferenceGrantSpec,
-    ServiceSpec, Time,
+    AddressPoolSpec, EndpointSlice, GatewayClassSpec, GatewayConfigSpec, GatewaySpec, ObjectMeta,
+    ReferenceGrantSpec, ServiceSpec, Time,
 };
 use crate::object::{Kind, Object, ObjectKey};
 use crate::route::RouteSpec;
@@ -40,6 +40,7 @@ pub struct Index {
     slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pools: BTreeMap<String, Stored<AddressPoolSpec>>,
+    configs: BTreeMap<ObjectName, Stored<GatewayConfigSpec>>,
 }
 
 /// A spec, with what of the metadata decides about order and status.
@@ -117,6 +118,7 @@ impl Index {
             .chain(namespaced(Kind::ReferenceGrant, self.grants.keys()))
             .chain(namespaced(Kind::Service, self.services.keys()))
             .chain(namespaced(Kind::EndpointSlice, self.slices.keys()))
+            .chain(namespaced(Kind::GatewayConfig, self.configs.keys()))
     }
 
     fn upsert(&mut self, object: Object) -> bool {
@@ -161,6 +163,10 @@ impl Index {
                 set(&mut self.services, name, service.spec.unwrap_or_default())
             }
             Object::EndpointSlice(slice) => self.upsert_slice(name, *slice),
+            Object::GatewayConfig(config) => {
+                let stored = Stored::new(&config.metadata, config.spec);
+                set(&mut self.configs, name, stored)
+            }
             // These are in no namespace.
             Object::Namespace(_) | Object::GatewayClass(_) | Object::AddressPool(_) => false,
         }
@@ -198,6 +204,7 @@ impl Index {
             Kind::ReferenceGrant => self.grants.remove(&name).is_some(),
             Kind::Service => self.services.remove(&name).is_some(),
             Kind::EndpointSlice => self.delete_slice(&name),
+            Kind::GatewayConfig => self.configs.remove(&name).is_some(),
             Kind::Namespace | Kind::GatewayClass | Kind::AddressPool => false,
         }
     }
@@ -221,6 +228,10 @@ impl Index {
 
     pub(crate) fn pools(&self) -> &BTreeMap<String, Stored<AddressPoolSpec>> {
         &self.pools
+    }
+
+    pub(crate) fn configs(&self) -> &BTreeMap<ObjectName, Stored<GatewayConfigSpec>> {
+        &self.configs
     }
 
     pub(crate) fn gateways(&self) -> &BTreeMap<ObjectName, Stored<GatewaySpec>> {

@@ -14,6 +14,7 @@
 
 pub mod apis;
 mod compile;
+mod config;
 mod crds;
 mod index;
 mod manifest;

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, Namespace, ObjectMeta, ReferenceGrant,
-    Service, TcpRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, GatewayConfig, Namespace, ObjectMeta,
+    ReferenceGrant, Service, TcpRoute, UdpRoute,
 };
 use crate::{BLIXT_GROUP, GATEWAY_GROUP};
 
@@ -29,11 +29,13 @@ pub enum Kind {
     EndpointSlice,
     /// `AddressPool`.
     AddressPool,
+    /// `GatewayConfig`.
+    GatewayConfig,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Namespace,
         Self::GatewayClass,
         Self::Gateway,
@@ -43,6 +45,7 @@ impl Kind {
         Self::Service,
         Self::EndpointSlice,
         Self::AddressPool,
+        Self::GatewayConfig,
     ];
 
     /// The kind as manifests spell it.
@@ -57,6 +60,7 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::AddressPool => "AddressPool",
+            Self::GatewayConfig => "GatewayConfig",
         }
     }
 
@@ -65,7 +69,7 @@ impl Kind {
         match self {
             Self::Namespace | Self::Service => "",
             Self::EndpointSlice => "discovery.k8s.io",
-            Self::AddressPool => BLIXT_GROUP,
+            Self::AddressPool | Self::GatewayConfig => BLIXT_GROUP,
             Self::GatewayClass
             | Self::Gateway
             | Self::TcpRoute
@@ -127,6 +131,8 @@ pub enum Object {
     EndpointSlice(Box<EndpointSlice>),
     /// An AddressPool.
     AddressPool(Box<AddressPool>),
+    /// A GatewayConfig.
+    GatewayConfig(Box<GatewayConfig>),
 }
 
 impl Object {
@@ -142,6 +148,7 @@ impl Object {
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::AddressPool(_) => Kind::AddressPool,
+            Self::GatewayConfig(_) => Kind::GatewayConfig,
         }
     }
 
@@ -157,6 +164,7 @@ impl Object {
             Self::Service(object) => &object.metadata,
             Self::EndpointSlice(object) => &object.metadata,
             Self::AddressPool(object) => &object.metadata,
+            Self::GatewayConfig(object) => &object.metadata,
         }
     }
 
@@ -171,6 +179,7 @@ impl Object {
             Self::Service(object) => &mut object.metadata,
             Self::EndpointSlice(object) => &mut object.metadata,
             Self::AddressPool(object) => &mut object.metadata,
+            Self::GatewayConfig(object) => &mut object.metadata,
         }
     }
 
@@ -198,6 +207,7 @@ impl Object {
             (Self::UdpRoute(a), Self::UdpRoute(b)) => a.spec == b.spec,
             (Self::ReferenceGrant(a), Self::ReferenceGrant(b)) => a.spec == b.spec,
             (Self::AddressPool(a), Self::AddressPool(b)) => a.spec == b.spec,
+            (Self::GatewayConfig(a), Self::GatewayConfig(b)) => a.spec == b.spec,
             (Self::Service(a), Self::Service(b)) => a.spec == b.spec,
             (Self::EndpointSlice(a), Self::EndpointSlice(b)) => {
                 a.address_type == b.address_type && a.endpoints == b.endpoints && a.ports == b.ports
@@ -226,5 +236,6 @@ from_boxed!(
     ReferenceGrant,
     Service,
     EndpointSlice,
-    AddressPool
+    AddressPool,
+    GatewayConfig
 );

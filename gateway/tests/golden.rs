@@ -113,6 +113,9 @@ fn promises(
     for (name, pool) in &compiled.status.pools {
         observed(format!("AddressPool {name}"), &pool.conditions);
     }
+    for (name, config) in &compiled.status.configs {
+        observed(format!("GatewayConfig {name}"), &config.conditions);
+    }
     for (name, class) in &compiled.status.classes {
         observed(format!("GatewayClass {name}"), &class.conditions);
     }

@@ -14,12 +14,14 @@
 
 mod names;
 mod numbers;
+mod settings;
 mod snapshot;
 
 pub use names::{
     ListenerId, ListenerName, NameError, ObjectName, RouteId, RouteKind, ServicePortId,
 };
 pub use numbers::{Bytes, Generation, HashSeed, NumberError, Port, Protocol, Weight};
+pub use settings::{FlowTimeouts, InterfaceChoice, Settings, duration};
 pub use snapshot::{
     Affinity, Backend, Endpoint, EndpointState, Gateway, Listener, RejectReason, ServiceIndex,
     ServicePort, Snapshot, SnapshotError, Target, is_host_unicast,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::{
     Generation, HashSeed, ListenerId, ListenerName, ObjectName, Port, Protocol, RouteId,
-    ServicePortId, Weight,
+    ServicePortId, Settings, Weight,
 };
 
 /// Everything that is wanted, at one moment.
@@ -19,6 +19,7 @@ use crate::{
 pub struct Snapshot {
     generation: Generation,
     seed: HashSeed,
+    settings: Settings,
     gateways: Vec<Gateway>,
     services: Vec<ServicePort>,
 }
@@ -222,12 +223,18 @@ impl Snapshot {
     ) -> Result<Self, SnapshotError> {
         check_services(&services)?;
         check_gateways(&gateways, &services)?;
-        Ok(Self { generation, seed, gateways, services })
+        Ok(Self { generation, seed, settings: Settings::default(), gateways, services })
     }
 
     /// A snapshot that wants nothing.
     pub fn empty(generation: Generation) -> Self {
-        Self { generation, seed: HashSeed::default(), gateways: Vec::new(), services: Vec::new() }
+        Self {
+            generation,
+            seed: HashSeed::default(),
+            settings: Settings::default(),
+            gateways: Vec::new(),
+            services: Vec::new(),
+        }
     }
 
     /// Which snapshot this is.
@@ -239,6 +246,12 @@ impl Snapshot {
     #[must_use]
     pub fn with_generation(self, generation: Generation) -> Self {
         Self { generation, ..self }
+    }
+
+    /// The same wishes, of agents that work in another way.
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
     }
 
     /// The same wishes with those addresses only that `keep` is true for, by
@@ -256,6 +269,7 @@ impl Snapshot {
     /// Whether both want the same, whatever their generations.
     pub fn same_wishes(&self, other: &Self) -> bool {
         self.seed == other.seed
+            && self.settings == other.settings
             && self.gateways == other.gateways
             && self.services == other.services
     }
@@ -263,6 +277,11 @@ impl Snapshot {
     /// What seeds the choice of backends.
     pub fn seed(&self) -> HashSeed {
         self.seed
+    }
+
+    /// How agents are to work.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The Gateways, in the order they were given.

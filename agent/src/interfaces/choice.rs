@@ -137,7 +137,7 @@ pub(crate) fn whole_name(text: &str) -> Result<Regex, String> {
 }
 
 /// A pattern of [`whole_name`] as it was given.
-fn bare(pattern: &Regex) -> String {
+pub(crate) fn bare(pattern: &Regex) -> String {
     let text = pattern.as_str();
     let inner = text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$"));
     inner.unwrap_or(text).to_owned()

@@ -23,8 +23,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use self::attaching::{Asked, On};
-pub(crate) use self::choice::whole_name;
 pub use self::choice::{Choice, ChoiceError};
+pub(crate) use self::choice::{bare, whole_name};
 pub use self::error::AttachError;
 pub use self::links::{Links, Shown};
 use crate::hostpath::OUR_END;
@@ -48,6 +48,9 @@ pub struct Means {
     pub mode: Mode,
     /// The size of the workers' frames.
     pub frames: FrameBytes,
+    /// Whether an interface that can't be attached keeps nobody from starting: it
+    /// is an object that names them, which may be mended.
+    pub may_fail: bool,
     /// The program and its maps.
     pub xdp: Xdp,
     /// Puts offloads off and on.
@@ -182,13 +185,17 @@ impl Interfaces {
             let Some(interface) = self.list.get(place) else { continue };
             let name = &interface.name;
             // Whether it is needed is seen later.
-            let may_fail = self.means.is_host_end(name);
+            let may_fail = self.means.may_fail || self.means.is_host_end(name);
             if may_fail && view.device(name).is_none() {
                 continue;
             }
             let device = view.device(name).ok_or_else(|| AttachError::Absent(name.clone()))?;
             // Later less than all is better than nothing, but not now.
             if let Some(why) = too_large(name, device.mtu, self.means.frames) {
+                if may_fail {
+                    self.failed(place, AttachError::Mtu(why));
+                    continue;
+                }
                 return Err(AttachError::Mtu(why));
             }
             match self.begin(place, device) {
@@ -424,6 +431,15 @@ fn is_down(name: &str) -> String {
 }
 
 /// Says that packets as large as an interface's MTU do not fit into frames.
+/// Whether an interface could be attached, as far as that shows beforehand.
+pub(crate) fn attachable(name: &str, workers: usize) -> Result<(), AttachError> {
+    let nic = Nic::new(name)?;
+    if let Some(why) = too_large(name, nic.mtu()?, FrameBytes::Page) {
+        return Err(AttachError::Mtu(why));
+    }
+    attaching::fits(name, nic.rx_queues()?, workers)
+}
+
 fn too_large(name: &str, mtu: u32, frames: FrameBytes) -> Option<String> {
     let largest = frames.largest_mtu();
     if mtu <= largest {

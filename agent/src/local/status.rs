@@ -54,6 +54,8 @@ fn agent(state: &State, control: &ControlState) -> api::Agent {
         ready: control.not_ready.is_empty(),
         not_ready_because: control.not_ready.clone(),
         memory: Some(memory(&state.memory)),
+        restart_awaited_for: control.restart_awaited.clone(),
+        settings_unusable: control.unusable.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -115,6 +115,18 @@ fn agent(page: &mut impl Write, state: &State) -> fmt::Result {
         [(NONE, u64::from(control.not_ready.is_empty()))],
     )?;
     page.gauge(
+        "restart_awaited",
+        "What a GatewayConfig asks for that is in force after a new start of the agent only. Above 0: \
+         blixtctl status says what; restart the agent when that suits.",
+        [(NONE, control.restart_awaited.len() as u64)],
+    )?;
+    page.gauge(
+        "settings_unusable",
+        "What a GatewayConfig asks for that this node can't do. Above 0: blixtctl status says what, \
+         and why.",
+        [(NONE, control.unusable.len() as u64)],
+    )?;
+    page.gauge(
         "wanted_generation",
         "The newest version of what the manifests want.",
         [(NONE, control.wanted.0)],

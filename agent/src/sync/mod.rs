@@ -18,6 +18,7 @@ mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub struct Report {
     pub applied: Option<Digest>,
     /// One that can't be used, and why; what was applied stays.
     pub refused: Option<(Digest, String)>,
+    /// Addresses that are wanted and stay the node's own, with the reason.
+    pub taken: BTreeMap<IpAddr, String>,
     /// What was applied, to be kept for the next start.
     pub kept: Option<Arc<Wish>>,
 }
@@ -90,6 +93,11 @@ pub struct Reach {
     pub trouble: Option<String>,
     /// Why the newest snapshot can't be read, if it can't.
     pub unreadable: Option<String>,
+}
+
+/// What an agent with this state directory applied last, if that can be read.
+pub fn kept(state_dir: &Path) -> Option<Wish> {
+    Store::new(state_dir).peek()
 }
 
 /// The way to the controller, for the control thread.

@@ -1,9 +1,13 @@
 //! The control thread's side of [`Sync`]: takes a wish at a time, and says what
 //! became of it.
 
+use std::collections::BTreeMap;
 use std::future::pending;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+
+use blixt_model::Snapshot;
 
 use super::damping::Damping;
 use super::{Assignment, Reach, Serving, Sync, Wish};
@@ -18,6 +22,8 @@ pub struct Pushed {
     current: Option<Arc<Wish>>,
     /// Whether that has been reported.
     reported: bool,
+    /// Addresses that are wanted and stay the node's own, with the reason.
+    own: BTreeMap<IpAddr, String>,
     /// Whether there was a newer one, which could not be used.
     newer_is_refused: bool,
     damping: Damping,
@@ -31,6 +37,7 @@ impl Pushed {
             taken: None,
             current: None,
             reported: true,
+            own: BTreeMap::new(),
             newer_is_refused: false,
             damping: Damping::default(),
         }
@@ -72,6 +79,37 @@ impl Pushed {
     /// What is this agent's.
     pub fn assignment(&self) -> Option<&Assignment> {
         self.current.as_ref().map(|wish| &wish.assignment)
+    }
+
+    /// The newest that was looked at.
+    pub fn newest(&self) -> Option<Arc<Wish>> {
+        self.taken.clone()
+    }
+
+    /// What is in force, with all addresses that it has elsewhere.
+    pub fn in_force(&self) -> Option<&Snapshot> {
+        self.current.as_ref().map(|wish| &wish.snapshot)
+    }
+
+    /// Those of the addresses that are wanted now which the node has itself:
+    /// there are no tables with them.
+    pub fn own_among_wanted(&self, own: &BTreeMap<IpAddr, String>) -> BTreeMap<IpAddr, String> {
+        let mut taken = BTreeMap::new();
+        for wish in self.taken.iter().chain(&self.current) {
+            taken.extend(wish.own_addresses(own));
+        }
+        taken
+    }
+
+    /// What was told of these.
+    pub fn own(&self) -> &BTreeMap<IpAddr, String> {
+        &self.own
+    }
+
+    /// Has replicas told of these, with what is told next.
+    pub fn set_own(&mut self, own: BTreeMap<IpAddr, String>) {
+        self.own = own;
+        self.reported = false;
     }
 
     /// The tables of this are published.
@@ -116,6 +154,7 @@ impl Pushed {
                 report.refused = None;
             }
             report.applied = Some(digest);
+            report.taken.clone_from(&self.own);
             report.kept = Some(current);
         });
     }
@@ -137,7 +176,7 @@ mod tests {
     use super::*;
     use crate::sync::{Places, Settings};
     use blixt_api::parts::Parts;
-    use blixt_model::{Generation, HashSeed, Snapshot};
+    use blixt_model::{Gateway, Generation, HashSeed, Snapshot};
 
     fn wish(seed: u64, owned: u8) -> Arc<Wish> {
         let snapshot = Snapshot::new(Generation(1), HashSeed(seed), vec![], vec![]).unwrap();
@@ -179,6 +218,44 @@ mod tests {
         assert_eq!(report.borrow().refused, Some((second.parts.digest(), "full".to_owned())));
         pushed.adopted(None);
         assert_eq!((report.borrow().applied, &report.borrow().refused), (digest(&second), &None));
+        pushed.end().await;
+    }
+
+    #[tokio::test]
+    async fn what_stays_the_nodes_own_is_looked_for_in_all_that_may_be_in_force() {
+        let state = tempfile::tempdir().unwrap();
+        let places = Places::Directory(state.path().join("nothing"));
+        let settings = Settings { places, token: state.path().join("token") };
+        let mut pushed = Pushed::new(Sync::start(&settings, state.path()));
+        let report = pushed.sync.report.subscribe();
+        let address = |host: u8| IpAddr::from([192, 0, 2, host]);
+        let wish = |vip: u8, snat: u8| {
+            let name = "shop/edge".parse().unwrap();
+            let gateways = vec![Gateway { name, addresses: vec![address(vip)], listeners: vec![] }];
+            let snapshot = Snapshot::new(Generation(1), HashSeed(1), gateways, vec![]).unwrap();
+            let snat = [address(snat)].into();
+            let assignment = Assignment { snat, ..Assignment::default() };
+            Arc::new(Wish::new(Parts::of(&snapshot), assignment).unwrap())
+        };
+        let (first, second) = (wish(1, 11), wish(2, 12));
+        let all = [1, 2, 3, 11, 12].map(|host| (address(host), format!("is {host}"))).into();
+        let among = |pushed: &Pushed| {
+            let own = pushed.own_among_wanted(&all);
+            own.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(among(&pushed), [address(0); 0]);
+        pushed.taken = Some(first.clone());
+        pushed.published(first);
+        assert_eq!(among(&pushed), [1, 11].map(address));
+        // The newest is refused: what is in force counts as much.
+        pushed.taken = Some(second.clone());
+        pushed.refused(&second, "no".to_owned());
+        assert_eq!(among(&pushed), [1, 2, 12].map(address));
+        let own: BTreeMap<_, _> = [(address(1), "is 1".to_owned())].into();
+        pushed.set_own(own.clone());
+        pushed.adopted(None);
+        assert_eq!(report.borrow().taken, own);
+        assert_eq!(*pushed.own(), own);
         pushed.end().await;
     }
 }

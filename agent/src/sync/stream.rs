@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blixt_api::parts::Digest;
+use blixt_api::parts::{Digest, taken_out};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
@@ -148,6 +148,9 @@ async fn follow_once(
     };
     // There is room in a new channel.
     let _ = say.try_send(Said::Hello(hello));
+    if let Some(digest) = reported.applied {
+        let _ = say.try_send(applied(digest, &reported));
+    }
     if let Some((digest, reason)) = reported.refused.clone() {
         let _ = say.try_send(refused(digest, reason));
     }
@@ -254,6 +257,11 @@ fn unreadable(status: &Status) -> Option<String> {
     }
 }
 
+fn applied(digest: Digest, report: &Report) -> Said {
+    let taken = taken_out(&report.taken);
+    Said::Applied(wire::Applied { digest: digest.to_vec(), taken })
+}
+
 fn refused(digest: Digest, reason: String) -> Said {
     Said::Refused(wire::Refused { digest: digest.to_vec(), reason })
 }
@@ -261,13 +269,15 @@ fn refused(digest: Digest, reason: String) -> Said {
 /// What a replica has to be told.
 fn news(before: &Report, now: &Report) -> Vec<Said> {
     let mut news = Vec::new();
-    if let Some(digest) = now.applied
-        && (before.applied != now.applied || before.refused.is_some() && now.refused.is_none())
-    {
-        news.push(Said::Applied(wire::Applied { digest: digest.to_vec() }));
+    let again = before.applied != now.applied
+        || before.taken != now.taken
+        || before.refused.is_some() && now.refused.is_none();
+    if let Some(digest) = now.applied.filter(|_| again) {
+        news.push(applied(digest, now));
     }
+    // Whoever says that it applied something takes a refusal back with that.
     if let Some((digest, reason)) = &now.refused
-        && before.refused != now.refused
+        && (before.refused != now.refused || !news.is_empty())
     {
         news.push(refused(*digest, reason.clone()));
     }
@@ -284,7 +294,7 @@ mod tests {
         let report = |applied, refused: Option<Digest>| Report {
             applied: Some(applied),
             refused: refused.map(|digest| (digest, "why".to_owned())),
-            kept: None,
+            ..Report::default()
         };
         let kinds = |before, now| {
             let kind = |said: Said| match said {
@@ -300,5 +310,9 @@ mod tests {
         // It was taken back.
         assert_eq!(kinds(report(one, Some(two)), report(one, None)), ["applied"]);
         assert_eq!(kinds(report(one, Some(two)), report(two, None)), ["applied"]);
+        // An address became the node's own, and nothing is taken back with that.
+        let mut taken = report(one, Some(two));
+        taken.taken.insert([192, 0, 2, 1].into(), "is the node's".to_owned());
+        assert_eq!(kinds(report(one, Some(two)), taken), ["applied", "refused"]);
     }
 }

@@ -1,6 +1,6 @@
 //! What the controller wants of this agent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use blixt_api::parts::{Parts, PartsError, address_in, assignment_out};
@@ -32,6 +32,17 @@ impl Wish {
     pub fn new(parts: Parts, assignment: Assignment) -> Result<Self, PartsError> {
         let snapshot = parts.snapshot(Generation::default())?;
         Ok(Self { parts, snapshot, assignment })
+    }
+
+    /// Those of a node's own addresses that it would give to Gateways or flows,
+    /// with the reason why it can't.
+    pub(super) fn own_addresses(&self, own: &BTreeMap<IpAddr, String>) -> BTreeMap<IpAddr, String> {
+        let mut wanted = self.snapshot.vips();
+        wanted.extend(&self.assignment.snat);
+        own.iter()
+            .filter(|(address, _)| wanted.contains(address))
+            .map(|(address, why)| (*address, why.clone()))
+            .collect()
     }
 }
 

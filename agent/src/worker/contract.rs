@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use blixt_afxdp::{BindError, Sizes};
 use blixt_dataplane::{
-    Fib, InterfaceSlot, Neighbour, PipelineConfig, SlotStats, Tables, Team, WorkerId,
+    Fib, InterfaceSlot, Neighbour, PipelineConfig, SlotStats, Tables, Team, Timeouts, WorkerId,
 };
 use blixt_mem::RegionError;
 use tokio::sync::oneshot;
@@ -135,6 +135,8 @@ pub enum Command {
     },
     /// Announce every address on every attached interface.
     Announce,
+    /// Keep flows for so long from now on.
+    KeepFor(Timeouts),
     /// Tell something about flows.
     Ask(Question),
     /// Let go of everything and end. The answer is [`Event::Stopped`].

@@ -429,6 +429,7 @@ impl Worker {
                 self.pipeline.announce(view, &mut sink);
                 self.send();
             }
+            Command::KeepFor(timeouts) => self.pipeline.keep_for(&timeouts),
             // Answered by `obey`.
             Command::Ask(_) => {}
             Command::Stop => self.stopping = true,

@@ -12,6 +12,7 @@ use blixt_gateway::Programming;
 use blixt_model::ObjectName;
 
 use super::health::{Health, Turn};
+use super::taken::Taken;
 
 /// An agent that has said nothing for so long owns nothing.
 const LIVES: Duration = BEAT.saturating_mul(4);
@@ -38,7 +39,10 @@ pub(crate) struct Agents {
     by_node: BTreeMap<String, Agent>,
     /// The newest last.
     published: VecDeque<Arc<Parts>>,
-    vips: BTreeSet<IpAddr>,
+    /// What addresses its Gateways have.
+    addresses: BTreeMap<ObjectName, Vec<IpAddr>>,
+    /// Those that nodes have themselves.
+    taken: Taken,
     /// The newest one, if no message takes it: the last one before that did
     /// stays in force.
     withheld: Option<Parts>,
@@ -116,7 +120,8 @@ impl Agents {
             started: now,
             by_node: BTreeMap::new(),
             published: VecDeque::new(),
-            vips: BTreeSet::new(),
+            addresses: BTreeMap::new(),
+            taken: Taken::default(),
             withheld: None,
             bytes: 0,
             most_bytes: MAX_MESSAGE_BYTES,
@@ -124,9 +129,13 @@ impl Agents {
     }
 
     /// Takes a new snapshot.
-    pub(crate) fn publish(&mut self, parts: Parts, vips: BTreeSet<IpAddr>) -> Published {
+    pub(crate) fn publish(
+        &mut self,
+        parts: Parts,
+        addresses: BTreeMap<ObjectName, Vec<IpAddr>>,
+    ) -> Published {
         if self.newest().is_some_and(|newest| newest.digest() == parts.digest()) {
-            self.vips = vips;
+            self.addresses = addresses;
             let was_withheld = self.withheld.take().is_some();
             self.bytes = parts.message_bytes();
             return match self.newest() {
@@ -143,7 +152,7 @@ impl Agents {
             self.withheld = Some(parts);
             return Published::TooLarge;
         }
-        (self.withheld, self.vips) = (None, vips);
+        (self.withheld, self.addresses) = (None, addresses);
         let parts = match self.newest() {
             Some(newest) => parts.sharing(newest),
             None => parts,
@@ -253,6 +262,18 @@ impl Agents {
         news
     }
 
+    /// An agent's node has these addresses itself, which Gateways should have.
+    /// `true` if that is news.
+    pub(crate) fn taken(
+        &mut self,
+        node: &str,
+        stream: StreamId,
+        addresses: BTreeMap<IpAddr, String>,
+        now: Instant,
+    ) -> bool {
+        self.speaking(node, stream).is_some() && self.taken.said(node, addresses, now)
+    }
+
     /// An agent can't use a snapshot. `true` if that is news.
     pub(crate) fn refused(
         &mut self,
@@ -283,7 +304,9 @@ impl Agents {
     pub(crate) fn forget(&mut self, now: Instant) -> bool {
         let before = self.by_node.len();
         self.by_node.retain(|_, agent| agent.is_there(now));
-        self.by_node.len() != before
+        let agents = &self.by_node;
+        let forgotten = self.taken.forget(|node| agents.contains_key(node), now);
+        agents.len() != before || forgotten
     }
 
     fn speaking(&mut self, node: &str, stream: StreamId) -> Option<&mut Agent> {
@@ -313,9 +336,19 @@ impl Agents {
         (self.bytes, self.withheld.is_some())
     }
 
-    /// The VIPs of the newest snapshot.
-    pub(crate) fn vips(&self) -> &BTreeSet<IpAddr> {
-        &self.vips
+    /// The VIPs of the newest snapshot that nodes can own: no node has them itself.
+    pub(crate) fn vips(&self) -> BTreeSet<IpAddr> {
+        let all = self.addresses.values().flatten().copied();
+        all.filter(|address| self.taken.by(address).is_none()).collect()
+    }
+
+    /// Which node has an address of a Gateway itself, and why it stays there.
+    fn taken_from(&self, name: &ObjectName) -> Option<Programming> {
+        self.addresses.get(name)?.iter().find_map(|address| {
+            let (node, why) = self.taken.by(address)?;
+            let (node, reason) = (node.to_owned(), format!("{address} {why}"));
+            Some(Programming::AddressTaken { node, reason })
+        })
     }
 
     /// How far the agents are with a Gateway of the newest snapshot. `None`
@@ -330,6 +363,9 @@ impl Agents {
         }
         let Some(newest) = self.newest() else { return pending() };
         let Some(wanted) = newest.gateway(name) else { return pending() };
+        if let Some(taken) = self.taken_from(name) {
+            return Some(taken);
+        }
         let is_same =
             |parts: &Arc<Parts>| Arc::ptr_eq(parts, newest) || parts.gateway(name) == Some(wanted);
         let mut found = None;

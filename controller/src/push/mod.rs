@@ -15,6 +15,7 @@ mod ownership;
 mod scrapers;
 mod seldom;
 mod server;
+mod taken;
 mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -78,7 +79,7 @@ struct Assigned {
 
 /// How far an agent says it is.
 enum Said {
-    Applied(Digest),
+    Applied(Digest, BTreeMap<IpAddr, String>),
     Refused(Digest, String),
 }
 
@@ -177,7 +178,9 @@ impl Push {
     pub fn publish(&self, snapshot: &Snapshot) -> bool {
         let parts = Parts::of(snapshot);
         let mut state = self.state();
-        let published = state.agents.publish(parts, snapshot.vips());
+        let addresses = snapshot.gateways().iter();
+        let addresses = addresses.map(|it| (it.name.clone(), it.addresses.clone())).collect();
+        let published = state.agents.publish(parts, addresses);
         if published == Published::Same {
             return false;
         }
@@ -399,7 +402,18 @@ impl Push {
     fn said(&self, node: &str, stream: StreamId, said: Said) {
         let mut state = self.state();
         match said {
-            Said::Applied(digest) => state.news |= state.agents.applied(node, stream, digest),
+            Said::Applied(digest, taken) => {
+                state.news |= state.agents.applied(node, stream, digest);
+                let why = taken.iter().map(|(address, why)| format!("{address} {why}"));
+                let why = why.collect::<Vec<_>>().join("; ");
+                if state.agents.taken(node, stream, taken, Instant::now()) {
+                    state.news = true;
+                    match why.is_empty() {
+                        true => info!(node, "all addresses of Gateways can be used again"),
+                        false => warn!(node, "addresses of Gateways stay a node's own: {why}"),
+                    }
+                }
+            }
             Said::Refused(digest, reason) => {
                 if state.agents.refused(node, stream, digest, reason.clone()) {
                     state.news = true;
@@ -421,11 +435,10 @@ impl Push {
 impl State {
     /// Computes who owns what, if that can have changed.
     fn own(&mut self, now: Instant) {
-        let live = self.agents.live(now);
-        if live != self.live || self.agents.vips() != &self.vips {
-            self.owned = owners(self.agents.vips(), live.iter().map(String::as_str));
-            self.vips = self.agents.vips().clone();
-            self.live = live;
+        let (live, vips) = (self.agents.live(now), self.agents.vips());
+        if live != self.live || vips != self.vips {
+            self.owned = owners(&vips, live.iter().map(String::as_str));
+            (self.vips, self.live) = (vips, live);
         }
     }
 }

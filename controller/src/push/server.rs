@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use blixt_api::parts::{Digest, Parts, assignment_out};
+use blixt_api::parts::{Digest, Parts, assignment_out, taken_in};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::controller_server::Controller;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
@@ -210,6 +210,11 @@ fn follow(
     }))
 }
 
+/// The addresses that an agent's node has itself.
+fn taken(said: Vec<wire::Taken>) -> BTreeMap<IpAddr, String> {
+    taken_in(said).into_iter().map(|(address, why)| (address, short(why))).collect()
+}
+
 /// Takes in all that an agent says.
 async fn listen(
     push: Push,
@@ -246,7 +251,7 @@ async fn listen(
         match message {
             Some(Said::Applied(it)) => {
                 if let Some(digest) = Digest::read(&it.digest) {
-                    push.said(&node, stream, News::Applied(digest));
+                    push.said(&node, stream, News::Applied(digest, taken(it.taken)));
                 }
             }
             Some(Said::Refused(it)) => {

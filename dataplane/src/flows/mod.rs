@@ -112,6 +112,22 @@ impl Flows {
         })
     }
 
+    /// Changes how long flows are kept: of those that there are, too, in the next
+    /// rounds of the sweep.
+    pub(crate) fn keep_for(&mut self, timeouts: &Timeouts) {
+        self.idle = IdleTimes::new(timeouts);
+        self.cursor.look_at_all();
+    }
+
+    /// No entry is kept for longer than one that has seen a packet now.
+    pub(crate) fn bring_in_line(&mut self, id: FlowId, now: Millis) {
+        let Some(flow) = self.table.flow(id) else { return };
+        let latest = self.expiry(flow.stage(), now);
+        if latest.is_over(Millis(flow.expires)) {
+            self.table.set_over(id, latest);
+        }
+    }
+
     /// Makes them those of one worker among several. There are none yet.
     pub(crate) fn join(&mut self, team: &Team) {
         self.deal = PortDeal::new(&self.ports, team.workers);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use blixt_model::{
-    Affinity, Backend, EndpointState, Gateway, HashSeed, Listener, ListenerId, ServicePort,
+    Affinity, Backend, Bytes, EndpointState, Gateway, HashSeed, Listener, ListenerId, ServicePort,
     ServicePortId, Snapshot, Target,
 };
 
@@ -93,7 +93,24 @@ pub enum CompileError {
         /// How many it may have.
         max: usize,
     },
+    /// More memory than tables may take.
+    #[error(
+        "Maglev tables of {slots} slots would take {} for what is wanted, and {} are possible: use a \
+         smaller maglevSize (--maglev-size), or fewer Services and listeners",
+        Bytes(*.bytes),
+        Bytes(MOST_BYTES)
+    )]
+    TooLarge {
+        /// Slots of each table.
+        slots: u32,
+        /// What all of them would take.
+        bytes: u64,
+    },
 }
+
+/// The most that Maglev tables may take, in bytes: those of 8,000 Service ports of
+/// the usual size. While tables are exchanged there are twice as many.
+const MOST_BYTES: u64 = 1 << 30;
 
 const MAX_BACKENDS: usize = u8::MAX as usize;
 const MAX_ENDPOINTS: usize = u16::MAX as usize;
@@ -109,6 +126,10 @@ impl Tables {
         previous: &Tables,
     ) -> Result<Self, CompileError> {
         let addresses = addresses(snapshot, options)?;
+        let bytes = maglev_bytes(snapshot, options.maglev);
+        if bytes > MOST_BYTES {
+            return Err(CompileError::TooLarge { slots: options.maglev.slots(), bytes });
+        }
         let mut named = HashSet::new();
         let known: HashMap<_, _> =
             previous.services.iter().map(|known| (&known.source.id, known)).collect();
@@ -162,6 +183,24 @@ impl Tables {
             host: host_addresses(options),
         })
     }
+}
+
+/// What the Maglev tables of a snapshot take: two bytes for each slot of a service
+/// with several endpoints of a family, one for each slot of a listener with several
+/// backendRefs. One choice needs no table.
+fn maglev_bytes(snapshot: &Snapshot, size: MaglevSize) -> u64 {
+    let services = snapshot.services().iter().flat_map(|service| {
+        let ready = service.endpoints.iter().filter(|it| it.state == EndpointState::Ready);
+        let v4 = ready.clone().filter(|endpoint| endpoint.address.is_ipv4()).count();
+        [v4, ready.count() - v4]
+    });
+    let listeners = snapshot.gateways().iter().flat_map(|gateway| &gateway.listeners);
+    let weighted = |listener: &Listener| {
+        listener.backends.iter().filter(|backend| backend.weight.number() > 0).count()
+    };
+    let bytes_per_slot = 2 * services.filter(|&endpoints| endpoints > 1).count()
+        + listeners.filter(|listener| weighted(listener) > 1).count();
+    bytes_per_slot as u64 * u64::from(size.slots())
 }
 
 fn snat_addresses(options: &CompileOptions) -> SnatAddresses {
@@ -476,6 +515,14 @@ mod tests {
         assert_eq!(
             refuse(&snapshot(1, vec![to_it], vec![service("a", 0..65_536)]), &options()),
             "service default/a:80/TCP has 65536 ready endpoints, but at most 65535 are possible"
+        );
+        // Before a table is made.
+        let many = (0..48).map(|n| service(&format!("s{n}"), 0..2)).collect();
+        let maglev = MaglevSize::new(16_777_213).unwrap();
+        assert_eq!(
+            refuse(&snapshot(1, vec![], many), &CompileOptions { maglev, ..options() }),
+            "Maglev tables of 16777213 slots would take 1.5 GiB for what is wanted, and 1.0 GiB are \
+             possible: use a smaller maglevSize (--maglev-size), or fewer Services and listeners"
         );
         let snat_addresses = [IpAddr::from([198, 51, 100, 1])].into();
         assert_eq!(

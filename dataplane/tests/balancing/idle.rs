@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blixt_dataplane::Tick;
+use blixt_dataplane::{Tick, Timeouts};
 use blixt_testkit::frame::{ACK, RST, tcp};
 
 use crate::millions::{FLOWS, Nowhere, queries, roomy};
@@ -132,4 +132,21 @@ fn ten_million_silent_flows_take_less_than_a_hundredth_of_a_core() {
     assert_eq!(world.entries(), (FLOWS.into(), 0));
     // Not without optimisation, which is ten times slower.
     assert!(share <= 0.01 || cfg!(debug_assertions), "{share}");
+}
+
+#[test]
+fn another_timeout_holds_for_flows_that_there_are_and_those_that_come() {
+    const COUNT: u16 = 500;
+    let (mut world, opened) = silent(COUNT);
+    let timeouts = Timeouts { tcp_established: Duration::from_secs(10), ..Timeouts::default() };
+    world.parts().0.keep_for(&timeouts);
+    for _ in 0..3 {
+        sweeps(&mut world);
+    }
+    assert_eq!(world.entries(), (COUNT.into(), 0), "not idle for so long since then");
+    for _ in 0..11 {
+        sweeps(&mut world);
+    }
+    assert_eq!(world.entries(), (COUNT.into(), COUNT.into()), "over, and at rest");
+    drop(opened);
 }

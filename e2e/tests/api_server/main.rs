@@ -12,6 +12,7 @@
 
 mod addresses;
 mod conditions;
+mod configs;
 mod leaders;
 mod objects;
 mod outages;
@@ -30,8 +31,9 @@ use libtest_mimic::{Arguments, Trial};
 /// Every test begins with an API server without objects.
 type Test = fn(&mut ApiServer);
 
-const ROOMS: [&[(&str, Test)]; 8] = [
+const ROOMS: [&[(&str, Test)]; 9] = [
     conditions::TESTS,
+    configs::TESTS,
     addresses::TESTS,
     writes::TESTS,
     told::TESTS,

@@ -68,7 +68,8 @@ pub(crate) const WEB: Id<'_> = Id::namespaced("TCPRoute", "shop", "web");
 pub(crate) const DNS: Id<'_> = Id::namespaced("UDPRoute", "shop", "dns");
 
 /// The kinds whose status a controller writes.
-const WITH_STATUS: [&str; 5] = ["GatewayClass", "Gateway", "TCPRoute", "UDPRoute", "AddressPool"];
+const WITH_STATUS: [&str; 6] =
+    ["GatewayClass", "Gateway", "TCPRoute", "UDPRoute", "AddressPool", "GatewayConfig"];
 
 /// Makes an API server as good as new.
 pub(crate) fn remove_all(server: &ApiServer) {

@@ -55,7 +55,12 @@ pub(crate) fn uninstalled(cluster: &Cluster) {
 
 fn nothing_is_left(cluster: &Cluster) {
     // The namespace took everything in it with it; the class has no finalizer.
-    for kind in ["namespace/blixt-system", "gatewayclass/blixt", "crd/addresspools.blixt.dev"] {
+    for kind in [
+        "namespace/blixt-system",
+        "gatewayclass/blixt",
+        "crd/addresspools.blixt.dev",
+        "crd/gatewayconfigs.blixt.dev",
+    ] {
         eventually_some(format!("{kind} to be gone"), Duration::from_secs(60), || {
             let found = cluster.kubectl(&["get", kind, "--ignore-not-found", "-o", "yaml"]).ok();
             if found.is_empty() { Ok(()) } else { Err(found) }

@@ -1,10 +1,11 @@
 //! The real agent serves what a controller pushes, and goes on without it.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use blixt_e2e::{Agent, Announcements, ask, serve_names};
-use blixt_testkit::netns::{Lab, LabPlan, eventually_some};
+use blixt_model::{Gateway, Snapshot};
+use blixt_testkit::netns::{Lab, LabPlan, eventually_some, net};
 use blixt_testkit::require_root;
 
 use crate::replica::{Files, Replica, SOON, ca, snapshot_of};
@@ -96,5 +97,114 @@ fn an_agent_serves_what_is_pushed_and_after_a_restart_without_a_controller() {
     // Claimed: 1 s. A client that lost its SYN asks again after a second.
     assert!(took < Duration::from_secs(4), "{took:?}");
     served("be1");
+    agent.stop();
+}
+
+#[test]
+fn an_address_of_the_node_stays_its_own_and_the_rest_is_served() {
+    require_root!();
+    let lab = Lab::new(LabPlan::default());
+    let backend = &lab.backends[0];
+    let _server = serve_names(&backend.namespace, 8_080, "be0");
+    // What the node itself serves on its address must not be taken from it.
+    let _own = serve_names(&lab.lb, 80, "node");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ca = ca();
+    let listener = lab.lb.inside(|| TcpListener::bind("127.0.0.1:9874").unwrap());
+    listener.set_nonblocking(true).unwrap();
+    let replica = {
+        let _inside = runtime.enter();
+        Replica::serve(&ca, tokio::net::TcpListener::from_std(listener).unwrap())
+    };
+    let [vip, _] = lab.vips();
+    let other = IpAddr::from([192, 0, 2, 77]);
+    let own = IpAddr::from(net::FRONT.v4(net::LB));
+    let endpoints = || backend.addresses.to_vec();
+    let files = Files::new(&ca, "token of node-1");
+    let source = [
+        ("--controller", format!("https://{}", replica.at)),
+        ("--ca", files.path("ca.crt").display().to_string()),
+        ("--token", files.path("token").display().to_string()),
+    ];
+    let source: Vec<_> = source.into_iter().flat_map(|(name, at)| [name.to_owned(), at]).collect();
+    let answers = |address: IpAddr, name: &str| {
+        eventually_some(format!("{name} behind {address}"), SOON, || {
+            let answer = lab.client.namespace.inside(move || ask((address, 80).into()));
+            match answer {
+                Ok(answer) if answer == name => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    };
+    let programming = |name: &str, wanted: &str| {
+        eventually_some(format!("{wanted:?}"), SOON, || {
+            let found = format!("{:?}", replica.push.programming(&name.parse().unwrap()));
+            if found.contains(wanted) { Ok(()) } else { Err(found) }
+        });
+    };
+    // Another Gateway, which nothing of this may disturb.
+    let with_other = |edge: Vec<IpAddr>, backends: usize| {
+        let edge = snapshot_of(edge, 80, endpoints(), 8_080);
+        let mut gateways = edge.gateways().to_vec();
+        gateways.push(Gateway {
+            name: "shop/other".parse().unwrap(),
+            addresses: vec![other],
+            ..gateways[0].clone()
+        });
+        let listener = &mut gateways[0].listeners[0];
+        listener.backends = vec![listener.backends[0].clone(); backends];
+        Snapshot::new(edge.generation(), edge.seed(), gateways, edge.services().to_vec()).unwrap()
+    };
+    let taken = |address: IpAddr| {
+        programming(
+            "shop/edge",
+            &format!(
+                "AddressTaken {{ node: \"node-1\", reason: \"{address} is the node's own address on"
+            ),
+        );
+        programming("shop/other", "Applied");
+        answers(other, "be0");
+        answers(address, "node");
+    };
+
+    replica.push.publish(&with_other(vec![vip, own], 1));
+    let mut agent = Agent::follow(&lab, &source, &files.path("state"));
+    eventually_some("the agent to be ready", SOON, || agent.ready());
+    taken(own);
+    answers(vip, "be0");
+
+    replica.push.publish(&with_other(vec![vip], 1));
+    programming("shop/edge", "Applied");
+    answers(vip, "be0");
+    answers(own, "node");
+
+    // An address that the node gets later is its own from then on, and back.
+    let device = lab.interfaces()[0];
+    let add = || lab.lb.ip(&format!("addr add {vip}/32 dev {device}"));
+    let del = || lab.lb.ip(&format!("addr del {vip}/32 dev {device}"));
+    add();
+    taken(vip);
+    del();
+    programming("shop/edge", "Applied");
+    answers(vip, "be0");
+
+    // So it is while what came after the tables in force is refused.
+    replica.push.publish(&with_other(vec![vip], 256));
+    programming("shop/edge", "256 backendRefs");
+    answers(vip, "be0");
+    add();
+    taken(vip);
+    replica.push.publish(&with_other(vec![vip], 257));
+    taken(vip);
+    // Over a restart too, from what the agent kept.
+    std::thread::sleep(Duration::from_millis(1_500));
+    agent.stop();
+    agent = Agent::follow(&lab, &source, &files.path("state"));
+    eventually_some("the agent to be ready", SOON, || agent.ready());
+    taken(vip);
+    del();
+    programming("shop/edge", "257 backendRefs");
+    answers(vip, "be0");
+    answers(other, "be0");
     agent.stop();
 }

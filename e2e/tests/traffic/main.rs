@@ -12,6 +12,7 @@
 mod balance;
 mod bulk;
 mod churn;
+mod configured;
 mod life;
 mod links;
 mod live;

@@ -21,9 +21,14 @@ pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 };
 
 mod addresspools;
+mod gatewayconfigs;
 
 pub use addresspools::{
     AddressPool, AddressPoolSpec, AddressPoolStatus, AddressPoolStatusNode, PoolUse,
+};
+pub use gatewayconfigs::{
+    Forwarding, GatewayConfig, GatewayConfigInterfaces, GatewayConfigSnatPorts, GatewayConfigSpec,
+    GatewayConfigStatus, GatewayConfigTimeouts,
 };
 
 #[allow(

@@ -18,7 +18,7 @@ use crate::status::{
 /// The status of every Gateway of ours.
 pub(super) fn gateways(gateways: &Gateways<'_>) -> BTreeMap<ObjectName, GatewayStatus> {
     let status = |gateway: &Gateway<'_>| GatewayStatus {
-        addresses: if gateway.is_accepted() {
+        addresses: if gateway.is_accepted() || gateway.is_served() {
             gateway.addresses.assigned.clone()
         } else {
             Vec::new()
@@ -57,14 +57,13 @@ fn accepted(gateway: &Gateway<'_>) -> Condition {
         .iter()
         .filter_map(|listener| Some(format!("{} ({})", listener.spec.name, listener.fault()?)))
         .collect();
-    let (holds, reason, message) = if gateway.has_parameters() {
-        (
-            false,
-            reason::INVALID_PARAMETERS,
-            "spec.infrastructure.parametersRef is set, but this controller knows no parameters: \
-             remove it."
-                .to_owned(),
-        )
+    let (holds, reason, message) = if let Some(why) = &gateway.bad_parameters {
+        let meanwhile = match gateway.is_served() {
+            true => " Meanwhile it is served as if it had no parameters.",
+            false => "",
+        };
+        let message = format!("spec.infrastructure.parametersRef: {why}.{meanwhile}");
+        (false, reason::INVALID_PARAMETERS, message)
     } else if !gateway.addresses.unsupported.is_empty() {
         let unsupported = gateway.addresses.unsupported.join(", ");
         let message =
@@ -132,6 +131,9 @@ fn from_data_plane(programming: &Programming) -> (bool, &'static str, String) {
                 .to_owned(),
         ),
         Programming::NoNode { why } => (false, reason::NO_NODE, why.clone()),
+        Programming::AddressTaken { node, reason } => {
+            (false, reason::ADDRESS_NOT_USABLE, format!("On node {node} {reason}."))
+        }
         Programming::Refused { node, reason } => {
             (false, reason::REFUSED_BY_NODE, format!("Node {node} can't apply it: {reason}."))
         }

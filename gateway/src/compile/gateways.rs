@@ -6,6 +6,7 @@ use blixt_model::ObjectName;
 
 use super::addresses::{self, Addresses};
 use super::classes::Classes;
+use super::configs::{Configs, Reference};
 use super::listeners::{self, Listener};
 use super::pools::Pools;
 use super::{Environment, Programming};
@@ -17,6 +18,10 @@ pub(super) struct Gateway<'a> {
     pub(super) stored: &'a Stored<GatewaySpec>,
     pub(super) addresses: Addresses,
     pub(super) listeners: Vec<Listener<'a>>,
+    /// What is wrong with the parameters that it refers to, if something is.
+    pub(super) bad_parameters: Option<String>,
+    /// Whether it had addresses until now.
+    had_addresses: bool,
     /// How far the data plane is with it.
     pub(super) programming: Programming,
 }
@@ -28,7 +33,14 @@ impl Gateway<'_> {
     /// Whether it asks for nothing that we do not have, and some listener of
     /// it can be served.
     pub(super) fn is_accepted(&self) -> bool {
-        !self.has_parameters()
+        self.bad_parameters.is_none() && self.can_be_served()
+    }
+
+    /// The same, whatever it is with its parameters. One that had addresses before
+    /// these went bad stays served: parameters that are lost or mistaken are no
+    /// wish to have nothing.
+    fn can_be_served(&self) -> bool {
+        (self.bad_parameters.is_none() || self.had_addresses)
             && self.addresses.unsupported.is_empty()
             && self.listeners.iter().any(|listener| listener.served().is_some())
     }
@@ -36,13 +48,7 @@ impl Gateway<'_> {
     /// Whether it is in the snapshot. One that has some of its addresses is
     /// served on those: it is not programmed, but its traffic flows.
     pub(super) fn is_served(&self) -> bool {
-        self.is_accepted() && !self.addresses.assigned.is_empty()
-    }
-
-    /// The place to look parameters up, once there is a kind for them.
-    pub(super) fn has_parameters(&self) -> bool {
-        let infrastructure = self.stored.spec.infrastructure.as_ref();
-        infrastructure.is_some_and(|infrastructure| infrastructure.parameters_ref.is_some())
+        self.can_be_served() && !self.addresses.assigned.is_empty()
     }
 }
 
@@ -51,12 +57,15 @@ pub(super) fn judge<'a>(
     index: &'a Index,
     classes: &Classes,
     pools: &Pools<'_>,
+    configs: &mut Configs<'_>,
     environment: &Environment<'_>,
 ) -> Gateways<'a> {
     let ours: Vec<_> = index
         .gateways()
         .iter()
-        .filter(|(_, gateway)| classes.accepts(&gateway.spec.gateway_class_name))
+        .filter(|(name, gateway)| {
+            classes.accepts(&gateway.spec.gateway_class_name, had_addresses(name, environment))
+        })
         .collect();
     let mut addresses = addresses::assign(&ours, pools, environment);
     ours.into_iter()
@@ -65,9 +74,33 @@ pub(super) fn judge<'a>(
                 stored,
                 addresses: addresses.remove(name).unwrap_or_default(),
                 listeners: listeners::judge(&stored.spec),
+                bad_parameters: parameters(name, &stored.spec, configs).err(),
+                had_addresses: had_addresses(name, environment),
                 programming: (environment.programmed)(name),
             };
             (name, gateway)
         })
         .collect()
+}
+
+fn had_addresses(name: &ObjectName, environment: &Environment<'_>) -> bool {
+    environment.assigned.get(name).is_some_and(|has| !has.is_empty())
+}
+
+fn parameters(
+    name: &ObjectName,
+    spec: &GatewaySpec,
+    configs: &mut Configs<'_>,
+) -> Result<(), String> {
+    let infrastructure = spec.infrastructure.as_ref();
+    let Some(reference) = infrastructure.and_then(|all| all.parameters_ref.as_ref()) else {
+        return Ok(());
+    };
+    let reference = Reference {
+        group: &reference.group,
+        kind: &reference.kind,
+        namespace: Some(name.namespace()),
+        name: &reference.name,
+    };
+    configs.of_gateway(&format!("Gateway {name}"), &reference)
 }

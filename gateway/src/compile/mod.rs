@@ -9,6 +9,7 @@ mod addresses;
 mod backends;
 mod classes;
 mod conditions;
+mod configs;
 mod endpoints;
 mod gateways;
 mod listeners;
@@ -88,6 +89,13 @@ pub enum Programming {
         /// As a sentence.
         why: String,
     },
+    /// An address of it is one that a node has itself; the others are served.
+    AddressTaken {
+        /// Which node.
+        node: String,
+        /// Which address, and what to do.
+        reason: String,
+    },
     /// One can't.
     Refused {
         /// Which.
@@ -115,16 +123,19 @@ pub struct Compiled {
 /// fault of this code, and there is a test that looks for one; the caller
 /// keeps the last good snapshot.
 pub fn compile(index: &Index, environment: &Environment<'_>) -> Result<Compiled, SnapshotError> {
-    let classes = classes::judge(index, environment);
+    let mut configs = configs::judge(index);
+    let classes = classes::judge(index, &mut configs, environment);
     let pools = pools::judge(index);
-    let mut gateways = gateways::judge(index, &classes, &pools, environment);
+    let mut gateways = gateways::judge(index, &classes, &pools, &mut configs, environment);
     let attachments = routes::attach(index, &mut gateways);
     let resolved = backends::resolve(index, attachments.routes());
     let sources = sources::assign(&pools, &gateways, environment);
     Ok(Compiled {
-        snapshot: snapshot::build(index, environment, &gateways, &resolved)?,
+        snapshot: snapshot::build(index, environment, &gateways, &resolved)?
+            .with_settings(classes.settings),
         status: Statuses {
             classes: classes.statuses,
+            configs: configs.statuses(),
             pools: pools.statuses(&gateways, &sources, environment.unusable_addresses),
             gateways: conditions::gateways(&gateways),
             routes: conditions::routes(&attachments, &gateways, &resolved, environment),

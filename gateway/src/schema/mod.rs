@@ -107,6 +107,7 @@ static CRDS: LazyLock<BTreeMap<Kind, Crd>> = LazyLock::new(|| {
         (Kind::UdpRoute, include_str!("udproutes.json")),
         (Kind::ReferenceGrant, include_str!("referencegrants.json")),
         (Kind::AddressPool, include_str!("addresspools.json")),
+        (Kind::GatewayConfig, include_str!("gatewayconfigs.json")),
     ]
     .into_iter()
     .map(|(kind, text)| {

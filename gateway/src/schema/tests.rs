@@ -33,7 +33,7 @@ pub(crate) fn sample(schema: &Schema) -> Value {
         Some(Type::String) => match schema.choices.first() {
             Some(choice) => json!(choice),
             None => {
-                let candidates = ["x", "example.com/x", "TCP", "IPAddress"];
+                let candidates = ["x", "example.com/x", "TCP", "IPAddress", "5m"];
                 let fits = |text: &&str| {
                     schema.pattern.as_ref().is_none_or(|pattern| pattern.regex.is_match(text))
                 };
@@ -86,7 +86,7 @@ fn the_schemas_are_those_of_the_kinds() {
         assert_eq!((crd.group.as_str(), crd.kind.as_str()), (kind.group(), kind.name()));
         assert_eq!(crd.scope == "Namespaced", kind.is_namespaced());
     }
-    assert_eq!(CRDS.len(), 6);
+    assert_eq!(CRDS.len(), 7);
     assert_eq!(versions(Kind::TcpRoute), ["v1"]);
     assert_eq!(versions(Kind::ReferenceGrant), ["v1", "v1beta1"]);
 }

@@ -28,6 +28,10 @@ pub(super) fn of(pattern: &str) -> Option<&'static str> {
         r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" => {
             "letters, digits, '-', '_' and '.', with a letter or digit at both ends"
         }
+        r"^([0-9]{1,5}(h|m|s|ms)){1,4}$" => "a time with units, such as 90s, 5m or 2h4m",
+        "^[A-Za-z0-9_-][A-Za-z0-9_.@-]*$" => {
+            "the name of an interface: letters, digits, '-', '_', '.' and '@', with no '.' or '@' first"
+        }
         _ => return None,
     };
     Some(words)

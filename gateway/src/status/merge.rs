@@ -4,9 +4,9 @@
 use crate::GATEWAY_GROUP;
 use crate::apis::{
     AddressPoolStatus, AddressPoolStatusNode, Condition, GatewayClassStatus,
-    GatewayClassStatusSupportedFeatures, GatewayStatus, GatewayStatusAddresses,
-    GatewayStatusListeners, GatewayStatusListenersSupportedKinds, TcpRouteStatus,
-    TcpRouteStatusParents, Time, UdpRouteStatus, UdpRouteStatusParents,
+    GatewayClassStatusSupportedFeatures, GatewayConfigStatus, GatewayStatus,
+    GatewayStatusAddresses, GatewayStatusListeners, GatewayStatusListenersSupportedKinds,
+    TcpRouteStatus, TcpRouteStatusParents, Time, UdpRouteStatus, UdpRouteStatusParents,
 };
 use crate::status::{self, RouteStatus, SUPPORTED_FEATURES};
 
@@ -46,6 +46,20 @@ pub fn address_pool(
         used: Some(i64::try_from(wanted.used).unwrap_or(i64::MAX)),
         free: Some(i64::try_from(wanted.free).unwrap_or(i64::MAX)),
         nodes: (!wanted.nodes.is_empty()).then(|| nodes.collect()),
+        conditions: Some(conditions(existing, &wanted.conditions, now)),
+    }
+}
+
+/// The status a GatewayConfig should have. Equal to the one it has if there is
+/// nothing to write.
+pub fn gateway_config(
+    existing: Option<&GatewayConfigStatus>,
+    wanted: &status::ConfigStatus,
+    now: &Time,
+) -> GatewayConfigStatus {
+    let existing = existing.and_then(|existing| existing.conditions.as_deref());
+    GatewayConfigStatus {
+        used_by: Some(wanted.used_by.clone()).filter(|used_by| !used_by.is_empty()),
         conditions: Some(conditions(existing, &wanted.conditions, now)),
     }
 }

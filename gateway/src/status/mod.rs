@@ -12,7 +12,7 @@ use blixt_model::{ObjectName, RouteId, RouteKind};
 use crate::plain::plain;
 use crate::route::ParentRef;
 
-pub use merge::{address_pool, gateway, gateway_class, tcp_route, udp_route};
+pub use merge::{address_pool, gateway, gateway_class, gateway_config, tcp_route, udp_route};
 
 /// The features of Gateway API that work today, sorted by name as
 /// `GatewayClass.status.supportedFeatures` has to be.
@@ -29,6 +29,17 @@ pub struct Statuses {
     pub routes: BTreeMap<RouteId, RouteStatus>,
     /// All AddressPools.
     pub pools: BTreeMap<String, PoolStatus>,
+    /// All GatewayConfigs.
+    pub configs: BTreeMap<ObjectName, ConfigStatus>,
+}
+
+/// The status of a GatewayConfig.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigStatus {
+    /// What refers to it.
+    pub used_by: Vec<String>,
+    /// Accepted.
+    pub conditions: Vec<Condition>,
 }
 
 /// The status of an AddressPool.

@@ -14,6 +14,7 @@ mod service;
 
 use serde_json::{Map, Value};
 
+use crate::config;
 use crate::manifest::{Node, Path, Problem};
 use crate::object::{Kind, Object};
 use crate::route::RouteSpec;
@@ -117,6 +118,7 @@ fn read(kind: Kind, value: Value) -> Result<Object, Vec<Problem>> {
         Kind::Service => Object::Service(decode(value)?),
         Kind::EndpointSlice => Object::EndpointSlice(decode(value)?),
         Kind::AddressPool => Object::AddressPool(decode(value)?),
+        Kind::GatewayConfig => Object::GatewayConfig(decode(value)?),
     })
 }
 
@@ -129,6 +131,7 @@ fn rules(object: &mut Object) -> Vec<Problem> {
         Object::Service(service) => service::rules(service),
         Object::EndpointSlice(slice) => endpoint_slice::rules(slice),
         Object::AddressPool(pool) => pool::rules(&pool.spec),
+        Object::GatewayConfig(config) => config::read(&config.spec).err().unwrap_or_default(),
         Object::Namespace(_) | Object::GatewayClass(_) | Object::ReferenceGrant(_) => Vec::new(),
     }
 }
@@ -155,6 +158,7 @@ mod tests {
                 Object::UdpRoute(object) => serde_json::to_value(object.spec),
                 Object::ReferenceGrant(object) => serde_json::to_value(object.spec),
                 Object::AddressPool(object) => serde_json::to_value(object.spec),
+                Object::GatewayConfig(object) => serde_json::to_value(object.spec),
                 _ => continue,
             };
             assert_eq!(back.unwrap(), spec, "{kind}");

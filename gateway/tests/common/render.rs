@@ -2,10 +2,13 @@
 //! review, and with everything in it that another program would act on.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use blixt_gateway::status::Condition;
 use blixt_gateway::{Compiled, ParentRef, Refusal, Statuses, Warning};
-use blixt_model::{Affinity, Backend, Endpoint, EndpointState, Snapshot, Target};
+use blixt_model::{
+    Affinity, Backend, Endpoint, EndpointState, FlowTimeouts, Settings, Snapshot, Target,
+};
 
 pub(crate) fn refusals(refusals: &[Refusal]) -> String {
     refusals.iter().fold(String::new(), |text, refusal| text + &format!("{refusal}\n"))
@@ -16,7 +19,7 @@ pub(crate) fn warnings(warnings: &[Warning]) -> String {
 }
 
 pub(crate) fn snapshot(snapshot: &Snapshot) -> String {
-    let mut text = String::new();
+    let mut text = settings(snapshot.settings());
     for gateway in snapshot.gateways() {
         let addresses: Vec<_> = gateway.addresses.iter().map(ToString::to_string).collect();
         writeln!(text, "Gateway {} on {}", gateway.name, addresses.join(", ")).unwrap();
@@ -45,6 +48,26 @@ pub(crate) fn snapshot(snapshot: &Snapshot) -> String {
     text
 }
 
+/// Only what is said.
+fn settings(settings: &Settings) -> String {
+    let Settings { timeouts, maglev_size, flow_capacity, snat_ports, interfaces } = settings;
+    let FlowTimeouts { tcp_established, tcp_transitory, tcp_rest, udp, udp_query } = *timeouts;
+    let time = |name, time: Option<Duration>| Some(format!("{name} {:?}", time?));
+    let all = [
+        time("tcp_established", tcp_established),
+        time("tcp_transitory", tcp_transitory),
+        time("tcp_rest", tcp_rest),
+        time("udp", udp),
+        time("udp_query", udp_query),
+        maglev_size.map(|size| format!("maglev_size {size}")),
+        flow_capacity.map(|flows| format!("flow_capacity {flows}")),
+        snat_ports.as_ref().map(|ports| format!("snat_ports {}-{}", ports.start(), ports.end())),
+        interfaces.as_ref().map(|choice| format!("interfaces {choice:?}")),
+    ];
+    let said: Vec<_> = all.into_iter().flatten().collect();
+    if said.is_empty() { String::new() } else { format!("Settings: {}\n", said.join(", ")) }
+}
+
 fn target(backend: &Backend, snapshot: &Snapshot) -> String {
     let target = match backend.target {
         Target::Rejected(reason) => format!("nobody, {}", reason.as_str()),
@@ -62,7 +85,7 @@ fn place(endpoint: &Endpoint) -> String {
 }
 
 pub(crate) fn statuses(compiled: &Compiled) -> String {
-    let Statuses { classes, gateways, routes, pools } = &compiled.status;
+    let Statuses { classes, gateways, routes, pools, configs } = &compiled.status;
     let mut text = String::new();
     for (name, class) in classes {
         writeln!(text, "GatewayClass {name}").unwrap();
@@ -71,6 +94,10 @@ pub(crate) fn statuses(compiled: &Compiled) -> String {
     for (name, pool) in pools {
         writeln!(text, "AddressPool {name}, used: {}, free: {}", pool.used, pool.free).unwrap();
         conditions(&mut text, "  ", &pool.conditions);
+    }
+    for (name, config) in configs {
+        writeln!(text, "GatewayConfig {name} [{}]", config.used_by.join(", ")).unwrap();
+        conditions(&mut text, "  ", &config.conditions);
     }
     for (name, gateway) in gateways {
         let addresses: Vec<_> = gateway.addresses.iter().map(ToString::to_string).collect();

@@ -3,8 +3,8 @@
 
 use blixt_gateway::Object;
 use blixt_gateway::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, Namespace, ReferenceGrant, Service,
-    TcpRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, GatewayConfig, Namespace, ReferenceGrant,
+    Service, TcpRoute, UdpRoute,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -24,6 +24,7 @@ pub(crate) fn any() -> impl Strategy<Value = Value> {
         4 => slice(),
         4 => namespace(),
         1 => pool(),
+        2 => config(),
     ];
     prop_oneof![select(working()), odd]
 }
@@ -48,6 +49,7 @@ pub(crate) fn read(value: Value) -> Option<Object> {
         "Service" => of::<Service>(value),
         "EndpointSlice" => of::<EndpointSlice>(value),
         "AddressPool" => of::<AddressPool>(value),
+        "GatewayConfig" => of::<GatewayConfig>(value),
         _ => None,
     }
 }
@@ -62,18 +64,55 @@ fn class() -> impl Strategy<Value = Value> + Clone {
     (
         name(),
         mostly(vec!["gateway.networking.k8s.io/blixt"], vec!["example.com/other"]),
-        mostly(vec![false], vec![true]),
+        mostly(
+            vec![json!(null)],
+            vec![foreign(), parameters("a", "default"), parameters("b", "x")],
+        ),
     )
         .prop_map(|(name, controller, parameters)| {
             let mut spec = json!({"controllerName": controller});
-            if parameters {
-                spec["parametersRef"] = json!({"group": "example.com", "kind": "X", "name": "x"});
+            if !parameters.is_null() {
+                spec["parametersRef"] = parameters;
             }
             json!({
                 "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
                 "metadata": {"name": name}, "spec": spec
             })
         })
+}
+
+fn foreign() -> Value {
+    json!({"group": "example.com", "kind": "X", "name": "x"})
+}
+
+fn parameters(name: &str, namespace: &str) -> Value {
+    json!({"group": "blixt.dev", "kind": "GatewayConfig", "name": name, "namespace": namespace})
+}
+
+fn config() -> impl Strategy<Value = Value> {
+    let maglev = optional(mostly(vec![251, 65_537], vec![0, 1_000]).prop_map(Value::from));
+    let flows = optional(mostly(vec![16, 4_096], vec![-1, 3]).prop_map(Value::from));
+    let udp = optional(mostly(vec!["5m", "1s"], vec!["", "5", "0s"]).prop_map(Value::from));
+    let interfaces = select(vec![
+        json!(null),
+        json!({}),
+        json!({"names": ["eth0"]}),
+        json!({"names": ["eth0"], "matching": "eth["}),
+    ]);
+    let ports =
+        select(vec![json!(null), json!({"first": 1, "last": 9}), json!({"first": 9, "last": 0})]);
+    (metadata(), maglev, flows, udp, interfaces, ports).prop_map(
+        |(metadata, maglev, flows, udp, interfaces, ports)| {
+            let timeouts = if udp.is_null() { json!(null) } else { json!({"udp": udp}) };
+            json!({
+                "apiVersion": "blixt.dev/v1alpha1", "kind": "GatewayConfig", "metadata": metadata,
+                "spec": {
+                    "maglevSize": maglev, "flowCapacity": flows, "timeouts": timeouts,
+                    "interfaces": interfaces, "snatPorts": ports,
+                }
+            })
+        },
+    )
 }
 
 fn pool() -> impl Strategy<Value = Value> {

@@ -44,8 +44,9 @@ fn snapshot(number: u16, endpoints: u8) -> Parts {
     Parts::of(&Snapshot::new(Generation(1), HashSeed(0), gateways, vec![service]).unwrap())
 }
 
-fn vips() -> BTreeSet<IpAddr> {
-    [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()].into()
+fn addresses() -> BTreeMap<ObjectName, Vec<IpAddr>> {
+    let of = |(name, host): (&str, u8)| (name.parse().unwrap(), vec![[192, 0, 2, host].into()]);
+    [("a", 1), ("b", 2)].map(of).into()
 }
 
 /// A replica with a clock that a test sets.
@@ -70,7 +71,7 @@ impl Replica {
     fn publish(&mut self, number: u16, endpoints: u8) -> Digest {
         let parts = snapshot(number, endpoints);
         let digest = parts.digest();
-        let _ = self.agents.publish(parts, vips());
+        let _ = self.agents.publish(parts, addresses());
         digest
     }
 
@@ -104,6 +105,10 @@ fn refused(node: &str, reason: &str) -> Option<Programming> {
     Some(Programming::Refused { node: node.to_owned(), reason: reason.to_owned() })
 }
 
+fn taken(node: &str, reason: &str) -> Option<Programming> {
+    Some(Programming::AddressTaken { node: node.to_owned(), reason: reason.to_owned() })
+}
+
 #[test]
 fn a_gateway_is_programmed_when_all_agents_have_it() {
     let mut replica = Replica::old();
@@ -126,6 +131,39 @@ fn a_gateway_is_programmed_when_all_agents_have_it() {
     assert!(
         replica.agents.states(replica.now).iter().all(|agent| agent.current && agent.connected)
     );
+}
+
+#[test]
+fn an_address_that_a_node_has_is_nobodys_and_its_gateway_is_told() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    for (node, stream) in [("n1", 1), ("n2", 2)] {
+        replica.come(node, stream, None);
+        replica.agents.applied(node, stream, first);
+    }
+    assert_eq!(replica.agents.vips(), [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()].into());
+    let own: IpAddr = [192, 0, 2, 2].into();
+    let says = |replica: &mut Replica, addresses: &[IpAddr]| {
+        let taken = addresses.iter().map(|address| (*address, "is its own".to_owned()));
+        replica.agents.taken("n1", 1, taken.collect(), replica.now)
+    };
+    assert!(says(&mut replica, &[own]));
+    assert!(!says(&mut replica, &[own]), "no news");
+    assert_eq!(replica.both(), [APPLIED, taken("n1", "192.0.2.2 is its own")]);
+    assert_eq!(replica.agents.vips(), [[192, 0, 2, 1].into()].into(), "no other node takes it");
+    // The node has it too while its agent is away, for a while or for good.
+    replica.agents.left("n1", 1, true);
+    replica.pass(60_000);
+    replica.agents.heard("n2", 2, replica.now);
+    replica.agents.forget(replica.now);
+    assert_eq!(replica.both(), [APPLIED, taken("n1", "192.0.2.2 is its own")]);
+    assert_eq!(replica.agents.vips(), [[192, 0, 2, 1].into()].into());
+    // It is the node's no more.
+    replica.come("n1", 3, Some(first));
+    assert!(!replica.agents.taken("n1", 1, BTreeMap::new(), replica.now), "an old stream");
+    assert!(replica.agents.taken("n1", 3, BTreeMap::new(), replica.now));
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    assert_eq!(replica.agents.vips().len(), 2);
 }
 
 #[test]
@@ -372,7 +410,7 @@ fn what_no_message_takes_leaves_what_was_before() {
     assert_eq!(replica.agents.publish(snapshot(80, 10), [].into()), Published::Same);
     assert_eq!(replica.both(), [APPLIED, APPLIED]);
     assert_eq!(replica.agents.newest().unwrap().digest(), first);
-    assert_eq!(*replica.agents.vips(), vips());
+    assert_eq!(replica.agents.vips().len(), 2);
     // A Gateway that is another one waits in vain, and says for what.
     assert_eq!(replica.agents.publish(snapshot(81, 10), [].into()), Published::TooLarge);
     let (bytes, withheld) = replica.agents.size();
@@ -382,7 +420,9 @@ fn what_no_message_takes_leaves_what_was_before() {
     let Some(Programming::NoNode { why }) = b else { panic!("{b:?}") };
     assert!(why.starts_with(&format!("The tables of all Gateways take {bytes} bytes")), "{why}");
     // Back, and smaller.
-    let Published::New(newest) = replica.agents.publish(snapshot(80, 1), vips()) else { panic!() };
+    let Published::New(newest) = replica.agents.publish(snapshot(80, 1), addresses()) else {
+        panic!()
+    };
     assert_eq!((newest.digest(), replica.both()), (first, [APPLIED, APPLIED]));
     let second = replica.publish(81, 9);
     replica.agents.applied("n1", 1, second);
@@ -422,9 +462,9 @@ proptest! {
                 }
             }
             let live = replica.live();
-            let owned = owners(&vips(), live.iter().map(String::as_str));
+            let owned = owners(&replica.agents.vips(), live.iter().map(String::as_str));
             let given: usize = owned.values().map(BTreeSet::len).sum();
-            prop_assert_eq!(given, if live.is_empty() { 0 } else { vips().len() });
+            prop_assert_eq!(given, if live.is_empty() { 0 } else { addresses().len() });
             for node in owned.keys() {
                 let who = names.iter().position(|name| name == node).unwrap();
                 prop_assert!(replica.now - heard[who].unwrap() < LIVES);
