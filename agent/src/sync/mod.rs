@@ -5,6 +5,7 @@
 //! newest, and says what became of it in a [`Report`].
 
 mod choice;
+mod outage;
 mod pauses;
 mod places;
 mod pushed;
@@ -38,6 +39,7 @@ pub use serving::Serving;
 pub use wish::{Assignment, Wish};
 
 use choice::Replicas;
+use outage::Outage;
 use pauses::Pauses;
 use places::Found;
 use store::Store;
@@ -195,7 +197,7 @@ struct Following {
     /// What is wrong with each replica, and with finding them.
     troubles: BTreeMap<String, String>,
     /// What the log said last of it.
-    told: Option<String>,
+    outage: Outage,
 }
 
 impl Following {
@@ -220,7 +222,7 @@ impl Following {
             wishes,
             reach,
             troubles: BTreeMap::new(),
-            told: None,
+            outage: Outage::default(),
         }
     }
 
@@ -467,11 +469,12 @@ impl Following {
             let all = each.collect::<Vec<_>>().join("; ");
             if all.is_empty() { "connecting".to_owned() } else { all }
         });
-        if trouble != self.told {
-            if let Some(trouble) = trouble.as_ref().filter(|_| !self.troubles.is_empty()) {
+        match &trouble {
+            Some(trouble) if self.outage.is_news(&self.troubles, Instant::now()) => {
                 warn!("no controller is in reach: {trouble}");
             }
-            self.told.clone_from(&trouble);
+            Some(_) => {}
+            None => self.outage.is_over(),
         }
         self.reach.send_if_modified(|reach| {
             let now = Reach { connected, known, trouble, ..reach.clone() };
