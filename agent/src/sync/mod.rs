@@ -6,6 +6,7 @@
 
 mod choice;
 mod damping;
+mod outage;
 mod pauses;
 mod places;
 mod pushed;
@@ -40,6 +41,7 @@ pub use serving::Serving;
 pub use wish::{Assignment, Wish};
 
 use choice::Replicas;
+use outage::Outage;
 use pauses::Pauses;
 use places::Found;
 use store::Store;
@@ -204,7 +206,7 @@ struct Following {
     /// What is wrong with each replica, and with finding them.
     troubles: BTreeMap<String, String>,
     /// What the log said last of it.
-    told: Option<String>,
+    outage: Outage,
 }
 
 impl Following {
@@ -229,7 +231,7 @@ impl Following {
             wishes,
             reach,
             troubles: BTreeMap::new(),
-            told: None,
+            outage: Outage::default(),
         }
     }
 
@@ -476,11 +478,12 @@ impl Following {
             let all = each.collect::<Vec<_>>().join("; ");
             if all.is_empty() { "connecting".to_owned() } else { all }
         });
-        if trouble != self.told {
-            if let Some(trouble) = trouble.as_ref().filter(|_| !self.troubles.is_empty()) {
+        match &trouble {
+            Some(trouble) if self.outage.is_news(&self.troubles, Instant::now()) => {
                 warn!("no controller is in reach: {trouble}");
             }
-            self.told.clone_from(&trouble);
+            Some(_) => {}
+            None => self.outage.is_over(),
         }
         self.reach.send_if_modified(|reach| {
             let now = Reach { connected, known, trouble, ..reach.clone() };

@@ -64,7 +64,7 @@ pub(crate) fn side_by_side(what: &str) {
     installed::is_there(&cluster);
     works(&cluster, "three");
 
-    older.apply(&cluster, "== \"Deployment\"");
+    older.apply(&cluster, "!= \"DaemonSet\"");
     installed::is_there(&cluster);
     works(&cluster, "four");
     println!("== newer agents, older controllers: good");
