@@ -5,9 +5,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use blixt_model::{
-    Backend, EndpointState, Gateway, ListenerName, RouteId, ServicePort, Target,
-};
+use blixt_model::{Backend, EndpointState, Gateway, ListenerName, RouteId, ServicePort, Target};
 
 use crate::compile::{Compiled, gateway_of};
 use crate::index::{Index, SERVICE_NAME_LABEL};

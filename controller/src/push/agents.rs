@@ -198,13 +198,7 @@ impl Agents {
     }
 
     /// An agent comes, perhaps back. Its newest stream is the one that counts.
-    pub(crate) fn come(
-        &mut self,
-        node: &str,
-        stream: StreamId,
-        hello: &Greeting,
-        now: Instant,
-    ) {
+    pub(crate) fn come(&mut self, node: &str, stream: StreamId, hello: &Greeting, now: Instant) {
         let has = hello.has;
         let before = self.by_node.remove(node);
         let known = has.and_then(|digest| {

@@ -25,8 +25,8 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use super::certificates::{LIFE, Peer};
 use super::agents::Greeting;
+use super::certificates::{LIFE, Peer};
 use super::door::Connection;
 use super::enrolment::{ReviewError, Reviewer};
 use super::scrapers;

@@ -61,8 +61,7 @@ impl Secrets<'_> {
         let group = reference.group.as_deref().unwrap_or_default();
         let kind = reference.kind.as_deref().unwrap_or("Secret");
         if (group, kind) != ("", "Secret") {
-            let group =
-                if group.is_empty() { String::new() } else { format!(" of group {group}") };
+            let group = if group.is_empty() { String::new() } else { format!(" of group {group}") };
             return Err(invalid(format!(
                 "is of kind {kind}{group}: only a Secret can be a certificate"
             )));

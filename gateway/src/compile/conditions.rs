@@ -11,8 +11,7 @@ use super::listeners::Listener;
 use super::routes::{Attached, Attachments, Outcome, Parent};
 use super::{Environment, Programming};
 use crate::status::{
-    Condition, ConditionType, GatewayStatus, ListenerStatus, RouteParentStatus,
-    RouteStatus, reason,
+    Condition, ConditionType, GatewayStatus, ListenerStatus, RouteParentStatus, RouteStatus, reason,
 };
 
 /// The status of every Gateway of ours.
@@ -155,7 +154,9 @@ fn listener(listener: &Listener<'_>, gateway: &Gateway<'_>) -> ListenerStatus {
 
 fn listener_accepted(listener: &Listener<'_>, generation: i64) -> Condition {
     let (holds, reason, message) = match (&listener.conflict, &listener.rejected) {
-        (Some((reason, message)), _) | (None, Some((reason, message))) => (false, *reason, message.clone()),
+        (Some((reason, message)), _) | (None, Some((reason, message))) => {
+            (false, *reason, message.clone())
+        }
         (None, None) => (true, reason::ACCEPTED, "The listener is good.".to_owned()),
     };
     Condition::new(ConditionType::Accepted, holds, reason, message, generation)

@@ -178,10 +178,8 @@ fn one<'a>(
 fn socket(spec: &GatewayListeners, is_repeated: bool) -> Result<Socket, Fault> {
     let unsupported = |message| (reason::UNSUPPORTED_VALUE, message);
     let Some(service) = service(spec) else {
-        let message = format!(
-            "Protocol {} is not served: use TCP, UDP, HTTP, HTTPS or TLS.",
-            spec.protocol
-        );
+        let message =
+            format!("Protocol {} is not served: use TCP, UDP, HTTP, HTTPS or TLS.", spec.protocol);
         return Err((reason::UNSUPPORTED_PROTOCOL, message));
     };
     // No API server lets these through; then nothing here breaks on them.

@@ -29,8 +29,8 @@ use blixt_model::{Certificate, Generation, HashSeed, ObjectName, Snapshot, Snaps
 use crate::index::Index;
 use crate::status::Statuses;
 
-pub use certificates::wanted_secrets;
 use certificates::Secrets;
+pub use certificates::wanted_secrets;
 use grants::Grants;
 pub(crate) use routes::gateway_of;
 pub(crate) use selector::Selector;

@@ -212,8 +212,7 @@ fn common_hostnames(route: &RouteSpec, listener: &Listener<'_>) -> Result<Vec<Ho
 /// The route that was there first comes first.
 fn in_order(listener: &Listener<'_>, index: &Index) -> Vec<RouteId> {
     let attached = listener.attached.keys();
-    let mut known: Vec<_> =
-        attached.filter_map(|id| Some((id, index.routes().get(id)?))).collect();
+    let mut known: Vec<_> = attached.filter_map(|id| Some((id, index.routes().get(id)?))).collect();
     known.sort_by(|(id, route), (other_id, other)| route.before(id, other, other_id));
     known.into_iter().map(|(id, _)| id.clone()).collect()
 }

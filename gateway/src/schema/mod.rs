@@ -44,7 +44,7 @@ pub(crate) struct Schema {
     items: Option<Box<Schema>>,
     required: Vec<String>,
     #[serde(rename = "enum")]
-    choices: Vec<String>,
+    choices: Vec<serde_json::Value>,
     pattern: Option<Pattern>,
     min_length: Option<usize>,
     max_length: Option<usize>,

@@ -72,8 +72,11 @@ fn stream_listener(text: &mut String, listener: &StreamListener, snapshot: &Snap
     writeln!(text, "    {} for {hostname}{tls}", listener.name).unwrap();
     for route in &listener.routes {
         let hostnames: Vec<_> = route.hostnames.iter().map(ToString::to_string).collect();
-        let hostnames =
-            if hostnames.is_empty() { String::new() } else { format!(" for {}", hostnames.join(", ")) };
+        let hostnames = if hostnames.is_empty() {
+            String::new()
+        } else {
+            format!(" for {}", hostnames.join(", "))
+        };
         writeln!(text, "      <- {}{hostnames}", route.route).unwrap();
         for backend in &route.backends {
             writeln!(text, "        {}", target(backend, snapshot)).unwrap();

@@ -3,8 +3,8 @@
 
 use blixt_gateway::Object;
 use blixt_gateway::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ReferenceGrant, Secret,
-    Service, TcpRoute, TlsRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ReferenceGrant,
+    Secret, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -178,9 +178,9 @@ fn tls() -> impl Strategy<Value = Value> {
         optional(namespace_name()),
         name(),
     )
-        .prop_map(|(kind, namespace, name)| {
-            json!({"kind": kind, "namespace": namespace, "name": name})
-        });
+        .prop_map(
+            |(kind, namespace, name)| json!({"kind": kind, "namespace": namespace, "name": name}),
+        );
     let mode = select(vec![json!(null), json!("Terminate"), json!("Passthrough")]);
     let options = mostly(vec![json!(null)], vec![json!({"example.com/x": "y"})]);
     (mode, prop::collection::vec(reference, 0..3), options).prop_map(
