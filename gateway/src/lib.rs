@@ -23,6 +23,7 @@ mod plain;
 mod pools;
 mod route;
 mod schema;
+mod set;
 mod standalone;
 pub mod status;
 mod validate;

@@ -103,6 +103,7 @@ static CRDS: LazyLock<BTreeMap<Kind, Crd>> = LazyLock::new(|| {
     [
         (Kind::GatewayClass, include_str!("gatewayclasses.json")),
         (Kind::Gateway, include_str!("gateways.json")),
+        (Kind::ListenerSet, include_str!("listenersets.json")),
         (Kind::TcpRoute, include_str!("tcproutes.json")),
         (Kind::UdpRoute, include_str!("udproutes.json")),
         (Kind::HttpRoute, include_str!("httproutes.json")),

@@ -90,7 +90,7 @@ fn the_schemas_are_those_of_the_kinds() {
         assert_eq!((crd.group.as_str(), crd.kind.as_str()), (kind.group(), kind.name()));
         assert_eq!(crd.scope == "Namespaced", kind.is_namespaced());
     }
-    assert_eq!(CRDS.len(), 8);
+    assert_eq!(CRDS.len(), 9);
     assert_eq!(versions(Kind::TcpRoute), ["v1"]);
     assert_eq!(versions(Kind::ReferenceGrant), ["v1", "v1beta1"]);
 }
