@@ -389,8 +389,14 @@ impl Control {
 
     /// How far this node is with a Gateway.
     fn programming(&self, name: &ObjectName) -> Programming {
+        let mut gateways = self.wanted.snapshot().gateways().iter();
+        let streams = gateways.any(|gateway| gateway.name == *name && !gateway.streams.is_empty());
         match &self.unmapped {
             Some(reason) => self.tables.refusal(reason.clone()),
+            None if streams => {
+                let why = "HTTP, HTTPS and TLS listeners are not served yet: remove them";
+                self.tables.refusal(why.to_owned())
+            }
             None => self.tables.programming(self.wanted.snapshot(), name),
         }
     }

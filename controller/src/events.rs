@@ -236,12 +236,15 @@ fn api_version(object: &ObjectKey) -> Cow<'static, str> {
     match object.kind {
         Kind::AddressPool => AddressPool::api_version(&()),
         Kind::GatewayConfig => GatewayConfig::api_version(&()),
-        Kind::Namespace | Kind::Service => Service::api_version(&()),
+        Kind::Namespace | Kind::Secret | Kind::Service => Service::api_version(&()),
         Kind::EndpointSlice => EndpointSlice::api_version(&()),
         Kind::GatewayClass
         | Kind::Gateway
+        | Kind::ListenerSet
         | Kind::TcpRoute
         | Kind::UdpRoute
+        | Kind::HttpRoute
+        | Kind::TlsRoute
         | Kind::ReferenceGrant => Gateway::api_version(&()),
     }
 }

@@ -7,14 +7,16 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use blixt_model::{ObjectName, RouteId, RouteKind};
+use blixt_model::{Certificate, ObjectName, RouteId, RouteKind};
 
 use crate::apis::{
     AddressPoolSpec, EndpointSlice, GatewayClassSpec, GatewayConfigSpec, GatewaySpec, ObjectMeta,
     ReferenceGrantSpec, ServiceSpec, Time,
 };
+use crate::certificate;
 use crate::object::{Kind, Object, ObjectKey};
 use crate::route::RouteSpec;
+use crate::set::SetSpec;
 
 /// The label of an EndpointSlice that names its Service.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -26,6 +28,8 @@ pub enum Event {
     Upsert(Object),
     /// It is gone.
     Delete(ObjectKey),
+    /// A Secret can't be read, and why. What is known of it stays.
+    Unreadable(ObjectName, String),
 }
 
 /// All objects that matter, as they are now.
@@ -33,8 +37,11 @@ pub enum Event {
 pub struct Index {
     classes: BTreeMap<String, Stored<GatewayClassSpec>>,
     gateways: BTreeMap<ObjectName, Stored<GatewaySpec>>,
+    sets: BTreeMap<ObjectName, Stored<SetSpec>>,
     routes: BTreeMap<RouteId, Stored<RouteSpec>>,
     grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
+    /// Or why there is no certificate in one.
+    secrets: BTreeMap<ObjectName, Result<Certificate, String>>,
     services: BTreeMap<ObjectName, ServiceSpec>,
     slices: BTreeMap<ObjectName, Slice>,
     slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
@@ -87,7 +94,15 @@ impl Index {
         match event {
             Event::Upsert(object) => self.upsert(object),
             Event::Delete(key) => self.delete(&key),
+            Event::Unreadable(secret, why) => self.unreadable(secret, &why),
         }
+    }
+
+    fn unreadable(&mut self, secret: ObjectName, why: &str) -> bool {
+        if matches!(self.secrets.get(&secret), Some(Ok(_))) {
+            return false;
+        }
+        set(&mut self.secrets, secret, Err(format!("can't be read: {why}")))
     }
 
     /// What it knows, in no particular order.
@@ -113,9 +128,13 @@ impl Index {
             .chain(cluster(Kind::GatewayClass, &self.classes))
             .chain(cluster(Kind::AddressPool, &self.pools))
             .chain(namespaced(Kind::Gateway, self.gateways.keys()))
+            .chain(namespaced(Kind::ListenerSet, self.sets.keys()))
             .chain(namespaced(Kind::TcpRoute, routes(RouteKind::Tcp)))
             .chain(namespaced(Kind::UdpRoute, routes(RouteKind::Udp)))
+            .chain(namespaced(Kind::HttpRoute, routes(RouteKind::Http)))
+            .chain(namespaced(Kind::TlsRoute, routes(RouteKind::Tls)))
             .chain(namespaced(Kind::ReferenceGrant, self.grants.keys()))
+            .chain(namespaced(Kind::Secret, self.secrets.keys()))
             .chain(namespaced(Kind::Service, self.services.keys()))
             .chain(namespaced(Kind::EndpointSlice, self.slices.keys()))
             .chain(namespaced(Kind::GatewayConfig, self.configs.keys()))
@@ -150,15 +169,39 @@ impl Index {
                 let stored = Stored { labels, ..Stored::new(&gateway.metadata, gateway.spec) };
                 set(&mut self.gateways, name, stored)
             }
-            Object::TcpRoute(route) => {
-                let stored = Stored::new(&route.metadata, RouteSpec::from(&route.spec));
-                set(&mut self.routes, RouteId { kind: RouteKind::Tcp, name }, stored)
+            Object::ListenerSet(set_) => {
+                let spec = SetSpec::new(&set_.spec, name.namespace());
+                set(&mut self.sets, name, Stored::new(&set_.metadata, spec))
             }
-            Object::UdpRoute(route) => {
-                let stored = Stored::new(&route.metadata, RouteSpec::from(&route.spec));
-                set(&mut self.routes, RouteId { kind: RouteKind::Udp, name }, stored)
-            }
+            Object::TcpRoute(route) => self.upsert_route(
+                RouteKind::Tcp,
+                name,
+                &route.metadata,
+                RouteSpec::from(&route.spec),
+            ),
+            Object::UdpRoute(route) => self.upsert_route(
+                RouteKind::Udp,
+                name,
+                &route.metadata,
+                RouteSpec::from(&route.spec),
+            ),
+            Object::HttpRoute(route) => self.upsert_route(
+                RouteKind::Http,
+                name,
+                &route.metadata,
+                RouteSpec::from(&route.spec),
+            ),
+            Object::TlsRoute(route) => self.upsert_route(
+                RouteKind::Tls,
+                name,
+                &route.metadata,
+                RouteSpec::from(&route.spec),
+            ),
             Object::ReferenceGrant(grant) => set(&mut self.grants, name, grant.spec),
+            Object::Secret(secret) => {
+                let read = certificate::read(&name, &secret);
+                set(&mut self.secrets, name, read)
+            }
             Object::Service(service) => {
                 set(&mut self.services, name, service.spec.unwrap_or_default())
             }
@@ -170,6 +213,20 @@ impl Index {
             // These are in no namespace.
             Object::Namespace(_) | Object::GatewayClass(_) | Object::AddressPool(_) => false,
         }
+    }
+
+    fn upsert_route(
+        &mut self,
+        kind: RouteKind,
+        name: ObjectName,
+        metadata: &ObjectMeta,
+        spec: RouteSpec,
+    ) -> bool {
+        set(&mut self.routes, RouteId { kind, name }, Stored::new(metadata, spec))
+    }
+
+    fn delete_route(&mut self, kind: RouteKind, name: ObjectName) -> bool {
+        self.routes.remove(&RouteId { kind, name }).is_some()
     }
 
     fn upsert_slice(&mut self, name: ObjectName, mut slice: EndpointSlice) -> bool {
@@ -199,9 +256,13 @@ impl Index {
         let Some(name) = object_name(key) else { return false };
         match key.kind {
             Kind::Gateway => self.gateways.remove(&name).is_some(),
-            Kind::TcpRoute => self.routes.remove(&RouteId { kind: RouteKind::Tcp, name }).is_some(),
-            Kind::UdpRoute => self.routes.remove(&RouteId { kind: RouteKind::Udp, name }).is_some(),
+            Kind::ListenerSet => self.sets.remove(&name).is_some(),
+            Kind::TcpRoute => self.delete_route(RouteKind::Tcp, name),
+            Kind::UdpRoute => self.delete_route(RouteKind::Udp, name),
+            Kind::HttpRoute => self.delete_route(RouteKind::Http, name),
+            Kind::TlsRoute => self.delete_route(RouteKind::Tls, name),
             Kind::ReferenceGrant => self.grants.remove(&name).is_some(),
+            Kind::Secret => self.secrets.remove(&name).is_some(),
             Kind::Service => self.services.remove(&name).is_some(),
             Kind::EndpointSlice => self.delete_slice(&name),
             Kind::GatewayConfig => self.configs.remove(&name).is_some(),
@@ -238,8 +299,18 @@ impl Index {
         &self.gateways
     }
 
+    pub(crate) fn sets(&self) -> &BTreeMap<ObjectName, Stored<SetSpec>> {
+        &self.sets
+    }
+
     pub(crate) fn routes(&self) -> &BTreeMap<RouteId, Stored<RouteSpec>> {
         &self.routes
+    }
+
+    /// The certificate in a Secret; or why there is none, as the end of a
+    /// sentence.
+    pub(crate) fn certificate(&self, name: &ObjectName) -> Option<&Result<Certificate, String>> {
+        self.secrets.get(name)
     }
 
     pub(crate) fn service(&self, name: &ObjectName) -> Option<&ServiceSpec> {

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apis;
+mod certificate;
 mod compile;
 mod config;
 mod crds;
@@ -23,12 +24,13 @@ mod plain;
 mod pools;
 mod route;
 mod schema;
+mod set;
 mod standalone;
 pub mod status;
 mod validate;
 mod warnings;
 
-pub use compile::{Compiled, CrdVersion, Environment, Node, Programming, compile};
+pub use compile::{Compiled, CrdVersion, Environment, Node, Programming, compile, wanted_secrets};
 pub use crds::crds;
 pub use index::{Event, Index};
 pub use manifest::ObjectRef;

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use blixt_model::RouteKind;
+
 use crate::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, GatewayConfig, Namespace, ObjectMeta,
-    ReferenceGrant, Service, TcpRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, GatewayConfig, HttpRoute, ListenerSet,
+    Namespace, ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::{BLIXT_GROUP, GATEWAY_GROUP};
 
@@ -17,12 +19,20 @@ pub enum Kind {
     GatewayClass,
     /// `Gateway`.
     Gateway,
+    /// `ListenerSet`.
+    ListenerSet,
     /// `TCPRoute`.
     TcpRoute,
     /// `UDPRoute`.
     UdpRoute,
+    /// `HTTPRoute`.
+    HttpRoute,
+    /// `TLSRoute`.
+    TlsRoute,
     /// `ReferenceGrant`.
     ReferenceGrant,
+    /// `Secret`, for certificates.
+    Secret,
     /// `Service`.
     Service,
     /// `EndpointSlice`.
@@ -35,13 +45,17 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Namespace,
         Self::GatewayClass,
         Self::Gateway,
+        Self::ListenerSet,
         Self::TcpRoute,
         Self::UdpRoute,
+        Self::HttpRoute,
+        Self::TlsRoute,
         Self::ReferenceGrant,
+        Self::Secret,
         Self::Service,
         Self::EndpointSlice,
         Self::AddressPool,
@@ -54,9 +68,13 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::GatewayClass => "GatewayClass",
             Self::Gateway => "Gateway",
+            Self::ListenerSet => "ListenerSet",
             Self::TcpRoute => "TCPRoute",
             Self::UdpRoute => "UDPRoute",
+            Self::HttpRoute => "HTTPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::Secret => "Secret",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::AddressPool => "AddressPool",
@@ -67,13 +85,16 @@ impl Kind {
     /// The API group; empty for the core group.
     pub const fn group(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Service => "",
+            Self::Namespace | Self::Secret | Self::Service => "",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::AddressPool | Self::GatewayConfig => BLIXT_GROUP,
             Self::GatewayClass
             | Self::Gateway
+            | Self::ListenerSet
             | Self::TcpRoute
             | Self::UdpRoute
+            | Self::HttpRoute
+            | Self::TlsRoute
             | Self::ReferenceGrant => GATEWAY_GROUP,
         }
     }
@@ -81,6 +102,17 @@ impl Kind {
     /// Whether its objects live in namespaces.
     pub const fn is_namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::GatewayClass | Self::AddressPool)
+    }
+}
+
+impl From<RouteKind> for Kind {
+    fn from(kind: RouteKind) -> Self {
+        match kind {
+            RouteKind::Tcp => Self::TcpRoute,
+            RouteKind::Udp => Self::UdpRoute,
+            RouteKind::Http => Self::HttpRoute,
+            RouteKind::Tls => Self::TlsRoute,
+        }
     }
 }
 
@@ -119,12 +151,20 @@ pub enum Object {
     GatewayClass(Box<GatewayClass>),
     /// A Gateway.
     Gateway(Box<Gateway>),
+    /// A ListenerSet.
+    ListenerSet(Box<ListenerSet>),
     /// A TCPRoute.
     TcpRoute(Box<TcpRoute>),
     /// A UDPRoute.
     UdpRoute(Box<UdpRoute>),
+    /// An HTTPRoute.
+    HttpRoute(Box<HttpRoute>),
+    /// A TLSRoute.
+    TlsRoute(Box<TlsRoute>),
     /// A ReferenceGrant.
     ReferenceGrant(Box<ReferenceGrant>),
+    /// A Secret.
+    Secret(Box<Secret>),
     /// A Service.
     Service(Box<Service>),
     /// An EndpointSlice.
@@ -142,9 +182,13 @@ impl Object {
             Self::Namespace(_) => Kind::Namespace,
             Self::GatewayClass(_) => Kind::GatewayClass,
             Self::Gateway(_) => Kind::Gateway,
+            Self::ListenerSet(_) => Kind::ListenerSet,
             Self::TcpRoute(_) => Kind::TcpRoute,
             Self::UdpRoute(_) => Kind::UdpRoute,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::TlsRoute(_) => Kind::TlsRoute,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Self::Secret(_) => Kind::Secret,
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::AddressPool(_) => Kind::AddressPool,
@@ -158,9 +202,13 @@ impl Object {
             Self::Namespace(object) => &object.metadata,
             Self::GatewayClass(object) => &object.metadata,
             Self::Gateway(object) => &object.metadata,
+            Self::ListenerSet(object) => &object.metadata,
             Self::TcpRoute(object) => &object.metadata,
             Self::UdpRoute(object) => &object.metadata,
+            Self::HttpRoute(object) => &object.metadata,
+            Self::TlsRoute(object) => &object.metadata,
             Self::ReferenceGrant(object) => &object.metadata,
+            Self::Secret(object) => &object.metadata,
             Self::Service(object) => &object.metadata,
             Self::EndpointSlice(object) => &object.metadata,
             Self::AddressPool(object) => &object.metadata,
@@ -173,9 +221,13 @@ impl Object {
             Self::Namespace(object) => &mut object.metadata,
             Self::GatewayClass(object) => &mut object.metadata,
             Self::Gateway(object) => &mut object.metadata,
+            Self::ListenerSet(object) => &mut object.metadata,
             Self::TcpRoute(object) => &mut object.metadata,
             Self::UdpRoute(object) => &mut object.metadata,
+            Self::HttpRoute(object) => &mut object.metadata,
+            Self::TlsRoute(object) => &mut object.metadata,
             Self::ReferenceGrant(object) => &mut object.metadata,
+            Self::Secret(object) => &mut object.metadata,
             Self::Service(object) => &mut object.metadata,
             Self::EndpointSlice(object) => &mut object.metadata,
             Self::AddressPool(object) => &mut object.metadata,
@@ -203,11 +255,15 @@ impl Object {
             (Self::Namespace(a), Self::Namespace(b)) => a.spec == b.spec,
             (Self::GatewayClass(a), Self::GatewayClass(b)) => a.spec == b.spec,
             (Self::Gateway(a), Self::Gateway(b)) => a.spec == b.spec,
+            (Self::ListenerSet(a), Self::ListenerSet(b)) => a.spec == b.spec,
             (Self::TcpRoute(a), Self::TcpRoute(b)) => a.spec == b.spec,
             (Self::UdpRoute(a), Self::UdpRoute(b)) => a.spec == b.spec,
+            (Self::HttpRoute(a), Self::HttpRoute(b)) => a.spec == b.spec,
+            (Self::TlsRoute(a), Self::TlsRoute(b)) => a.spec == b.spec,
             (Self::ReferenceGrant(a), Self::ReferenceGrant(b)) => a.spec == b.spec,
             (Self::AddressPool(a), Self::AddressPool(b)) => a.spec == b.spec,
             (Self::GatewayConfig(a), Self::GatewayConfig(b)) => a.spec == b.spec,
+            (Self::Secret(a), Self::Secret(b)) => a.type_ == b.type_ && a.data == b.data,
             (Self::Service(a), Self::Service(b)) => a.spec == b.spec,
             (Self::EndpointSlice(a), Self::EndpointSlice(b)) => {
                 a.address_type == b.address_type && a.endpoints == b.endpoints && a.ports == b.ports
@@ -231,9 +287,13 @@ from_boxed!(
     Namespace,
     GatewayClass,
     Gateway,
+    ListenerSet,
     TcpRoute,
     UdpRoute,
+    HttpRoute,
+    TlsRoute,
     ReferenceGrant,
+    Secret,
     Service,
     EndpointSlice,
     AddressPool,

@@ -81,9 +81,10 @@ const HEAVY: [(&str, &[&str]); 16] = [
     ("tracing-subscriber", &["blixt-agent", "blixt-controller"]),
     ("clap", &["blixt-agent", "blixt-benches", "blixt-cli", "blixt-controller", "blixt-scrape"]),
     ("protox", &["blixt-api"]),
-    // Who speaks TLS, and who makes certificates.
-    ("rustls", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-scrape"]),
-    ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-scrape"]),
+    // Who speaks TLS, who looks whether a certificate and a key fit, and who makes
+    // certificates.
+    ("rustls", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-gateway", "blixt-scrape"]),
+    ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-gateway", "blixt-scrape"]),
 ];
 
 /// Crates that exist for tests: nothing that ships may be built with them.

@@ -23,6 +23,9 @@ use super::{Report, Serving};
 /// The version of the protocol.
 const PROTOCOL: u32 = 1;
 
+/// Whether HTTP, HTTPS and TLS listeners are served.
+const SERVES_STREAMS: bool = false;
+
 /// A replica that says nothing for so long is taken for dead. Longer than an
 /// agent's own second: a controller that stalls costs nothing but time.
 const SILENCE: Duration = BEAT.saturating_mul(8);
@@ -145,6 +148,7 @@ async fn follow_once(
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         digest: reported.applied.map(Digest::to_vec).unwrap_or_default(),
+        streams: SERVES_STREAMS,
     };
     // There is room in a new channel.
     let _ = say.try_send(Said::Hello(hello));

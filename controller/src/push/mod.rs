@@ -24,10 +24,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use blixt_api::parts::{Digest, Parts};
+use blixt_api::parts::{Digest, Parts, certificates_out};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_gateway::Programming;
-use blixt_model::{ObjectName, Snapshot};
+use blixt_model::{Certificate, ObjectName, Snapshot};
 use prometheus_client::registry::Registry;
 use prost::Message;
 use tokio::net::TcpListener;
@@ -42,7 +42,7 @@ pub use enrolment::{ReviewError, Reviewer, TokenReviews};
 pub use ownership::owners;
 pub use trust::Trust;
 
-use agents::{Agents, Published, StreamId};
+use agents::{Agents, Greeting, Published, StreamId};
 use health::Turn;
 use meters::Meters;
 use server::{Service, service};
@@ -101,6 +101,8 @@ pub struct Push(Arc<Inner>);
 struct Inner {
     agents: Mutex<State>,
     published: watch::Sender<Option<Arc<Parts>>>,
+    /// What the streams of the newest snapshot end TLS with.
+    certificates: watch::Sender<Arc<wire::Certificates>>,
     assigned: watch::Sender<Assignments>,
     peers: watch::Sender<Vec<String>>,
     heard: watch::Sender<Heard>,
@@ -159,6 +161,7 @@ impl Push {
         Self(Arc::new(Inner {
             agents: Mutex::new(state),
             published: watch::Sender::new(None),
+            certificates: watch::Sender::new(Arc::default()),
             assigned: watch::Sender::new(None),
             peers: watch::Sender::new(Vec::new()),
             heard: watch::Sender::new(Heard::default()),
@@ -181,6 +184,8 @@ impl Push {
         let addresses = snapshot.gateways().iter();
         let addresses = addresses.map(|it| (it.name.clone(), it.addresses.clone())).collect();
         let published = state.agents.publish(parts, addresses);
+        let streaming = snapshot.gateways().iter().filter(|gateway| !gateway.streams.is_empty());
+        state.agents.have_streams(streaming.map(|gateway| gateway.name.clone()).collect());
         if published == Published::Same {
             return false;
         }
@@ -196,6 +201,12 @@ impl Push {
             Published::Same => {}
         }
         true
+    }
+
+    /// Has all agents that serve streams take these certificates. To be said before
+    /// the snapshot that names them is published: so they are there when it comes.
+    pub fn certify<'a>(&self, certificates: impl IntoIterator<Item = &'a Certificate>) {
+        tell(&self.0.certificates, Arc::new(certificates_out(certificates)));
     }
 
     /// How far agents are with a Gateway of the newest snapshot: for
@@ -327,6 +338,10 @@ impl Push {
         self.0.published.subscribe()
     }
 
+    fn certificates(&self) -> watch::Receiver<Arc<wire::Certificates>> {
+        self.0.certificates.subscribe()
+    }
+
     fn assigned(&self) -> watch::Receiver<Assignments> {
         self.0.assigned.subscribe()
     }
@@ -371,11 +386,11 @@ impl Push {
         }
     }
 
-    fn come(&self, node: &str, version: String, has: Option<Digest>) -> StreamId {
+    fn come(&self, node: &str, hello: &Greeting) -> StreamId {
         let mut state = self.state();
         state.streams += 1;
         let stream = state.streams;
-        state.agents.come(node, stream, version, has, Instant::now());
+        state.agents.come(node, stream, hello, Instant::now());
         state.news = true;
         stream
     }

@@ -8,12 +8,27 @@ pub use gateway_api::gatewayclasses::{
     GatewayClass, GatewayClassSpec, GatewayClassStatus, GatewayClassStatusSupportedFeatures,
 };
 pub use gateway_api::gateways::{
-    Gateway, GatewayAddresses, GatewayListeners, GatewayListenersAllowedRoutes,
+    Gateway, GatewayAddresses, GatewayAllowedListeners, GatewayAllowedListenersNamespacesFrom,
+    GatewayAllowedListenersNamespacesSelector, GatewayListeners, GatewayListenersAllowedRoutes,
     GatewayListenersAllowedRoutesNamespacesFrom, GatewayListenersAllowedRoutesNamespacesSelector,
-    GatewayListenersTlsMode, GatewaySpec, GatewayStatus, GatewayStatusAddresses,
-    GatewayStatusListeners, GatewayStatusListenersSupportedKinds,
+    GatewayListenersTlsCertificateRefs, GatewayListenersTlsMode, GatewaySpec, GatewayStatus,
+    GatewayStatusAddresses, GatewayStatusListeners, GatewayStatusListenersSupportedKinds,
+    GatewayTls,
+};
+pub use gateway_api::httproutes::{
+    HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs,
+    HttpRouteRulesMatches, HttpRouteRulesMatchesPathType, HttpRouteSpec, HttpRouteStatus,
+    HttpRouteStatusParents, HttpRouteStatusParentsParentRef,
+};
+pub use gateway_api::listenersets::{
+    ListenerSet, ListenerSetListeners, ListenerSetSpec, ListenerSetStatus,
+    ListenerSetStatusListeners, ListenerSetStatusListenersSupportedKinds,
 };
 pub use gateway_api::referencegrants::{ReferenceGrant, ReferenceGrantSpec};
+pub use gateway_api::tlsroutes::{
+    TlsRoute, TlsRouteParentRefs, TlsRouteRules, TlsRouteRulesBackendRefs, TlsRouteSpec,
+    TlsRouteStatus, TlsRouteStatusParents, TlsRouteStatusParentsParentRef,
+};
 pub use k8s_openapi::api::core::v1::{Namespace, Service, ServiceSpec};
 pub use k8s_openapi::api::discovery::v1::EndpointSlice;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
@@ -54,3 +69,7 @@ pub use udproutes::{
     UdpRoute, UdpRouteParentRefs, UdpRouteRules, UdpRouteRulesBackendRefs, UdpRouteSpec,
     UdpRouteStatus, UdpRouteStatusParents, UdpRouteStatusParentsParentRef,
 };
+
+mod secrets;
+
+pub use secrets::Secret;

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use blixt_model::ObjectName;
 
 use super::addresses::{self, Addresses};
+use super::certificates::Secrets;
 use super::classes::Classes;
 use super::configs::{Configs, Reference};
+use super::grants::Referrer;
 use super::listeners::{self, Listener};
 use super::pools::Pools;
 use super::{Environment, Programming};
@@ -45,6 +47,21 @@ impl Gateway<'_> {
             && self.listeners.iter().any(|listener| listener.served().is_some())
     }
 
+    /// Its own listeners, without those of ListenerSets.
+    pub(super) fn own_listeners(&self) -> impl Iterator<Item = &Listener<'_>> {
+        self.listeners.iter().filter(|listener| listener.set.is_none())
+    }
+
+    /// The listeners of a ListenerSet.
+    pub(super) fn listeners_of(&self, set: &ObjectName) -> impl Iterator<Item = &Listener<'_>> {
+        self.listeners.iter().filter(move |listener| listener.set == Some(set))
+    }
+
+    /// Whether it asks for something that we do not have.
+    pub(super) fn asks_too_much(&self) -> bool {
+        self.bad_parameters.is_some() || !self.addresses.unsupported.is_empty()
+    }
+
     /// Whether it is in the snapshot. One that has some of its addresses is
     /// served on those: it is not programmed, but its traffic flows.
     pub(super) fn is_served(&self) -> bool {
@@ -58,6 +75,7 @@ pub(super) fn judge<'a>(
     classes: &Classes,
     pools: &Pools<'_>,
     configs: &mut Configs<'_>,
+    secrets: &Secrets<'_>,
     environment: &Environment<'_>,
 ) -> Gateways<'a> {
     let ours: Vec<_> = index
@@ -70,10 +88,11 @@ pub(super) fn judge<'a>(
     let mut addresses = addresses::assign(&ours, pools, environment);
     ours.into_iter()
         .map(|(name, stored)| {
+            let owner = Referrer { kind: "Gateway", namespace: name.namespace() };
             let gateway = Gateway {
                 stored,
                 addresses: addresses.remove(name).unwrap_or_default(),
-                listeners: listeners::judge(&stored.spec),
+                listeners: listeners::judge(&stored.spec, owner, secrets),
                 bad_parameters: parameters(name, &stored.spec, configs).err(),
                 had_addresses: had_addresses(name, environment),
                 programming: (environment.programmed)(name),

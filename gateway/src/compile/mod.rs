@@ -7,28 +7,34 @@
 
 mod addresses;
 mod backends;
+mod certificates;
 mod classes;
 mod conditions;
 mod configs;
 mod endpoints;
 mod gateways;
+mod grants;
 mod listeners;
 mod namespaces;
 mod pools;
 mod routes;
 mod selector;
+mod sets;
 mod snapshot;
 mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use blixt_model::{Generation, HashSeed, ObjectName, Snapshot, SnapshotError};
+use blixt_model::{Certificate, Generation, HashSeed, ObjectName, Snapshot, SnapshotError};
 
 use crate::index::Index;
 use crate::status::Statuses;
 
-pub(crate) use routes::gateway_of;
+use certificates::Secrets;
+pub use certificates::wanted_secrets;
+use grants::Grants;
+pub(crate) use routes::{Parent, parent_of};
 pub(crate) use selector::Selector;
 
 /// What the result depends on besides the objects.
@@ -110,6 +116,9 @@ pub enum Programming {
 pub struct Compiled {
     /// What is wanted.
     pub snapshot: Snapshot,
+    /// The certificates that it names, in order. They are for those who end TLS
+    /// with them, and for no disk.
+    pub certificates: Vec<Certificate>,
     /// What becomes of each object that is ours.
     pub status: Statuses,
     /// Which node sends from which addresses: one of each family at most. A
@@ -126,18 +135,23 @@ pub fn compile(index: &Index, environment: &Environment<'_>) -> Result<Compiled,
     let mut configs = configs::judge(index);
     let classes = classes::judge(index, &mut configs, environment);
     let pools = pools::judge(index);
-    let mut gateways = gateways::judge(index, &classes, &pools, &mut configs, environment);
-    let attachments = routes::attach(index, &mut gateways);
-    let resolved = backends::resolve(index, attachments.routes());
+    let secrets = Secrets { index, grants: Grants::new(index) };
+    let mut gateways =
+        gateways::judge(index, &classes, &pools, &mut configs, &secrets, environment);
+    let sets = sets::attach(index, &mut gateways, &secrets);
+    let attachments = routes::attach(index, &mut gateways, &sets);
+    let resolved = backends::resolve(index, &secrets.grants, attachments.routes());
     let sources = sources::assign(&pools, &gateways, environment);
+    let snapshot = snapshot::build(index, environment, &gateways, &resolved)?;
     Ok(Compiled {
-        snapshot: snapshot::build(index, environment, &gateways, &resolved)?
-            .with_settings(classes.settings),
+        certificates: certificates::of_snapshot(index, &snapshot),
+        snapshot: snapshot.with_settings(classes.settings),
         status: Statuses {
             classes: classes.statuses,
             configs: configs.statuses(),
             pools: pools.statuses(&gateways, &sources, environment.unusable_addresses),
-            gateways: conditions::gateways(&gateways),
+            gateways: conditions::gateways(&gateways, &sets),
+            sets: conditions::sets(&gateways, &sets),
             routes: conditions::routes(&attachments, &gateways, &resolved, environment),
         },
         sources,

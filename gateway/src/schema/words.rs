@@ -32,6 +32,10 @@ pub(super) fn of(pattern: &str) -> Option<&'static str> {
         "^[A-Za-z0-9_-][A-Za-z0-9_.@-]*$" => {
             "the name of an interface: letters, digits, '-', '_', '.' and '@', with no '.' or '@' first"
         }
+        r"^[A-Za-z0-9!#$%&'*+\-.^_\x60|~]+$" => "a header's name such as X-Name",
+        r"(^\*$)|(^(http(s)?):\/\/(((\*\.)?([a-zA-Z0-9\-]+\.)*[a-zA-Z0-9-]+|\*)(:([0-9]{1,5}))?)$)" => {
+            "an origin such as https://www.example.com, or *"
+        }
         _ => return None,
     };
     Some(words)

@@ -12,7 +12,10 @@ use blixt_model::{ObjectName, RouteId, RouteKind};
 use crate::plain::plain;
 use crate::route::ParentRef;
 
-pub use merge::{address_pool, gateway, gateway_class, gateway_config, tcp_route, udp_route};
+pub use merge::{
+    address_pool, gateway, gateway_class, gateway_config, http_route, listener_set, tcp_route,
+    tls_route, udp_route,
+};
 
 /// The features of Gateway API that work today, sorted by name as
 /// `GatewayClass.status.supportedFeatures` has to be.
@@ -25,6 +28,8 @@ pub struct Statuses {
     pub classes: BTreeMap<String, ClassStatus>,
     /// Gateways of these classes.
     pub gateways: BTreeMap<ObjectName, GatewayStatus>,
+    /// ListenerSets of these Gateways.
+    pub sets: BTreeMap<ObjectName, SetStatus>,
     /// Routes that refer to these Gateways.
     pub routes: BTreeMap<RouteId, RouteStatus>,
     /// All AddressPools.
@@ -70,6 +75,18 @@ pub struct GatewayStatus {
     /// Accepted, Programmed.
     pub conditions: Vec<Condition>,
     /// One for each listener, in the order of the spec.
+    pub listeners: Vec<ListenerStatus>,
+    /// How many accepted ListenerSets it has.
+    pub attached_sets: usize,
+}
+
+/// The status of a ListenerSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetStatus {
+    /// Accepted, Programmed.
+    pub conditions: Vec<Condition>,
+    /// One for each listener, in the order of the spec; none if it is not
+    /// allowed.
     pub listeners: Vec<ListenerStatus>,
 }
 
@@ -216,18 +233,32 @@ pub mod reason {
     pub const NO_NODE: &str = "NoNodeServes";
     /// Two pools have addresses in common. (Gateway API has no pools.)
     pub const OVERLAPS: &str = "Overlaps";
+    /// The Gateway does not let the ListenerSet in.
+    pub const NOT_ALLOWED: &str = "NotAllowed";
+    /// The Gateway of the ListenerSet is not accepted.
+    pub const PARENT_NOT_ACCEPTED: &str = "ParentNotAccepted";
+    /// The Gateway of the ListenerSet is not programmed.
+    pub const PARENT_NOT_PROGRAMMED: &str = "ParentNotProgrammed";
     /// The protocol is not served.
     pub const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
     /// The value of a field is not supported.
     pub const UNSUPPORTED_VALUE: &str = "UnsupportedValue";
     /// Two listeners want one port with protocols that exclude each other.
     pub const PROTOCOL_CONFLICT: &str = "ProtocolConflict";
+    /// Two listeners want one port with one hostname.
+    pub const HOSTNAME_CONFLICT: &str = "HostnameConflict";
     /// No other listener wants the same.
     pub const NO_CONFLICTS: &str = "NoConflicts";
     /// All references are good.
     pub const RESOLVED_REFS: &str = "ResolvedRefs";
     /// A kind of route that the listener can't take.
     pub const INVALID_ROUTE_KINDS: &str = "InvalidRouteKinds";
+    /// A certificate is not there, or can't be used.
+    pub const INVALID_CERTIFICATE_REF: &str = "InvalidCertificateRef";
+    /// What is referred to is in another namespace, which does not allow it.
+    pub const REF_NOT_PERMITTED: &str = "RefNotPermitted";
+    /// No listener is for a hostname of the route.
+    pub const NO_MATCHING_LISTENER_HOSTNAME: &str = "NoMatchingListenerHostname";
     /// No listener has the name and port that the route asks for.
     pub const NO_MATCHING_PARENT: &str = "NoMatchingParent";
     /// No listener allows the route.

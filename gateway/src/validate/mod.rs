@@ -10,6 +10,7 @@ mod metadata;
 pub(crate) mod names;
 mod pool;
 mod route;
+mod secret;
 mod service;
 
 use serde_json::{Map, Value};
@@ -112,9 +113,13 @@ fn read(kind: Kind, value: Value) -> Result<Object, Vec<Problem>> {
         Kind::Namespace => Object::Namespace(decode(value)?),
         Kind::GatewayClass => Object::GatewayClass(decode(value)?),
         Kind::Gateway => Object::Gateway(decode(value)?),
+        Kind::ListenerSet => Object::ListenerSet(decode(value)?),
         Kind::TcpRoute => Object::TcpRoute(decode(value)?),
         Kind::UdpRoute => Object::UdpRoute(decode(value)?),
+        Kind::HttpRoute => Object::HttpRoute(decode(value)?),
+        Kind::TlsRoute => Object::TlsRoute(decode(value)?),
         Kind::ReferenceGrant => Object::ReferenceGrant(decode(value)?),
+        Kind::Secret => Object::Secret(decode(value)?),
         Kind::Service => Object::Service(decode(value)?),
         Kind::EndpointSlice => Object::EndpointSlice(decode(value)?),
         Kind::AddressPool => Object::AddressPool(decode(value)?),
@@ -126,8 +131,12 @@ fn read(kind: Kind, value: Value) -> Result<Object, Vec<Problem>> {
 fn rules(object: &mut Object) -> Vec<Problem> {
     match object {
         Object::Gateway(gateway) => gateway::rules(&gateway.spec),
+        Object::ListenerSet(set) => gateway::listeners(&crate::set::listeners(&set.spec)),
         Object::TcpRoute(route) => route::rules(&RouteSpec::from(&route.spec)),
         Object::UdpRoute(route) => route::rules(&RouteSpec::from(&route.spec)),
+        Object::HttpRoute(route) => route::rules(&RouteSpec::from(&route.spec)),
+        Object::TlsRoute(route) => route::tls(&RouteSpec::from(&route.spec)),
+        Object::Secret(secret) => secret::rules(secret),
         Object::Service(service) => service::rules(service),
         Object::EndpointSlice(slice) => endpoint_slice::rules(slice),
         Object::AddressPool(pool) => pool::rules(&pool.spec),
@@ -154,8 +163,16 @@ mod tests {
             let back = match object {
                 Object::GatewayClass(object) => serde_json::to_value(object.spec),
                 Object::Gateway(object) => serde_json::to_value(object.spec),
+                Object::ListenerSet(object) => {
+                    let listeners = serde_json::to_value(&object.spec.listeners).unwrap();
+                    let kept = crate::set::listeners(&object.spec);
+                    assert_eq!(serde_json::to_value(kept).unwrap(), listeners);
+                    serde_json::to_value(object.spec)
+                }
                 Object::TcpRoute(object) => serde_json::to_value(object.spec),
                 Object::UdpRoute(object) => serde_json::to_value(object.spec),
+                Object::HttpRoute(object) => serde_json::to_value(object.spec),
+                Object::TlsRoute(object) => serde_json::to_value(object.spec),
                 Object::ReferenceGrant(object) => serde_json::to_value(object.spec),
                 Object::AddressPool(object) => serde_json::to_value(object.spec),
                 Object::GatewayConfig(object) => serde_json::to_value(object.spec),

@@ -4,10 +4,11 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use blixt_gateway::status::Condition;
+use blixt_gateway::status::{Condition, ListenerStatus};
 use blixt_gateway::{Compiled, ParentRef, Refusal, Statuses, Warning};
 use blixt_model::{
-    Affinity, Backend, Endpoint, EndpointState, FlowTimeouts, Settings, Snapshot, Target,
+    Affinity, Backend, Endpoint, EndpointState, FlowTimeouts, Settings, Snapshot, StreamKind,
+    StreamListener, StreamTls, Target,
 };
 
 pub(crate) fn refusals(refusals: &[Refusal]) -> String {
@@ -32,6 +33,17 @@ pub(crate) fn snapshot(snapshot: &Snapshot) -> String {
             writeln!(text, "  {} {port} {route}", listener.name).unwrap();
             for backend in &listener.backends {
                 writeln!(text, "    {}", target(backend, snapshot)).unwrap();
+            }
+        }
+        for stream in &gateway.streams {
+            let by = match (stream.asks_for_name(), stream.kind) {
+                (false, _) => "",
+                (true, StreamKind::Plain) => " by host",
+                (true, StreamKind::Tls) => " by SNI",
+            };
+            writeln!(text, "  port {}{by}", stream.port).unwrap();
+            for listener in &stream.listeners {
+                stream_listener(&mut text, listener, snapshot);
             }
         }
     }
@@ -68,6 +80,31 @@ fn settings(settings: &Settings) -> String {
     if said.is_empty() { String::new() } else { format!("Settings: {}\n", said.join(", ")) }
 }
 
+fn stream_listener(text: &mut String, listener: &StreamListener, snapshot: &Snapshot) {
+    let hostname = listener.hostname.as_ref().map_or("all".to_owned(), ToString::to_string);
+    let tls = match &listener.tls {
+        StreamTls::None => String::new(),
+        StreamTls::Passthrough => ", TLS passed on".to_owned(),
+        StreamTls::Terminate { certificates } => {
+            let all: Vec<_> = certificates.iter().map(|id| id.secret.to_string()).collect();
+            format!(", TLS ended with {}", all.join(", "))
+        }
+    };
+    writeln!(text, "    {} for {hostname}{tls}", listener.name).unwrap();
+    for route in &listener.routes {
+        let hostnames: Vec<_> = route.hostnames.iter().map(ToString::to_string).collect();
+        let hostnames = if hostnames.is_empty() {
+            String::new()
+        } else {
+            format!(" for {}", hostnames.join(", "))
+        };
+        writeln!(text, "      <- {}{hostnames}", route.route).unwrap();
+        for backend in &route.backends {
+            writeln!(text, "        {}", target(backend, snapshot)).unwrap();
+        }
+    }
+}
+
 fn target(backend: &Backend, snapshot: &Snapshot) -> String {
     let target = match backend.target {
         Target::Rejected(reason) => format!("nobody, {}", reason.as_str()),
@@ -85,7 +122,7 @@ fn place(endpoint: &Endpoint) -> String {
 }
 
 pub(crate) fn statuses(compiled: &Compiled) -> String {
-    let Statuses { classes, gateways, routes, pools, configs } = &compiled.status;
+    let Statuses { classes, gateways, sets, routes, pools, configs } = &compiled.status;
     let mut text = String::new();
     for (name, class) in classes {
         writeln!(text, "GatewayClass {name}").unwrap();
@@ -103,12 +140,15 @@ pub(crate) fn statuses(compiled: &Compiled) -> String {
         let addresses: Vec<_> = gateway.addresses.iter().map(ToString::to_string).collect();
         writeln!(text, "Gateway {name} [{}]", addresses.join(", ")).unwrap();
         conditions(&mut text, "  ", &gateway.conditions);
-        for listener in &gateway.listeners {
-            let kinds: Vec<_> = listener.supported_kinds.iter().map(ToString::to_string).collect();
-            let (name, attached) = (&listener.name, listener.attached_routes);
-            writeln!(text, "  listener {name} [{}], routes: {attached}", kinds.join(", ")).unwrap();
-            conditions(&mut text, "    ", &listener.conditions);
+        if gateway.attached_sets > 0 {
+            writeln!(text, "  ListenerSets: {}", gateway.attached_sets).unwrap();
         }
+        listeners(&mut text, &gateway.listeners);
+    }
+    for (name, set) in sets {
+        writeln!(text, "ListenerSet {name}").unwrap();
+        conditions(&mut text, "  ", &set.conditions);
+        listeners(&mut text, &set.listeners);
     }
     for (id, route) in routes {
         writeln!(text, "{id}").unwrap();
@@ -118,6 +158,15 @@ pub(crate) fn statuses(compiled: &Compiled) -> String {
         }
     }
     text
+}
+
+fn listeners(text: &mut String, listeners: &[ListenerStatus]) {
+    for listener in listeners {
+        let kinds: Vec<_> = listener.supported_kinds.iter().map(ToString::to_string).collect();
+        let (name, attached) = (&listener.name, listener.attached_routes);
+        writeln!(text, "  listener {name} [{}], routes: {attached}", kinds.join(", ")).unwrap();
+        conditions(text, "    ", &listener.conditions);
+    }
 }
 
 /// Only what is written in it.

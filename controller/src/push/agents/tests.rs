@@ -39,6 +39,7 @@ fn snapshot(number: u16, endpoints: u8) -> Parts {
                 target: Target::Service(ServiceIndex(0)),
             }],
         }],
+        streams: vec![],
     };
     let gateways = vec![gateway("a", 1, 80), gateway("b", 2, number)];
     Parts::of(&Snapshot::new(Generation(1), HashSeed(0), gateways, vec![service]).unwrap())
@@ -76,7 +77,8 @@ impl Replica {
     }
 
     fn come(&mut self, node: &str, stream: StreamId, has: Option<Digest>) {
-        self.agents.come(node, stream, "1".to_owned(), has, self.now);
+        let hello = Greeting { version: "1".to_owned(), has, streams: true };
+        self.agents.come(node, stream, &hello, self.now);
     }
 
     fn beats(&mut self, node: &str, stream: StreamId, trouble: &str) -> Option<Turn> {
@@ -164,6 +166,22 @@ fn an_address_that_a_node_has_is_nobodys_and_its_gateway_is_told() {
     assert!(replica.agents.taken("n1", 3, BTreeMap::new(), replica.now));
     assert_eq!(replica.both(), [APPLIED, APPLIED]);
     assert_eq!(replica.agents.vips().len(), 2);
+}
+
+#[test]
+fn an_agent_that_knows_no_streams_carries_no_gateway_that_has_some() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    let hello = Greeting { version: "0.1".to_owned(), has: Some(first), streams: false };
+    replica.agents.come("n2", 2, &hello, replica.now);
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    replica.agents.have_streams(["b".parse().unwrap()].into());
+    let reason = "its agent, version 0.1, serves no HTTP, HTTPS and TLS listeners: upgrade it";
+    let refused = Programming::Refused { node: "n2".to_owned(), reason: reason.to_owned() };
+    assert_eq!(replica.both(), [APPLIED, Some(refused)]);
+    replica.come("n2", 3, Some(first));
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
 }
 
 #[test]
