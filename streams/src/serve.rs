@@ -1,0 +1,192 @@
+//! One connection's way: whose it is, who gets it, bytes both ways, its end.
+//!
+//! It is reset wherever something is wrong, since that is what tells both ends
+//! at once, and nothing that was said is mistaken for all of it. Whoever ends in
+//! peace is let end in peace.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustls::ServerConfig;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::hello::HelloReader;
+use crate::live::Stream;
+use crate::pipe::{self, Idle};
+use crate::port::{Port, RoutePlace, Tls, pick};
+use crate::tls::{Client, Rewound};
+use crate::{Chosen, Direction, Inner, Reason, Wanted};
+
+/// How long accepting rests when the system has no room for connections.
+const REST: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Accepts for ever.
+pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, vip: SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((connection, client)) => {
+                reset_when_dropped(&connection);
+                let Some(place) = inner.enter() else {
+                    inner.reasons.count(Reason::TooManyStreams);
+                    continue;
+                };
+                let inner = Arc::clone(&inner);
+                tokio::spawn(async move {
+                    if let Err(reason) = serve(&inner, connection, client, vip).await {
+                        inner.reasons.count(reason);
+                    }
+                    drop(place);
+                });
+            }
+            // Of descriptors, say. Who is not accepted waits in the kernel.
+            Err(_) => sleep(REST).await,
+        }
+    }
+}
+
+async fn serve(
+    inner: &Inner,
+    connection: TcpStream,
+    from: SocketAddr,
+    vip: SocketAddr,
+) -> Result<(), Reason> {
+    let _ = connection.set_nodelay(true);
+    let wanted = inner.wanted.load_full();
+    let opened = timeout(inner.limits.hello, open(&wanted, vip, connection)).await;
+    let Opened { client, place, first } = opened.map_err(|_| Reason::HelloTimeout)??;
+    let chosen = wanted.balancer.choose(from, vip, place)?;
+    drop(wanted);
+    let mut endpoint = connect(inner, chosen.endpoint).await?;
+    reset_when_dropped(&endpoint);
+    let _ = endpoint.set_nodelay(true);
+    relay(inner, client, &mut endpoint, from, vip, &first, chosen).await
+}
+
+/// A client whose wish is known.
+struct Opened {
+    client: Client,
+    place: RoutePlace,
+    /// What the endpoint has to be told first.
+    first: Vec<u8>,
+}
+
+async fn open(
+    wanted: &Wanted,
+    vip: SocketAddr,
+    mut connection: TcpStream,
+) -> Result<Opened, Reason> {
+    let listeners = match wanted.ports.get(&vip).map(|port| &**port) {
+        None => return Err(Reason::PortGone),
+        Some(Port::Plain(place)) => {
+            let place = place.ok_or(Reason::NoRoute)?;
+            return Ok(Opened { client: Client::Plain(connection), place, first: Vec::new() });
+        }
+        Some(Port::Tls(listeners)) => listeners,
+    };
+    let mut reader = HelloReader::default();
+    // What comes after the hello is left where it is, but for what came with it.
+    let mut bytes = [0; 4_096];
+    let hello = loop {
+        let length = connection.read(&mut bytes).await.map_err(|_| Reason::NoHello)?;
+        let taken = bytes.get(..length).filter(|taken| !taken.is_empty()).ok_or(Reason::NoHello)?;
+        if let Some(hello) = reader.take(taken).map_err(|_| Reason::NoHello)? {
+            break hello;
+        }
+    };
+    let name = hello.server_name.as_deref();
+    let (listener, place) = pick(listeners, name).ok_or(Reason::NoServerName)?;
+    let place = place.ok_or(match listener.routes.is_empty() {
+        true => Reason::NoRoute,
+        false => Reason::NoServerName,
+    })?;
+    let raw = reader.into_raw();
+    match &listener.tls {
+        Tls::Passthrough => Ok(Opened { client: Client::Plain(connection), place, first: raw }),
+        Tls::Terminate(config) => {
+            let config = config.as_ref().ok_or(Reason::NoCertificate)?;
+            let client = terminate(config, Rewound::new(raw, connection)).await?;
+            Ok(Opened { client, place, first: Vec::new() })
+        }
+    }
+}
+
+async fn terminate(config: &Arc<ServerConfig>, rewound: Rewound) -> Result<Client, Reason> {
+    let accepted = TlsAcceptor::from(Arc::clone(config)).accept(rewound).into_fallible().await;
+    match accepted {
+        Ok(tls) => Ok(Client::Tls(Box::new(tls))),
+        Err((_, rewound)) => {
+            // So that the alert gets there which says why.
+            in_peace(&rewound.into_connection());
+            Err(Reason::HandshakeFailed)
+        }
+    }
+}
+
+/// To the one endpoint that was chosen: another one would get what is not its
+/// share, and the client can try again.
+async fn connect(inner: &Inner, endpoint: SocketAddr) -> Result<TcpStream, Reason> {
+    match timeout(inner.limits.connect, TcpStream::connect(endpoint)).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Reason::ConnectTimeout),
+        Ok(Err(_)) => Err(Reason::ConnectFailed),
+        Err(_) => Err(Reason::ConnectTimeout),
+    }
+}
+
+async fn relay(
+    inner: &Inner,
+    mut client: Client,
+    endpoint: &mut TcpStream,
+    from: SocketAddr,
+    vip: SocketAddr,
+    first: &[u8],
+    chosen: Chosen,
+) -> Result<(), Reason> {
+    let local = endpoint.local_addr().map_err(|_| Reason::ConnectFailed)?;
+    let stream = Arc::new(Stream::new(from, vip, local, chosen.endpoint, chosen.slot));
+    let (_place, told) = inner.live.enter(Arc::clone(&stream));
+    // Who was not there yet when others were told.
+    if let Some(reason) = inner.wanted.load().end(&stream) {
+        return Err(reason);
+    }
+    let idle = Idle { open: inner.limits.idle, half_closed: inner.limits.half_closed };
+    let tally = &*chosen.tally;
+    let moving = async {
+        if !first.is_empty() {
+            endpoint.write_all(first).await?;
+            tally.moved(Direction::ToEndpoint, first.len() as u64);
+        }
+        pipe::run(&mut client, endpoint, &stream, tally, idle).await
+    };
+    let moved = tokio::select! {
+        moved = moving => moved,
+        Ok(reason) = told => return Err(reason),
+    };
+    match moved {
+        Ok(true) => {
+            in_peace(client.connection());
+            in_peace(endpoint);
+            Ok(())
+        }
+        Ok(false) => Err(Reason::Idle),
+        // One of them reset it, and so do we to the other.
+        Err(_) => {
+            inner.resets.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+}
+
+fn reset_when_dropped(connection: &TcpStream) {
+    let _ = connection.set_zero_linger();
+}
+
+fn in_peace(connection: &TcpStream) {
+    let _ = SockRef::from(connection).set_linger(None);
+}
