@@ -182,7 +182,7 @@ impl Control {
             ..ControlState::clone(control)
         });
         self.hand_over().await;
-        if let Err(error) = self.map.set(&BTreeMap::new()) {
+        if let Err(error) = self.map.set(&BTreeMap::new(), &BTreeSet::new()) {
             warn!("{error}; detaching nevertheless");
         }
         self.interfaces.detach().await;
@@ -348,7 +348,7 @@ impl Control {
             }
             return;
         }
-        match self.map.set(&wanted) {
+        match self.map.set(&wanted, &BTreeSet::new()) {
             Ok(_) => {
                 self.unmapped = None;
                 // No neighbour asks for those of the host path.
