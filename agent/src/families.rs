@@ -90,6 +90,7 @@ mod tests {
             name: name.parse().unwrap(),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             listeners: vec![],
+            streams: vec![],
         };
         let gateways =
             vec![gateway("a", &["192.0.2.1", "2001:db8::1"]), gateway("b", &["192.0.2.2"])];

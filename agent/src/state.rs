@@ -221,6 +221,7 @@ pub(crate) mod tests {
             name: "web".parse().unwrap(),
             addresses: vec![[192, 0, 2, 1].into()],
             listeners: vec![listener],
+            streams: vec![],
         };
         Snapshot::new(Generation(3), HashSeed(0), vec![gateway], vec![service]).unwrap()
     }

@@ -217,6 +217,7 @@ mod tests {
             name: "web".parse().unwrap(),
             addresses: vec![[192, 0, 2, 1].into()],
             listeners: vec![listener],
+            streams: vec![],
         };
         Snapshot::new(Generation(generation), HashSeed(0), vec![gateway], vec![service]).unwrap()
     }

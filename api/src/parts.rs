@@ -17,6 +17,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::sync::v1alpha1 as wire;
 
+mod streams;
+
+pub use streams::{certificates_in, certificates_out};
+
 /// The kinds of parts that are understood.
 const SETTINGS: &str = "Settings";
 const GATEWAY: &str = "Gateway";
@@ -397,6 +401,7 @@ fn gateway_out(gateway: &model::Gateway, snapshot: &model::Snapshot) -> wire::Ga
             .iter()
             .map(|listener| listener_out(listener, snapshot))
             .collect(),
+        streams: gateway.streams.iter().map(|stream| streams::out(stream, snapshot)).collect(),
     }
 }
 
@@ -406,10 +411,15 @@ fn gateway_in(gateway: wire::Gateway, numbers: &Numbers) -> Result<model::Gatewa
         let name = listener.name.clone();
         listener_in(listener, numbers).map_err(|what| format!("listener {name:?}: {what}"))
     });
+    let streams = gateway.streams.into_iter().map(|stream| {
+        let port = stream.port;
+        streams::taken_in(stream, numbers).map_err(|what| format!("stream on port {port}: {what}"))
+    });
     Ok(model::Gateway {
         name: name_in(gateway.name)?,
         addresses: addresses.collect::<Result<_, _>>()?,
         listeners: listeners.collect::<Result<_, _>>()?,
+        streams: streams.collect::<Result<_, _>>()?,
     })
 }
 
@@ -420,19 +430,38 @@ fn listener_out(listener: &model::Listener, snapshot: &model::Snapshot) -> wire:
         port: listener.port.number().into(),
         route: listener.route.as_ref().map(route_out),
         backends: listener.backends.iter().map(|backend| backend_out(backend, snapshot)).collect(),
+        set: listener.name.set().map(name_out),
     }
 }
 
-fn listener_in(listener: wire::Listener, numbers: &Numbers) -> Result<model::Listener, String> {
-    let backends = (0..).zip(listener.backends).map(|(place, backend): (usize, _)| {
+fn listener_name_in(
+    name: String,
+    set: Option<wire::ObjectName>,
+) -> Result<model::ListenerName, String> {
+    let name = model::ListenerName::new(name).map_err(|error| error.to_string())?;
+    Ok(match set {
+        Some(set) => name.in_set(name_in(Some(set))?),
+        None => name,
+    })
+}
+
+fn backends_in(
+    backends: Vec<wire::Backend>,
+    numbers: &Numbers,
+) -> Result<Vec<model::Backend>, String> {
+    let backends = (0..).zip(backends).map(|(place, backend): (usize, _)| {
         backend_in(backend, numbers).map_err(|what| format!("backend {place}: {what}"))
     });
+    backends.collect()
+}
+
+fn listener_in(listener: wire::Listener, numbers: &Numbers) -> Result<model::Listener, String> {
     Ok(model::Listener {
-        name: model::ListenerName::new(listener.name).map_err(|error| error.to_string())?,
+        name: listener_name_in(listener.name, listener.set)?,
         protocol: protocol_in(listener.protocol)?,
         port: port_in(listener.port)?,
         route: listener.route.map(route_in).transpose()?,
-        backends: backends.collect::<Result<_, _>>()?,
+        backends: backends_in(listener.backends, numbers)?,
     })
 }
 
@@ -440,6 +469,8 @@ fn route_out(route: &model::RouteId) -> wire::Route {
     let kind = match route.kind {
         model::RouteKind::Tcp => wire::RouteKind::Tcp,
         model::RouteKind::Udp => wire::RouteKind::Udp,
+        model::RouteKind::Http => wire::RouteKind::Http,
+        model::RouteKind::Tls => wire::RouteKind::Tls,
     };
     wire::Route { kind: kind.into(), name: Some(name_out(&route.name)) }
 }
@@ -448,6 +479,8 @@ fn route_in(route: wire::Route) -> Result<model::RouteId, String> {
     let kind = match wire::RouteKind::try_from(route.kind) {
         Ok(wire::RouteKind::Tcp) => model::RouteKind::Tcp,
         Ok(wire::RouteKind::Udp) => model::RouteKind::Udp,
+        Ok(wire::RouteKind::Http) => model::RouteKind::Http,
+        Ok(wire::RouteKind::Tls) => model::RouteKind::Tls,
         Ok(wire::RouteKind::Unspecified) | Err(_) => {
             return Err(format!("route kind {} is unknown", route.kind));
         }

@@ -53,6 +53,7 @@ fn snapshot(generation: u64, many: std::ops::Range<u32>, few: std::ops::Range<u3
         name: "web".parse().unwrap(),
         addresses: vec![Ipv4Addr::new(198, 51, 100, 1).into()],
         listeners: vec![listener],
+        streams: vec![],
     };
     let services = vec![service("many", many), service("few", few)];
     Snapshot::new(Generation(generation), HashSeed(0), vec![gateway], services).unwrap()

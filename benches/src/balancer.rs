@@ -226,8 +226,12 @@ fn tables() -> Result<(Tables, usize), Error> {
             }],
         });
     }
-    let gateway =
-        Gateway { name: "default/bench".parse()?, addresses: vec![VIP.parse()?], listeners };
+    let gateway = Gateway {
+        name: "default/bench".parse()?,
+        addresses: vec![VIP.parse()?],
+        listeners,
+        streams: vec![],
+    };
     let snapshot = Snapshot::new(Generation(1), HashSeed(1), vec![gateway], services)?;
     let options = CompileOptions {
         snat_addresses: BTreeSet::from([SNAT.parse()?]),

@@ -241,6 +241,8 @@ fn api_version(object: &ObjectKey) -> Cow<'static, str> {
         | Kind::Gateway
         | Kind::TcpRoute
         | Kind::UdpRoute
+        | Kind::HttpRoute
+        | Kind::TlsRoute
         | Kind::ReferenceGrant => Gateway::api_version(&()),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use blixt_gateway::status::{Condition, ConditionStatus, ConditionType, reason};
 use blixt_gateway::{Compiled, Index, Kind, ObjectKey, warnings_of_served};
-use blixt_model::{ObjectName, RouteKind};
+use blixt_model::ObjectName;
 
 /// Traffic that nobody takes, or that comes back. (Gateway API has no word
 /// for it.)
@@ -40,11 +40,7 @@ pub(crate) fn all(index: &Index, compiled: &Compiled) -> BTreeSet<Refusal> {
         }
     }
     for (id, route) in &status.routes {
-        let kind = match id.kind {
-            RouteKind::Tcp => Kind::TcpRoute,
-            RouteKind::Udp => Kind::UdpRoute,
-        };
-        let key = namespaced(kind, &id.name);
+        let key = namespaced(id.kind.into(), &id.name);
         for parent in &route.parents {
             let place = format!("At Gateway {}: ", parent.parent_ref.name);
             for condition in &parent.conditions {

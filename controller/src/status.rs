@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blixt_gateway::apis::{
-    AddressPool, Condition, Gateway, GatewayClass, GatewayStatus, ObjectMeta, TcpRoute, Time,
-    UdpRoute,
+    AddressPool, Condition, Gateway, GatewayClass, GatewayStatus, HttpRoute, ObjectMeta, TcpRoute,
+    Time, TlsRoute, UdpRoute,
 };
 use blixt_gateway::status::{self, RouteStatus, reason};
 use blixt_gateway::{CONTROLLER_NAME, Compiled, Object, ObjectKey};
@@ -91,6 +91,12 @@ impl Write {
                     Object::UdpRoute(route) => {
                         replace!(UdpRoute, Api::namespaced(client.clone(), &namespace), route)
                     }
+                    Object::HttpRoute(route) => {
+                        replace!(HttpRoute, Api::namespaced(client.clone(), &namespace), route)
+                    }
+                    Object::TlsRoute(route) => {
+                        replace!(TlsRoute, Api::namespaced(client.clone(), &namespace), route)
+                    }
                     // Their status is not ours.
                     Object::Namespace(_)
                     | Object::ReferenceGrant(_)
@@ -137,6 +143,18 @@ fn due_for(
             Some(Write::Status(changed.into()))
         }};
     }
+    macro_rules! of_route {
+        ($route:expr, $kind:expr, $merge:expr) => {{
+            let existing = $route.status.as_ref();
+            let wanted = wanted_of($kind, object, compiled)?;
+            let merged = $merge(existing, &wanted, CONTROLLER_NAME, now);
+            // One that nobody wrote to, and that is none of our business.
+            if existing.is_none() && merged.parents.is_empty() {
+                return None;
+            }
+            changed!(**$route, merged)
+        }};
+    }
     match object {
         Object::GatewayClass(class) => {
             let name = class.metadata.name.as_deref()?;
@@ -161,25 +179,10 @@ fn due_for(
             let wanted = statuses.pools.get(pool.metadata.name.as_deref()?)?;
             changed!(**pool, status::address_pool(pool.status.as_ref(), wanted, now))
         }
-        Object::TcpRoute(route) => {
-            let existing = route.status.as_ref();
-            let wanted = wanted_of(RouteKind::Tcp, object, compiled)?;
-            let merged = status::tcp_route(existing, &wanted, CONTROLLER_NAME, now);
-            // One that nobody wrote to, and that is none of our business.
-            if existing.is_none() && merged.parents.is_empty() {
-                return None;
-            }
-            changed!(**route, merged)
-        }
-        Object::UdpRoute(route) => {
-            let existing = route.status.as_ref();
-            let wanted = wanted_of(RouteKind::Udp, object, compiled)?;
-            let merged = status::udp_route(existing, &wanted, CONTROLLER_NAME, now);
-            if existing.is_none() && merged.parents.is_empty() {
-                return None;
-            }
-            changed!(**route, merged)
-        }
+        Object::TcpRoute(route) => of_route!(route, RouteKind::Tcp, status::tcp_route),
+        Object::UdpRoute(route) => of_route!(route, RouteKind::Udp, status::udp_route),
+        Object::HttpRoute(route) => of_route!(route, RouteKind::Http, status::http_route),
+        Object::TlsRoute(route) => of_route!(route, RouteKind::Tls, status::tls_route),
         Object::Namespace(_)
         | Object::ReferenceGrant(_)
         | Object::Service(_)

@@ -7,8 +7,8 @@ use std::fmt::{self, Debug, Display};
 use std::time::{Duration, Instant};
 
 use blixt_gateway::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, Namespace, ReferenceGrant, Service,
-    TcpRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ReferenceGrant,
+    Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use blixt_gateway::{Kind, Object, ObjectKey};
 use futures_util::StreamExt;
@@ -138,6 +138,8 @@ impl Watches {
         follow.objects::<Gateway>(Kind::Gateway);
         follow.objects::<TcpRoute>(Kind::TcpRoute);
         follow.objects::<UdpRoute>(Kind::UdpRoute);
+        follow.objects::<HttpRoute>(Kind::HttpRoute);
+        follow.objects::<TlsRoute>(Kind::TlsRoute);
         follow.objects::<ReferenceGrant>(Kind::ReferenceGrant);
         follow.objects::<Service>(Kind::Service);
         follow.objects::<EndpointSlice>(Kind::EndpointSlice);

@@ -272,6 +272,8 @@ pub(crate) fn has_our_status(kind: Kind) -> bool {
         | Kind::Gateway
         | Kind::TcpRoute
         | Kind::UdpRoute
+        | Kind::HttpRoute
+        | Kind::TlsRoute
         | Kind::AddressPool => true,
         Kind::Namespace | Kind::ReferenceGrant | Kind::Service | Kind::EndpointSlice => false,
     }

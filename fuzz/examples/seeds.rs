@@ -270,6 +270,7 @@ fn parts(ports: &[u16]) -> Parts {
         name: "a/edge".parse().unwrap(),
         addresses: vec![[192, 0, 2, 1].into()],
         listeners: ports.iter().map(listener).collect(),
+        streams: vec![],
     };
     let snapshot = Snapshot::new(Generation(1), HashSeed(1), vec![gateway], vec![service]);
     Parts::of(&snapshot.unwrap())

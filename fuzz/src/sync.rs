@@ -2,7 +2,7 @@
 //! refused, what makes a snapshot makes the same one again, and changes lead
 //! where they say or nowhere.
 
-use blixt_api::parts::Parts;
+use blixt_api::parts::{Parts, certificates_in};
 use blixt_api::sync::v1alpha1::{FollowRequest, FollowResponse, follow_response::Message as Told};
 use blixt_model::Generation;
 use prost::Message;
@@ -26,6 +26,7 @@ pub fn sync(data: &[u8]) {
             match message {
                 Told::Snapshot(snapshot) => drop(Parts::from_snapshot(snapshot)),
                 Told::Delta(delta) => drop(Parts::decode(&[]).map(|none| none.changed_by(delta))),
+                Told::Certificates(told) => drop(certificates_in(told)),
                 Told::Assignment(_) | Told::Peers(_) | Told::Beat(_) => {}
             }
         }

@@ -114,6 +114,8 @@ impl Index {
             .chain(namespaced(Kind::Gateway, self.gateways.keys()))
             .chain(namespaced(Kind::TcpRoute, routes(RouteKind::Tcp)))
             .chain(namespaced(Kind::UdpRoute, routes(RouteKind::Udp)))
+            .chain(namespaced(Kind::HttpRoute, routes(RouteKind::Http)))
+            .chain(namespaced(Kind::TlsRoute, routes(RouteKind::Tls)))
             .chain(namespaced(Kind::ReferenceGrant, self.grants.keys()))
             .chain(namespaced(Kind::Service, self.services.keys()))
             .chain(namespaced(Kind::EndpointSlice, self.slices.keys()))
@@ -148,14 +150,30 @@ impl Index {
                 let stored = Stored { labels, ..Stored::new(&gateway.metadata, gateway.spec) };
                 set(&mut self.gateways, name, stored)
             }
-            Object::TcpRoute(route) => {
-                let stored = Stored::new(&route.metadata, RouteSpec::from(&route.spec));
-                set(&mut self.routes, RouteId { kind: RouteKind::Tcp, name }, stored)
-            }
-            Object::UdpRoute(route) => {
-                let stored = Stored::new(&route.metadata, RouteSpec::from(&route.spec));
-                set(&mut self.routes, RouteId { kind: RouteKind::Udp, name }, stored)
-            }
+            Object::TcpRoute(route) => self.upsert_route(
+                RouteKind::Tcp,
+                name,
+                &route.metadata,
+                RouteSpec::from(&route.spec),
+            ),
+            Object::UdpRoute(route) => self.upsert_route(
+                RouteKind::Udp,
+                name,
+                &route.metadata,
+                RouteSpec::from(&route.spec),
+            ),
+            Object::HttpRoute(route) => self.upsert_route(
+                RouteKind::Http,
+                name,
+                &route.metadata,
+                RouteSpec::from(&route.spec),
+            ),
+            Object::TlsRoute(route) => self.upsert_route(
+                RouteKind::Tls,
+                name,
+                &route.metadata,
+                RouteSpec::from(&route.spec),
+            ),
             Object::ReferenceGrant(grant) => set(&mut self.grants, name, grant.spec),
             Object::Service(service) => {
                 set(&mut self.services, name, service.spec.unwrap_or_default())
@@ -164,6 +182,20 @@ impl Index {
             // These are in no namespace.
             Object::Namespace(_) | Object::GatewayClass(_) | Object::AddressPool(_) => false,
         }
+    }
+
+    fn upsert_route(
+        &mut self,
+        kind: RouteKind,
+        name: ObjectName,
+        metadata: &ObjectMeta,
+        spec: RouteSpec,
+    ) -> bool {
+        set(&mut self.routes, RouteId { kind, name }, Stored::new(metadata, spec))
+    }
+
+    fn delete_route(&mut self, kind: RouteKind, name: ObjectName) -> bool {
+        self.routes.remove(&RouteId { kind, name }).is_some()
     }
 
     fn upsert_slice(&mut self, name: ObjectName, mut slice: EndpointSlice) -> bool {
@@ -193,8 +225,10 @@ impl Index {
         let Some(name) = object_name(key) else { return false };
         match key.kind {
             Kind::Gateway => self.gateways.remove(&name).is_some(),
-            Kind::TcpRoute => self.routes.remove(&RouteId { kind: RouteKind::Tcp, name }).is_some(),
-            Kind::UdpRoute => self.routes.remove(&RouteId { kind: RouteKind::Udp, name }).is_some(),
+            Kind::TcpRoute => self.delete_route(RouteKind::Tcp, name),
+            Kind::UdpRoute => self.delete_route(RouteKind::Udp, name),
+            Kind::HttpRoute => self.delete_route(RouteKind::Http, name),
+            Kind::TlsRoute => self.delete_route(RouteKind::Tls, name),
             Kind::ReferenceGrant => self.grants.remove(&name).is_some(),
             Kind::Service => self.services.remove(&name).is_some(),
             Kind::EndpointSlice => self.delete_slice(&name),

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use blixt_model::RouteKind;
+
 use crate::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, Namespace, ObjectMeta, ReferenceGrant,
-    Service, TcpRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ObjectMeta,
+    ReferenceGrant, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::{BLIXT_GROUP, GATEWAY_GROUP};
 
@@ -21,6 +23,10 @@ pub enum Kind {
     TcpRoute,
     /// `UDPRoute`.
     UdpRoute,
+    /// `HTTPRoute`.
+    HttpRoute,
+    /// `TLSRoute`.
+    TlsRoute,
     /// `ReferenceGrant`.
     ReferenceGrant,
     /// `Service`.
@@ -33,12 +39,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Namespace,
         Self::GatewayClass,
         Self::Gateway,
         Self::TcpRoute,
         Self::UdpRoute,
+        Self::HttpRoute,
+        Self::TlsRoute,
         Self::ReferenceGrant,
         Self::Service,
         Self::EndpointSlice,
@@ -53,6 +61,8 @@ impl Kind {
             Self::Gateway => "Gateway",
             Self::TcpRoute => "TCPRoute",
             Self::UdpRoute => "UDPRoute",
+            Self::HttpRoute => "HTTPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
@@ -70,6 +80,8 @@ impl Kind {
             | Self::Gateway
             | Self::TcpRoute
             | Self::UdpRoute
+            | Self::HttpRoute
+            | Self::TlsRoute
             | Self::ReferenceGrant => GATEWAY_GROUP,
         }
     }
@@ -77,6 +89,17 @@ impl Kind {
     /// Whether its objects live in namespaces.
     pub const fn is_namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::GatewayClass | Self::AddressPool)
+    }
+}
+
+impl From<RouteKind> for Kind {
+    fn from(kind: RouteKind) -> Self {
+        match kind {
+            RouteKind::Tcp => Self::TcpRoute,
+            RouteKind::Udp => Self::UdpRoute,
+            RouteKind::Http => Self::HttpRoute,
+            RouteKind::Tls => Self::TlsRoute,
+        }
     }
 }
 
@@ -119,6 +142,10 @@ pub enum Object {
     TcpRoute(Box<TcpRoute>),
     /// A UDPRoute.
     UdpRoute(Box<UdpRoute>),
+    /// An HTTPRoute.
+    HttpRoute(Box<HttpRoute>),
+    /// A TLSRoute.
+    TlsRoute(Box<TlsRoute>),
     /// A ReferenceGrant.
     ReferenceGrant(Box<ReferenceGrant>),
     /// A Service.
@@ -138,6 +165,8 @@ impl Object {
             Self::Gateway(_) => Kind::Gateway,
             Self::TcpRoute(_) => Kind::TcpRoute,
             Self::UdpRoute(_) => Kind::UdpRoute,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::TlsRoute(_) => Kind::TlsRoute,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
@@ -153,6 +182,8 @@ impl Object {
             Self::Gateway(object) => &object.metadata,
             Self::TcpRoute(object) => &object.metadata,
             Self::UdpRoute(object) => &object.metadata,
+            Self::HttpRoute(object) => &object.metadata,
+            Self::TlsRoute(object) => &object.metadata,
             Self::ReferenceGrant(object) => &object.metadata,
             Self::Service(object) => &object.metadata,
             Self::EndpointSlice(object) => &object.metadata,
@@ -167,6 +198,8 @@ impl Object {
             Self::Gateway(object) => &mut object.metadata,
             Self::TcpRoute(object) => &mut object.metadata,
             Self::UdpRoute(object) => &mut object.metadata,
+            Self::HttpRoute(object) => &mut object.metadata,
+            Self::TlsRoute(object) => &mut object.metadata,
             Self::ReferenceGrant(object) => &mut object.metadata,
             Self::Service(object) => &mut object.metadata,
             Self::EndpointSlice(object) => &mut object.metadata,
@@ -196,6 +229,8 @@ impl Object {
             (Self::Gateway(a), Self::Gateway(b)) => a.spec == b.spec,
             (Self::TcpRoute(a), Self::TcpRoute(b)) => a.spec == b.spec,
             (Self::UdpRoute(a), Self::UdpRoute(b)) => a.spec == b.spec,
+            (Self::HttpRoute(a), Self::HttpRoute(b)) => a.spec == b.spec,
+            (Self::TlsRoute(a), Self::TlsRoute(b)) => a.spec == b.spec,
             (Self::ReferenceGrant(a), Self::ReferenceGrant(b)) => a.spec == b.spec,
             (Self::AddressPool(a), Self::AddressPool(b)) => a.spec == b.spec,
             (Self::Service(a), Self::Service(b)) => a.spec == b.spec,
@@ -223,6 +258,8 @@ from_boxed!(
     Gateway,
     TcpRoute,
     UdpRoute,
+    HttpRoute,
+    TlsRoute,
     ReferenceGrant,
     Service,
     EndpointSlice,

@@ -1,8 +1,11 @@
-//! What TCPRoute and UDPRoute have in common, which is everything: the same
-//! fields under two sets of generated types.
+//! What the kinds of route have in common: the same fields under several sets
+//! of generated types. What only an HTTPRoute has is looked at in `http`.
+
+mod http;
 
 use crate::apis::{
-    TcpRouteSpec, TcpRouteStatusParentsParentRef, UdpRouteSpec, UdpRouteStatusParentsParentRef,
+    HttpRouteSpec, HttpRouteStatusParentsParentRef, TcpRouteSpec, TcpRouteStatusParentsParentRef,
+    TlsRouteSpec, TlsRouteStatusParentsParentRef, UdpRouteSpec, UdpRouteStatusParentsParentRef,
 };
 
 /// A reference of a route to its parent, as written: it is copied into the
@@ -34,16 +37,20 @@ pub(crate) struct BackendRef {
     pub(crate) weight: Option<i32>,
 }
 
-/// The spec of a route. It has one rule, so its backends are those of the
-/// rule (`maxItems` of `rules` is 1).
+/// The spec of a route. Its backends are those of its one rule (`maxItems` of
+/// `rules` is 1), and of an HTTPRoute those of the first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RouteSpec {
     pub(crate) parents: Vec<ParentRef>,
+    /// Empty is all; TCPRoute and UDPRoute have none.
+    pub(crate) hostnames: Vec<String>,
     pub(crate) backends: Vec<BackendRef>,
+    /// What can't be honoured without reading HTTP, for people.
+    pub(crate) unsupported: Option<String>,
 }
 
 macro_rules! common_view {
-    ($spec:ty, $status_ref:ty) => {
+    ($spec:ty, $status_ref:ty, $hostnames:expr, $backends:expr, $unsupported:expr) => {
         impl From<&$spec> for RouteSpec {
             fn from(spec: &$spec) -> Self {
                 let parents = spec.parent_refs.iter().flatten().map(|parent| ParentRef {
@@ -54,16 +61,20 @@ macro_rules! common_view {
                     section_name: parent.section_name.clone(),
                     port: parent.port,
                 });
-                let backends = spec.rules.first().into_iter().flat_map(|rule| &rule.backend_refs);
-                let backends = backends.map(|backend| BackendRef {
-                    group: backend.group.clone(),
-                    kind: backend.kind.clone(),
-                    namespace: backend.namespace.clone(),
-                    name: backend.name.clone(),
+                let backends = ($backends)(spec).into_iter().map(|backend| BackendRef {
+                    group: backend.group,
+                    kind: backend.kind,
+                    namespace: backend.namespace,
+                    name: backend.name,
                     port: backend.port,
                     weight: backend.weight,
                 });
-                Self { parents: parents.collect(), backends: backends.collect() }
+                Self {
+                    parents: parents.collect(),
+                    hostnames: ($hostnames)(spec),
+                    backends: backends.collect(),
+                    unsupported: ($unsupported)(spec),
+                }
             }
         }
 
@@ -82,5 +93,37 @@ macro_rules! common_view {
     };
 }
 
-common_view!(TcpRouteSpec, TcpRouteStatusParentsParentRef);
-common_view!(UdpRouteSpec, UdpRouteStatusParentsParentRef);
+macro_rules! one_rule {
+    ($spec:ty) => {
+        |spec: &$spec| spec.rules.first().map(|rule| rule.backend_refs.clone()).unwrap_or_default()
+    };
+}
+
+common_view!(
+    TcpRouteSpec,
+    TcpRouteStatusParentsParentRef,
+    |_: &TcpRouteSpec| Vec::new(),
+    one_rule!(TcpRouteSpec),
+    |_: &TcpRouteSpec| None
+);
+common_view!(
+    UdpRouteSpec,
+    UdpRouteStatusParentsParentRef,
+    |_: &UdpRouteSpec| Vec::new(),
+    one_rule!(UdpRouteSpec),
+    |_: &UdpRouteSpec| None
+);
+common_view!(
+    TlsRouteSpec,
+    TlsRouteStatusParentsParentRef,
+    |spec: &TlsRouteSpec| spec.hostnames.clone(),
+    one_rule!(TlsRouteSpec),
+    |_: &TlsRouteSpec| None
+);
+common_view!(
+    HttpRouteSpec,
+    HttpRouteStatusParentsParentRef,
+    |spec: &HttpRouteSpec| spec.hostnames.clone().unwrap_or_default(),
+    http::backends,
+    http::unsupported
+);

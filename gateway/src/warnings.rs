@@ -5,7 +5,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use blixt_model::{EndpointState, Gateway, Listener, RouteId, RouteKind, ServicePort, Target};
+use blixt_model::{EndpointState, Gateway, Listener, RouteId, ServicePort, Target};
 
 use crate::compile::{Compiled, gateway_of};
 use crate::index::{Index, SERVICE_NAME_LABEL};
@@ -208,11 +208,7 @@ fn circles(compiled: &Compiled, found: &mut Vec<Warning>) {
 }
 
 fn of_route(id: &RouteId, message: String) -> Warning {
-    let kind = match id.kind {
-        RouteKind::Tcp => Kind::TcpRoute,
-        RouteKind::Udp => Kind::UdpRoute,
-    };
-    warning(kind, &id.name, message)
+    warning(id.kind.into(), &id.name, message)
 }
 
 fn warning(kind: Kind, name: &blixt_model::ObjectName, message: String) -> Warning {

@@ -12,10 +12,15 @@
 
 #![forbid(unsafe_code)]
 
+mod certificate;
+mod hostname;
 mod names;
 mod numbers;
 mod snapshot;
+mod stream;
 
+pub use certificate::{Certificate, CertificateId, PrivateKey};
+pub use hostname::{Hostname, HostnameError};
 pub use names::{
     ListenerId, ListenerName, NameError, ObjectName, RouteId, RouteKind, ServicePortId,
 };
@@ -24,3 +29,4 @@ pub use snapshot::{
     Affinity, Backend, Endpoint, EndpointState, Gateway, Listener, RejectReason, ServiceIndex,
     ServicePort, Snapshot, SnapshotError, Target, is_host_unicast,
 };
+pub use stream::{Stream, StreamKind, StreamListener, StreamRoute, StreamTls};

@@ -50,25 +50,45 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// The name of a listener within its Gateway (`spec.listeners[].name`).
+/// The name of a listener within its Gateway (`spec.listeners[].name`), be it
+/// the Gateway's own or one that a ListenerSet brings along.
+///
+/// Ordered with the Gateway's own first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ListenerName(String);
+pub struct ListenerName {
+    set: Option<ObjectName>,
+    name: String,
+}
 
 impl ListenerName {
     /// Checks the text as an RFC 1123 subdomain.
     pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
-        subdomain(name.into()).map(Self)
+        Ok(Self { set: None, name: subdomain(name.into())? })
     }
 
-    /// The name as text.
+    /// The listener of that name in a ListenerSet.
+    #[must_use]
+    pub fn in_set(self, set: ObjectName) -> Self {
+        Self { set: Some(set), ..self }
+    }
+
+    /// The ListenerSet that it is from; `None` is the Gateway itself.
+    pub fn set(&self) -> Option<&ObjectName> {
+        self.set.as_ref()
+    }
+
+    /// The name as text, without the ListenerSet's.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
     }
 }
 
 impl fmt::Display for ListenerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match &self.set {
+            Some(set) => write!(f, "{set}/{}", self.name),
+            None => f.write_str(&self.name),
+        }
     }
 }
 
@@ -94,6 +114,10 @@ pub enum RouteKind {
     Tcp,
     /// `UDPRoute`.
     Udp,
+    /// `HTTPRoute`.
+    Http,
+    /// `TLSRoute`.
+    Tls,
 }
 
 impl fmt::Display for RouteKind {
@@ -101,6 +125,8 @@ impl fmt::Display for RouteKind {
         f.write_str(match self {
             Self::Tcp => "TCPRoute",
             Self::Udp => "UDPRoute",
+            Self::Http => "HTTPRoute",
+            Self::Tls => "TLSRoute",
         })
     }
 }
@@ -140,18 +166,20 @@ impl fmt::Display for ServicePortId {
 
 /// RFC 1123 §2.1 as Kubernetes applies it to object names
 /// (`IsDNS1123Subdomain`).
-fn subdomain(text: String) -> Result<String, NameError> {
-    let bytes = text.as_bytes();
-    if bytes.is_empty() || bytes.len() > 253 {
-        return Err(NameError::Length(text));
-    }
+pub(crate) fn is_subdomain(text: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let labels_are_good = bytes.split(|&b| b == b'.').all(|label| {
+    text.as_bytes().split(|&b| b == b'.').all(|label| {
         label.first().is_some_and(|&b| alphanumeric(b))
             && label.last().is_some_and(|&b| alphanumeric(b))
             && label.iter().all(|&b| alphanumeric(b) || b == b'-')
-    });
-    if labels_are_good { Ok(text) } else { Err(NameError::Characters(text)) }
+    })
+}
+
+fn subdomain(text: String) -> Result<String, NameError> {
+    if text.is_empty() || text.len() > 253 {
+        return Err(NameError::Length(text));
+    }
+    if is_subdomain(&text) { Ok(text) } else { Err(NameError::Characters(text)) }
 }
 
 impl FromStr for ObjectName {
@@ -198,5 +226,9 @@ mod tests {
         assert_eq!(id.to_string(), "shop/web:80/TCP");
         let route = RouteId { kind: RouteKind::Udp, name: "dns".parse().unwrap() };
         assert_eq!(route.to_string(), "UDPRoute default/dns");
+        let own = ListenerName::new("web").unwrap();
+        let brought = own.clone().in_set("team/more".parse().unwrap());
+        assert_eq!([&own, &brought].map(ToString::to_string), ["web", "team/more/web"]);
+        assert_eq!(own.as_str(), brought.as_str());
     }
 }

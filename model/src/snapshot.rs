@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::{
-    Generation, HashSeed, ListenerId, ListenerName, ObjectName, Port, Protocol, RouteId,
-    ServicePortId, Weight,
+    CertificateId, Generation, HashSeed, ListenerId, ListenerName, ObjectName, Port, Protocol,
+    RouteId, ServicePortId, Stream, StreamTls, Weight,
 };
 
 /// Everything that is wanted, at one moment.
@@ -13,8 +13,9 @@ use crate::{
 /// Made only through [`Snapshot::new`], so that these hold: every
 /// [`ServiceIndex`] in it points at a service of it with the listener's
 /// protocol, no service, Gateway, or listener of a Gateway appears twice, no
-/// two listeners want the same address, protocol and port, no endpoint is
-/// listed twice, and every address is one that a host can have.
+/// two listeners or streams want the same address, protocol and port, a
+/// stream's listeners can be told apart, no endpoint is listed twice, and
+/// every address is one that a host can have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     generation: Generation,
@@ -30,8 +31,10 @@ pub struct Gateway {
     pub name: ObjectName,
     /// Its addresses (VIPs). Each listener listens on each of them.
     pub addresses: Vec<IpAddr>,
-    /// The listeners that were accepted.
+    /// The TCP and UDP listeners that were accepted.
     pub listeners: Vec<Listener>,
+    /// The ports of those HTTP, HTTPS and TLS listeners that were accepted.
+    pub streams: Vec<Stream>,
 }
 
 /// One accepted listener.
@@ -202,6 +205,16 @@ pub enum SnapshotError {
         /// The service it points at.
         service: ServicePortId,
     },
+    /// A stream whose listeners can't be told apart.
+    #[error("gateway {gateway}: the stream on port {port} {fault}")]
+    BadStream {
+        /// The Gateway.
+        gateway: ObjectName,
+        /// The port.
+        port: Port,
+        /// What is wrong.
+        fault: &'static str,
+    },
     /// An address that no listener can have.
     #[error("gateway {gateway} has the address {address}, which is no unicast address of a host")]
     BadAddress {
@@ -281,6 +294,18 @@ impl Snapshot {
         self.services.get(usize::try_from(index.0).ok()?)
     }
 
+    /// The certificates that its streams need, each once, in order.
+    pub fn certificates(&self) -> BTreeSet<&CertificateId> {
+        let streams = self.gateways.iter().flat_map(|gateway| &gateway.streams);
+        let listeners = streams.flat_map(|stream| &stream.listeners);
+        listeners
+            .flat_map(|listener| match &listener.tls {
+                StreamTls::Terminate { certificates } => certificates.as_slice(),
+                StreamTls::None | StreamTls::Passthrough => &[],
+            })
+            .collect()
+    }
+
     /// All addresses of all Gateways, each once, in order.
     pub fn vips(&self) -> BTreeSet<IpAddr> {
         self.gateways.iter().flat_map(|gateway| gateway.addresses.iter().copied()).collect()
@@ -326,23 +351,47 @@ fn check_gateways(gateways: &[Gateway], services: &[ServicePort]) -> Result<(), 
             }
         }
         let mut listener_names = BTreeSet::new();
-        for listener in &gateway.listeners {
-            let id = ListenerId { gateway: gateway.name.clone(), listener: listener.name.clone() };
-            if !listener_names.insert(&listener.name) {
-                return Err(SnapshotError::DuplicateListener(id));
+        let mut named = |name: &ListenerName| {
+            let id = ListenerId { gateway: gateway.name.clone(), listener: name.clone() };
+            match listener_names.insert(name.clone()) {
+                true => Ok(id),
+                false => Err(SnapshotError::DuplicateListener(id)),
             }
-            check_backends(&id, listener, services)?;
+        };
+        let mut take = |listener: ListenerId, protocol, port| {
             for &address in &gateway.addresses {
-                let key = (address, listener.protocol, listener.port);
-                if let Some(owner) = owners.insert(key, id.clone()) {
+                if let Some(owner) = owners.insert((address, protocol, port), listener.clone()) {
                     return Err(SnapshotError::PortTaken {
-                        listener: id,
+                        listener,
                         address,
-                        protocol: listener.protocol,
-                        port: listener.port,
+                        protocol,
+                        port,
                         owner,
                     });
                 }
+            }
+            Ok(())
+        };
+        for listener in &gateway.listeners {
+            let id = named(&listener.name)?;
+            check_backends(&id, listener.protocol, &listener.backends, services)?;
+            take(id, listener.protocol, listener.port)?;
+        }
+        for stream in &gateway.streams {
+            if let Some(fault) = stream.fault() {
+                let (gateway, port) = (gateway.name.clone(), stream.port);
+                return Err(SnapshotError::BadStream { gateway, port, fault });
+            }
+            let mut first = None;
+            for listener in &stream.listeners {
+                let id = named(&listener.name)?;
+                for route in &listener.routes {
+                    check_backends(&id, Protocol::Tcp, &route.backends, services)?;
+                }
+                first.get_or_insert(id);
+            }
+            if let Some(first) = first {
+                take(first, Protocol::Tcp, stream.port)?;
             }
         }
     }
@@ -351,10 +400,11 @@ fn check_gateways(gateways: &[Gateway], services: &[ServicePort]) -> Result<(), 
 
 fn check_backends(
     id: &ListenerId,
-    listener: &Listener,
+    protocol: Protocol,
+    backends: &[Backend],
     services: &[ServicePort],
 ) -> Result<(), SnapshotError> {
-    for backend in &listener.backends {
+    for backend in backends {
         let Target::Service(index) = backend.target else { continue };
         let service = usize::try_from(index.0).ok().and_then(|index| services.get(index));
         let Some(service) = service else {
@@ -364,10 +414,10 @@ fn check_backends(
                 services: services.len(),
             });
         };
-        if service.id.protocol != listener.protocol {
+        if service.id.protocol != protocol {
             return Err(SnapshotError::ProtocolMismatch {
                 listener: id.clone(),
-                protocol: listener.protocol,
+                protocol,
                 service: service.id.clone(),
             });
         }

@@ -76,6 +76,7 @@ fn gateway() -> impl Strategy<Value = Gateway> {
             name: name.parse().unwrap(),
             addresses,
             listeners,
+            streams: vec![],
         },
     )
 }

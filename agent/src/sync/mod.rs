@@ -319,7 +319,7 @@ impl Following {
                 });
                 return;
             }
-            Told::Snapshot(_) | Told::Delta(_) | Told::Assignment(_) => {}
+            Told::Snapshot(_) | Told::Delta(_) | Told::Assignment(_) | Told::Certificates(_) => {}
         }
         // What was on its way when another one was chosen.
         if self.replicas.from() != Some(replica) {
@@ -332,7 +332,7 @@ impl Following {
                 None => Err(PartsError::NoDigest("the snapshot that it changes", 0)),
             },
             Told::Assignment(assignment) => return self.assign(&assignment),
-            Told::Beat(_) | Told::Peers(_) => return,
+            Told::Beat(_) | Told::Peers(_) | Told::Certificates(_) => return,
         };
         self.reach.send_modify(|reach| {
             reach.snapshots += 1;

@@ -1,8 +1,9 @@
 use super::*;
 use blixt_model::{
-    Affinity, Backend, Endpoint, EndpointState, Gateway, Generation, HashSeed, Listener,
-    ListenerName, Port, Protocol, RejectReason, RouteId, RouteKind, ServiceIndex, ServicePort,
-    ServicePortId, Snapshot, Target, Weight,
+    Affinity, Backend, Certificate, CertificateId, Endpoint, EndpointState, Gateway, Generation,
+    HashSeed, Listener, ListenerName, Port, PrivateKey, Protocol, RejectReason, RouteId, RouteKind,
+    ServiceIndex, ServicePort, ServicePortId, Snapshot, Stream, StreamKind, StreamListener,
+    StreamRoute, StreamTls, Target, Weight,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -53,7 +54,7 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
     ]);
     let backend = (0..1_000_u32, any::<prop::sample::Index>(), reason);
     let listener = (1..4_u16, protocol(), any::<bool>(), prop::collection::vec(backend, 0..3));
-    let gateway = prop::collection::vec(listener, 0..3);
+    let gateway = (prop::collection::vec(listener, 0..3), prop::collection::vec(stream(), 0..3));
     let names = subsequence(vec!["a-b/edge", "a/edge", "b/edge"], 0..=3);
     (names, prop::collection::vec(gateway, 3), services(), any::<u64>()).prop_map(
         |(names, listeners, services, seed)| {
@@ -61,7 +62,7 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
                 names.into_iter().map(|name| name.parse().unwrap()).collect();
             names.sort();
             let gateways = names.into_iter().zip(listeners).zip(1..).map(
-                |((name, listeners), host): (_, u8)| Gateway {
+                |((name, (listeners, streams)), host): ((_, (Vec<_>, Vec<_>)), u8)| Gateway {
                     name,
                     addresses: vec![[192, 0, 2, host].into()],
                     listeners: listeners
@@ -69,12 +70,73 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
                         .enumerate()
                         .map(|(place, all)| listener_of(place, all, &services))
                         .collect(),
+                    streams: streams
+                        .into_iter()
+                        .enumerate()
+                        .map(|(place, listeners)| stream_of(place, listeners, &services))
+                        .collect(),
                 },
             );
             let gateways = gateways.collect();
             Snapshot::new(Generation(7), HashSeed(seed), gateways, services).unwrap()
         },
     )
+}
+
+/// Hostname, whether from a ListenerSet, TLS mode, and the hostnames and
+/// backend of its routes.
+type ChosenStream = Vec<(String, bool, u8, Vec<(Vec<String>, u32)>)>;
+
+fn stream() -> impl Strategy<Value = ChosenStream> {
+    let texts = ["a.example", "*.example", "b.a.example"].map(str::to_owned);
+    let hostnames = move || subsequence(texts.to_vec(), 0..=3);
+    let route = (hostnames(), 0..1_000_u32);
+    let routes = prop::collection::vec(route, 0..3);
+    let listener = (any::<bool>(), 0..3_u8, routes);
+    let listeners = prop::collection::vec(listener, 4);
+    (hostnames(), listeners).prop_map(|(mut hostnames, listeners)| {
+        hostnames.push(String::new());
+        let all = hostnames.into_iter().zip(listeners);
+        all.map(|(hostname, (set, tls, routes))| (hostname, set, tls, routes)).collect()
+    })
+}
+
+/// A plain stream if the first listener is to be one, and then only that.
+fn stream_of(place: usize, mut chosen: ChosenStream, services: &[ServicePort]) -> Stream {
+    let plain = chosen[0].2 == 0;
+    if plain {
+        chosen.truncate(1);
+    }
+    let tcp = services.iter().position(|service| service.id.protocol == Protocol::Tcp);
+    let target = match tcp {
+        Some(index) => Target::Service(ServiceIndex(index as u32)),
+        None => Target::Rejected(RejectReason::InvalidKind),
+    };
+    let id = |number| CertificateId { secret: "a/cert".parse().unwrap(), sha256: [number; 32] };
+    let listeners = (0_u8..).zip(chosen).map(|(number, (hostname, set, tls, routes))| {
+        let name = ListenerName::new(format!("s{place}-{number}")).unwrap();
+        let set = set.then(|| "b/set".parse().unwrap());
+        let routes = routes.into_iter().map(|(hostnames, weight)| StreamRoute {
+            route: RouteId { kind: RouteKind::Tls, name: "a/route".parse().unwrap() },
+            hostnames: hostnames.iter().map(|hostname| hostname.parse().unwrap()).collect(),
+            backends: vec![Backend { weight: Weight::new(weight).unwrap(), target }],
+        });
+        StreamListener {
+            name: set.into_iter().fold(name, ListenerName::in_set),
+            hostname: Some(hostname).filter(|it| !it.is_empty()).map(|it| it.parse().unwrap()),
+            tls: match tls {
+                _ if plain => StreamTls::None,
+                1 => StreamTls::Passthrough,
+                _ => StreamTls::Terminate { certificates: vec![id(number), id(9)] },
+            },
+            routes: routes.collect(),
+        }
+    });
+    Stream {
+        port: port(1_000 + place as u16),
+        kind: if plain { StreamKind::Plain } else { StreamKind::Tls },
+        listeners: listeners.collect(),
+    }
 }
 
 type Chosen = (u16, Protocol, bool, Vec<(u32, prop::sample::Index, RejectReason)>);
@@ -173,6 +235,7 @@ fn example() -> Snapshot {
         name: "shop/edge".parse().unwrap(),
         addresses: vec![[192, 0, 2, 1].into()],
         listeners: vec![listener],
+        streams: vec![],
     };
     Snapshot::new(Generation(1), HashSeed(1), vec![gateway], vec![service]).unwrap()
 }
@@ -311,4 +374,19 @@ fn messages_of_other_versions_are_read_as_far_as_they_go() {
     // One without: an agent that can't say what is wrong with it serves.
     assert_eq!(said(&[0x22, 0]), Some(Said::Beat(wire::AgentBeat::default())));
     assert_eq!(wire::AgentBeat::default().trouble, "");
+}
+
+#[test]
+fn certificates_come_back() {
+    let certificate = |number: u8| Certificate {
+        id: CertificateId { secret: "shop/cert".parse().unwrap(), sha256: [number; 32] },
+        chain: vec![vec![number, 1], vec![number, 2]],
+        key: PrivateKey(vec![number, 3]),
+    };
+    let all = vec![certificate(1), certificate(2)];
+    assert_eq!(certificates_in(certificates_out(&all)), Ok(all.clone()));
+    let mut short = certificates_out(&all);
+    short.certificates[1].id.as_mut().unwrap().sha256.pop();
+    let why = certificates_in(short).unwrap_err();
+    assert_eq!(why, "a certificate's digest has 32 bytes, and this one has 31");
 }

@@ -345,6 +345,7 @@ fn snapshot(family: Family, protocol: Protocol) -> Snapshot {
         name: "gateway".parse().unwrap(),
         addresses: vec![vip(family).ip()],
         listeners: vec![listener],
+        streams: vec![],
     };
     Snapshot::new(Generation(1), HashSeed(1), vec![gateway], vec![service]).unwrap()
 }

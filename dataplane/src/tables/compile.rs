@@ -409,6 +409,7 @@ mod tests {
             name: "edge".parse().unwrap(),
             addresses: vec![IpAddr::from([198, 51, 100, 1])],
             listeners: vec![listener],
+            streams: vec![],
         };
         Snapshot::new(Generation(generation), HashSeed(7), vec![gateway], services).unwrap()
     }

@@ -84,6 +84,7 @@ pub(crate) fn snapshot(
         name: "edge".parse().unwrap(),
         addresses: vec![at(WEB).ip(), at(WEB6).ip()],
         listeners,
+        streams: vec![],
     };
     Snapshot::new(Generation(generation), HashSeed(7), vec![gateway], services).unwrap()
 }

@@ -490,6 +490,7 @@ pub(crate) fn tables(
         name: "gateway".parse().unwrap(),
         addresses: ips(|cast| cast.web.ip()),
         listeners,
+        streams: vec![],
     };
     let snapshot =
         Snapshot::new(Generation(generation), HashSeed(1), vec![gateway], services).unwrap();

@@ -75,7 +75,12 @@ pub(super) fn tables(generation: u64) -> (Tables, SlotStats) {
             target: Target::Service(ServiceIndex(0)),
         }],
     };
-    let gateway = Gateway { name: name(), addresses: vec![vip().ip()], listeners: vec![listener] };
+    let gateway = Gateway {
+        name: name(),
+        addresses: vec![vip().ip()],
+        listeners: vec![listener],
+        streams: vec![],
+    };
     let snapshot =
         Snapshot::new(Generation(generation), HashSeed(1), vec![gateway], vec![service]).unwrap();
     let options = CompileOptions {

@@ -168,7 +168,8 @@ pub(crate) fn snapshot_of(
         route: Some(RouteId { kind: RouteKind::Tcp, name: "shop/web".parse().unwrap() }),
         backends: vec![backend],
     };
-    let gateway = Gateway { name: gateway(), addresses, listeners: vec![listener] };
+    let gateway =
+        Gateway { name: gateway(), addresses, listeners: vec![listener], streams: vec![] };
     Snapshot::new(Generation(1), HashSeed(1), vec![gateway], vec![service]).unwrap()
 }
 

@@ -133,6 +133,7 @@ pub(super) fn snapshot(generation: u64, wish: Wish) -> Snapshot {
         name: "edge".parse().unwrap(),
         addresses: vec![vip(false), vip(true)],
         listeners,
+        streams: vec![],
     };
     let services = vec![service("web", Protocol::Tcp, TCP), service("dns", Protocol::Udp, UDP)];
     Snapshot::new(Generation(generation), HashSeed(7), vec![gateway], services).unwrap()

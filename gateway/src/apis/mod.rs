@@ -13,7 +13,16 @@ pub use gateway_api::gateways::{
     GatewayListenersTlsMode, GatewaySpec, GatewayStatus, GatewayStatusAddresses,
     GatewayStatusListeners, GatewayStatusListenersSupportedKinds,
 };
+pub use gateway_api::httproutes::{
+    HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs,
+    HttpRouteRulesMatches, HttpRouteRulesMatchesPathType, HttpRouteSpec, HttpRouteStatus,
+    HttpRouteStatusParents, HttpRouteStatusParentsParentRef,
+};
 pub use gateway_api::referencegrants::{ReferenceGrant, ReferenceGrantSpec};
+pub use gateway_api::tlsroutes::{
+    TlsRoute, TlsRouteParentRefs, TlsRouteRules, TlsRouteRulesBackendRefs, TlsRouteSpec,
+    TlsRouteStatus, TlsRouteStatusParents, TlsRouteStatusParentsParentRef,
+};
 pub use k8s_openapi::api::core::v1::{Namespace, Service, ServiceSpec};
 pub use k8s_openapi::api::discovery::v1::EndpointSlice;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{

@@ -106,7 +106,7 @@ fn port(
     spec: &ServiceSpec,
 ) -> Result<ServicePortId, String> {
     let protocol = match route.kind {
-        RouteKind::Tcp => Protocol::Tcp,
+        RouteKind::Tcp | RouteKind::Http | RouteKind::Tls => Protocol::Tcp,
         RouteKind::Udp => Protocol::Udp,
     };
     let Some(number) = backend.port else {

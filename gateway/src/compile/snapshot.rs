@@ -37,6 +37,7 @@ pub(super) fn build(
             name: name.clone(),
             addresses: gateway.addresses.assigned.clone(),
             listeners: listeners(gateway, resolved, &numbers),
+            streams: vec![],
         })
         .collect();
     let services = services.into_iter().map(|id| endpoints::of(index, id)).collect();

@@ -105,6 +105,8 @@ static CRDS: LazyLock<BTreeMap<Kind, Crd>> = LazyLock::new(|| {
         (Kind::Gateway, include_str!("gateways.json")),
         (Kind::TcpRoute, include_str!("tcproutes.json")),
         (Kind::UdpRoute, include_str!("udproutes.json")),
+        (Kind::HttpRoute, include_str!("httproutes.json")),
+        (Kind::TlsRoute, include_str!("tlsroutes.json")),
         (Kind::ReferenceGrant, include_str!("referencegrants.json")),
         (Kind::AddressPool, include_str!("addresspools.json")),
     ]

@@ -5,8 +5,9 @@ use crate::GATEWAY_GROUP;
 use crate::apis::{
     AddressPoolStatus, AddressPoolStatusNode, Condition, GatewayClassStatus,
     GatewayClassStatusSupportedFeatures, GatewayStatus, GatewayStatusAddresses,
-    GatewayStatusListeners, GatewayStatusListenersSupportedKinds, TcpRouteStatus,
-    TcpRouteStatusParents, Time, UdpRouteStatus, UdpRouteStatusParents,
+    GatewayStatusListeners, GatewayStatusListenersSupportedKinds, HttpRouteStatus,
+    HttpRouteStatusParents, TcpRouteStatus, TcpRouteStatusParents, Time, TlsRouteStatus,
+    TlsRouteStatusParents, UdpRouteStatus, UdpRouteStatusParents,
 };
 use crate::status::{self, RouteStatus, SUPPORTED_FEATURES};
 
@@ -136,6 +137,18 @@ route!(
     udp_route,
     UdpRouteStatus,
     UdpRouteStatusParents
+);
+route!(
+    /// The status an HTTPRoute should have; like [`tcp_route`].
+    http_route,
+    HttpRouteStatus,
+    HttpRouteStatusParents
+);
+route!(
+    /// The status a TLSRoute should have; like [`tcp_route`].
+    tls_route,
+    TlsRouteStatus,
+    TlsRouteStatusParents
 );
 
 /// As the API asks: conditions of types that are not ours stay, the time is

@@ -12,7 +12,9 @@ use blixt_model::{ObjectName, RouteId, RouteKind};
 use crate::plain::plain;
 use crate::route::ParentRef;
 
-pub use merge::{address_pool, gateway, gateway_class, tcp_route, udp_route};
+pub use merge::{
+    address_pool, gateway, gateway_class, http_route, tcp_route, tls_route, udp_route,
+};
 
 /// The features of Gateway API that work today, sorted by name as
 /// `GatewayClass.status.supportedFeatures` has to be.

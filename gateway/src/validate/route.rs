@@ -1,4 +1,7 @@
-//! The CEL rules of TCPRoute and UDPRoute, by hand.
+//! The CEL rules of routes, by hand. Of those of HTTPRoute that speak of what
+//! no listener honours, none: the route is refused with a condition anyway.
+
+use blixt_model::Hostname;
 
 use crate::GATEWAY_GROUP;
 use crate::manifest::{Path, Problem};
@@ -13,6 +16,22 @@ pub(super) fn rules(spec: &RouteSpec) -> Vec<Problem> {
             let rule = Path::of("spec").key("rules").index(0);
             let here = rule.key("backendRefs").index(index).key("port");
             problems.push(Problem::new(here, "is missing: a Service needs it"));
+        }
+    }
+    problems
+}
+
+/// The same for a TLSRoute.
+pub(super) fn tls(spec: &RouteSpec) -> Vec<Problem> {
+    let mut problems = rules(spec);
+    for (index, hostname) in spec.hostnames.iter().enumerate() {
+        let is_ip = hostname.parse::<std::net::IpAddr>().is_ok();
+        if is_ip || hostname.parse::<Hostname>().is_err() {
+            let here = Path::of("spec").key("hostnames").index(index);
+            let reason = format!(
+                "is {hostname:?}: it must be a host name such as www.example.com or *.example.com"
+            );
+            problems.push(Problem::new(here, reason));
         }
     }
     problems

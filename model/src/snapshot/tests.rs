@@ -1,6 +1,7 @@
 //! What a snapshot promises: every broken promise is refused.
 
 use super::*;
+use crate::{RouteKind, StreamKind, StreamListener, StreamRoute};
 
 fn service(name: &str, protocol: Protocol) -> ServicePort {
     ServicePort {
@@ -32,7 +33,28 @@ fn gateway(name: &str, address: &str, index: u32) -> Gateway {
                 target: Target::Service(ServiceIndex(index)),
             }],
         }],
+        streams: vec![],
     }
+}
+
+fn stream_listener(name: &str, tls: StreamTls) -> StreamListener {
+    let backend = Backend { weight: Weight::DEFAULT, target: Target::Service(ServiceIndex(0)) };
+    StreamListener {
+        name: ListenerName::new(name).unwrap(),
+        hostname: None,
+        tls,
+        routes: vec![StreamRoute {
+            route: RouteId { kind: RouteKind::Tls, name: "web".parse().unwrap() },
+            hostnames: vec![],
+            backends: vec![backend],
+        }],
+    }
+}
+
+/// A Gateway with listener `web` on TCP port 80, and one stream.
+fn streaming(kind: StreamKind, port: u16, listeners: Vec<StreamListener>) -> Gateway {
+    let stream = Stream { port: Port::new(port).unwrap(), kind, listeners };
+    Gateway { streams: vec![stream], ..gateway("a", "10.0.0.10", 0) }
 }
 
 fn snapshot(gateways: Vec<Gateway>, services: Vec<ServicePort>) -> Result<Snapshot, SnapshotError> {
@@ -148,4 +170,46 @@ fn addresses_that_are_not_kept_take_their_gateways_along() {
     let one = made.retain_addresses(|gateway, _| gateway.name() == "b");
     assert_eq!(one.gateways().len(), 1);
     assert_eq!(one.vips(), ["10.0.0.11".parse().unwrap()].into());
+}
+
+#[test]
+fn streams_are_listeners_too() {
+    let secret = CertificateId { secret: "cert".parse().unwrap(), sha256: [1; 32] };
+    let ended = StreamTls::Terminate { certificates: vec![secret.clone()] };
+    let mut one = stream_listener("one", ended.clone());
+    one.hostname = Some("a.example".parse().unwrap());
+    let two = stream_listener("two", StreamTls::Passthrough);
+    let both = streaming(StreamKind::Tls, 443, vec![one, two]);
+    let services = vec![service("web", Protocol::Tcp)];
+    let made = snapshot(vec![both], services.clone()).unwrap();
+    assert_eq!(made.certificates(), [&secret].into());
+
+    let refused = |gateway: Gateway| snapshot(vec![gateway], services.clone()).unwrap_err();
+    let plain = || stream_listener("plain", StreamTls::None);
+    let taken = refused(streaming(StreamKind::Plain, 80, vec![plain()]));
+    assert_eq!(
+        taken.to_string(),
+        "listener default/a/plain wants 10.0.0.10 port 80/TCP, already taken by default/a/web"
+    );
+    let named =
+        refused(streaming(StreamKind::Plain, 81, vec![stream_listener("web", StreamTls::None)]));
+    assert_eq!(named.to_string(), "listener default/a/web is listed twice");
+    let mut dangling = plain();
+    dangling.routes[0].backends[0].target = Target::Service(ServiceIndex(1));
+    let dangling = refused(streaming(StreamKind::Plain, 81, vec![dangling]));
+    assert!(matches!(dangling, SnapshotError::DanglingService { .. }), "{dangling}");
+
+    let bare = stream_listener("bare", StreamTls::Terminate { certificates: vec![] });
+    let passed = |name| stream_listener(name, StreamTls::Passthrough);
+    for (kind, listeners, fault) in [
+        (StreamKind::Plain, vec![], "has no listener"),
+        (StreamKind::Plain, vec![plain(), passed("b")], "is plain, and so has one listener"),
+        (StreamKind::Plain, vec![passed("b")], "is plain, and has a listener with TLS"),
+        (StreamKind::Tls, vec![plain()], "is for TLS, and has a listener without"),
+        (StreamKind::Tls, vec![bare], "has a listener that ends TLS without a certificate"),
+        (StreamKind::Tls, vec![passed("b"), passed("c")], "has two listeners for one hostname"),
+    ] {
+        let refused = refused(streaming(kind, 443, listeners)).to_string();
+        assert_eq!(refused, format!("gateway default/a: the stream on port 443 {fault}"));
+    }
 }

@@ -39,6 +39,7 @@ fn snapshot(number: u16, endpoints: u8) -> Parts {
                 target: Target::Service(ServiceIndex(0)),
             }],
         }],
+        streams: vec![],
     };
     let gateways = vec![gateway("a", 1, 80), gateway("b", 2, number)];
     Parts::of(&Snapshot::new(Generation(1), HashSeed(0), gateways, vec![service]).unwrap())
