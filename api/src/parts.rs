@@ -346,11 +346,13 @@ pub fn address_in(bytes: &[u8]) -> Result<IpAddr, String> {
         .map_err(|_| format!("an address has 4 or 16 bytes, and this one has {}", bytes.len()))
 }
 
-fn name_out(name: &model::ObjectName) -> wire::ObjectName {
+/// A name for the wire.
+pub fn name_out(name: &model::ObjectName) -> wire::ObjectName {
     wire::ObjectName { namespace: name.namespace().to_owned(), name: name.name().to_owned() }
 }
 
-fn name_in(name: Option<wire::ObjectName>) -> Result<model::ObjectName, String> {
+/// A name off the wire.
+pub fn name_in(name: Option<wire::ObjectName>) -> Result<model::ObjectName, String> {
     let name = name.ok_or("has no name")?;
     model::ObjectName::new(name.namespace, name.name).map_err(|error| error.to_string())
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use blixt_api::Word;
 use blixt_api::v1alpha1::{
     Affinity, Backend, Endpoint, EndpointState, GetLoadBalancingResponse, Listener, ObjectName,
-    Traffic,
+    StreamKind, Traffic,
 };
 
 use crate::amounts::{Precision, amount, percent};
@@ -99,7 +99,7 @@ fn row(name: String, share: [String; 2], traffic: &Option<Traffic>, detail: Deta
 }
 
 pub(crate) fn listener_cell(listener: &Listener) -> String {
-    let protocol = listener.protocol().word().to_ascii_uppercase();
+    let protocol = protocol(listener);
     let route = match &listener.route {
         Some(route) => format!("{} {}", route.kind, name(&route.name)),
         None => "no route, all is refused".to_owned(),
@@ -110,7 +110,21 @@ pub(crate) fn listener_cell(listener: &Listener) -> String {
         .map(|address| format!("{protocol} {}", socket(address, listener.port)))
         .collect();
     lines.push(format!("{}/{}, {route}", name(&listener.gateway), listener.name));
+    if !listener.hostnames.is_empty() {
+        lines.push(format!("for {}", listener.hostnames.join(", ")));
+    }
     lines.join("\n")
+}
+
+/// What it speaks, as far as anybody looks.
+pub(crate) fn protocol(listener: &Listener) -> String {
+    let protocol = listener.protocol().word().to_ascii_uppercase();
+    match listener.stream.map(|_| listener.stream()) {
+        Some(StreamKind::TlsPassthrough) => format!("{protocol} (TLS passed through)"),
+        Some(StreamKind::TlsTerminate) => format!("{protocol} (TLS ended here)"),
+        Some(StreamKind::Bytes | StreamKind::Unspecified) => format!("{protocol} (stream)"),
+        None => protocol,
+    }
 }
 
 pub(crate) fn backend_cell(backend: &Backend) -> String {

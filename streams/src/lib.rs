@@ -62,12 +62,17 @@ pub struct Chosen {
     pub endpoint: SocketAddr,
     /// Its slot, for [`Balancer::is_gone`].
     pub slot: u32,
+    /// The slot of what led to it.
+    pub backend_slot: u32,
     /// Where the stream is counted, as long as this lives.
     pub tally: Box<dyn Tally>,
 }
 
-/// Where one stream is counted.
+/// Where one stream is counted. What is let go of before it began was refused.
 pub trait Tally: fmt::Debug + Send + Sync {
+    /// The endpoint has answered.
+    fn began(&self);
+
     /// So many bytes moved.
     fn moved(&self, direction: Direction, bytes: u64);
 }
@@ -142,7 +147,7 @@ pub struct Streams {
     /// Who accepts where.
     accepting: Mutex<BTreeMap<SocketAddr, AbortHandle>>,
     /// `None` once it is stopped.
-    runtime: Option<Runtime>,
+    runtime: Mutex<Option<Runtime>>,
 }
 
 /// What all connections share.
@@ -153,6 +158,7 @@ pub(crate) struct Inner {
     live: Live,
     reasons: Reasons,
     accepted: AtomicU64,
+    begun: AtomicU64,
     active: Arc<AtomicUsize>,
     /// Streams that a client or an endpoint reset.
     resets: AtomicU64,
@@ -182,8 +188,12 @@ impl Inner {
 pub struct Counts {
     /// Connections that came.
     pub accepted: u64,
-    /// Connections that there are.
+    /// Connections that there are, those that are being looked at included.
     pub active: u64,
+    /// Streams that began: an endpoint answered.
+    pub begun: u64,
+    /// Streams that there are.
+    pub live: u64,
     /// Streams that a client or an endpoint reset.
     pub reset_by_peers: u64,
 }
@@ -203,17 +213,19 @@ impl Streams {
             live: Live::default(),
             reasons: Reasons::default(),
             accepted: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             active: Arc::default(),
             resets: AtomicU64::new(0),
         });
-        Ok(Self { inner, accepting: Mutex::default(), runtime: Some(runtime) })
+        Ok(Self { inner, accepting: Mutex::default(), runtime: Mutex::new(Some(runtime)) })
     }
 
     /// Serves this from now on. New streams go by it; those that there are go
     /// on, but where port or endpoint is gone. Gives the ports that can't be
     /// listened on: call it again to try again.
     pub fn take(&self, wanted: Wanted) -> BTreeMap<SocketAddr, ListenError> {
-        let Some(runtime) = &self.runtime else { return BTreeMap::new() };
+        let runtime = self.runtime();
+        let Some(runtime) = &*runtime else { return BTreeMap::new() };
         let wanted = Arc::new(wanted);
         self.inner.wanted.store(Arc::clone(&wanted));
         let mut accepting = self.accepting();
@@ -252,8 +264,23 @@ impl Streams {
         Counts {
             accepted: self.inner.accepted.load(Ordering::Relaxed),
             active: self.inner.active.load(Ordering::Relaxed) as u64,
+            begun: self.inner.begun.load(Ordering::Relaxed),
+            live: self.inner.live.count() as u64,
             reset_by_peers: self.inner.resets.load(Ordering::Relaxed),
         }
+    }
+
+    /// In how long a stream ends if nothing moves.
+    pub fn ends_in(&self, stream: &Stream) -> Duration {
+        let finished = stream.client_finished() || stream.endpoint_finished();
+        let limits = &self.inner.limits;
+        let limit = if finished { limits.half_closed } else { limits.idle };
+        limit.saturating_sub(stream.idle())
+    }
+
+    /// How many connections there may be.
+    pub fn capacity(&self) -> usize {
+        self.inner.limits.streams
     }
 
     /// How many were refused or reset, and why.
@@ -262,14 +289,18 @@ impl Streams {
     }
 
     /// Ends everything: nobody is accepted any more, and who is there is reset.
-    pub fn stop(&mut self) {
+    pub fn stop(&self) {
         for (_, task) in std::mem::take(&mut *self.accepting()) {
             task.abort();
         }
         self.inner.live.end(|_| Some(Reason::Stopping));
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.runtime().take() {
             runtime.shutdown_background();
         }
+    }
+
+    fn runtime(&self) -> MutexGuard<'_, Option<Runtime>> {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn accepting(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, AbortHandle>> {

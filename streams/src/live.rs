@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::Reason;
+use crate::{Chosen, Reason};
 
 /// One stream, for people and for who counts.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Stream {
     pub endpoint: SocketAddr,
     /// The endpoint's slot; see [`crate::Chosen`].
     pub slot: u32,
+    /// The slot of what led to it.
+    pub backend_slot: u32,
     /// When it began.
     pub began: Instant,
     /// When bytes moved last, in milliseconds after that.
@@ -36,15 +38,15 @@ impl Stream {
         client: SocketAddr,
         vip: SocketAddr,
         local: SocketAddr,
-        endpoint: SocketAddr,
-        slot: u32,
+        chosen: &Chosen,
     ) -> Self {
         Self {
             client,
             vip,
             local,
-            endpoint,
-            slot,
+            endpoint: chosen.endpoint,
+            slot: chosen.slot,
+            backend_slot: chosen.backend_slot,
             began: Instant::now(),
             moved_ms: AtomicU64::new(0),
             client_finished: AtomicBool::new(false),
@@ -120,6 +122,10 @@ impl Live {
                 let _ = end.send(reason);
             }
         }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.lock().by_number.len()
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<Stream>> {

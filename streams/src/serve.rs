@@ -57,9 +57,11 @@ async fn serve(
     vip: SocketAddr,
 ) -> Result<(), Reason> {
     let _ = connection.set_nodelay(true);
+    let opened = timeout(inner.limits.hello, open(inner, vip, connection)).await;
+    let Opened { client, asked, first } = opened.map_err(|_| Reason::HelloTimeout)??;
+    // Another one than when it was opened, perhaps: clients take their time.
     let wanted = inner.wanted.load_full();
-    let opened = timeout(inner.limits.hello, open(&wanted, vip, connection)).await;
-    let Opened { client, place, first } = opened.map_err(|_| Reason::HelloTimeout)??;
+    let (_, place) = meant(&wanted, vip, &asked)?;
     let chosen = wanted.balancer.choose(from, vip, place)?;
     drop(wanted);
     let mut endpoint = connect(inner, chosen.endpoint).await?;
@@ -71,24 +73,28 @@ async fn serve(
 /// A client whose wish is known.
 struct Opened {
     client: Client,
-    place: RoutePlace,
+    asked: Asked,
     /// What the endpoint has to be told first.
     first: Vec<u8>,
 }
 
-async fn open(
-    wanted: &Wanted,
-    vip: SocketAddr,
-    mut connection: TcpStream,
-) -> Result<Opened, Reason> {
-    let listeners = match wanted.ports.get(&vip).map(|port| &**port) {
+/// What a client asks for.
+enum Asked {
+    /// The port alone says it.
+    Bytes,
+    /// A server by its name, or by none, with TLS.
+    Server(Option<String>),
+}
+
+async fn open(inner: &Inner, vip: SocketAddr, mut connection: TcpStream) -> Result<Opened, Reason> {
+    match inner.wanted.load().ports.get(&vip).map(|port| &**port) {
         None => return Err(Reason::PortGone),
-        Some(Port::Plain(place)) => {
-            let place = place.ok_or(Reason::NoRoute)?;
-            return Ok(Opened { client: Client::Plain(connection), place, first: Vec::new() });
+        Some(Port::Plain(_)) => {
+            let client = Client::Plain(connection);
+            return Ok(Opened { client, asked: Asked::Bytes, first: Vec::new() });
         }
-        Some(Port::Tls(listeners)) => listeners,
-    };
+        Some(Port::Tls(_)) => {}
+    }
     let mut reader = HelloReader::default();
     // What comes after the hello is left where it is, but for what came with it.
     let mut bytes = [0; 4_096];
@@ -99,20 +105,41 @@ async fn open(
             break hello;
         }
     };
-    let name = hello.server_name.as_deref();
-    let (listener, place) = pick(listeners, name).ok_or(Reason::NoServerName)?;
-    let place = place.ok_or(match listener.routes.is_empty() {
-        true => Reason::NoRoute,
-        false => Reason::NoServerName,
-    })?;
+    let asked = Asked::Server(hello.server_name);
     let raw = reader.into_raw();
-    match &listener.tls {
-        Tls::Passthrough => Ok(Opened { client: Client::Plain(connection), place, first: raw }),
-        Tls::Terminate(config) => {
-            let config = config.as_ref().ok_or(Reason::NoCertificate)?;
-            let client = terminate(config, Rewound::new(raw, connection)).await?;
-            Ok(Opened { client, place, first: Vec::new() })
+    // Who would be refused later is refused at once, and hears no TLS.
+    let tls = meant(&inner.wanted.load(), vip, &asked)?.0;
+    match tls {
+        None | Some(Tls::Passthrough) => {
+            Ok(Opened { client: Client::Plain(connection), asked, first: raw })
         }
+        Some(Tls::Terminate(config)) => {
+            let config = config.ok_or(Reason::NoCertificate)?;
+            let client = terminate(&config, Rewound::new(raw, connection)).await?;
+            Ok(Opened { client, asked, first: Vec::new() })
+        }
+    }
+}
+
+/// The route that a client means, and what becomes of its TLS, if it speaks it.
+fn meant(
+    wanted: &Wanted,
+    vip: SocketAddr,
+    asked: &Asked,
+) -> Result<(Option<Tls>, RoutePlace), Reason> {
+    match (wanted.ports.get(&vip).map(|port| &**port), asked) {
+        (Some(Port::Plain(place)), Asked::Bytes) => Ok((None, place.ok_or(Reason::NoRoute)?)),
+        (Some(Port::Tls(listeners)), Asked::Server(name)) => {
+            let (listener, place) =
+                pick(listeners, name.as_deref()).ok_or(Reason::NoServerName)?;
+            let place = place.ok_or(match listener.routes.is_empty() {
+                true => Reason::NoRoute,
+                false => Reason::NoServerName,
+            })?;
+            Ok((Some(listener.tls.clone()), place))
+        }
+        // It is of another kind by now.
+        _ => Err(Reason::PortGone),
     }
 }
 
@@ -149,8 +176,10 @@ async fn relay(
     chosen: Chosen,
 ) -> Result<(), Reason> {
     let local = endpoint.local_addr().map_err(|_| Reason::ConnectFailed)?;
-    let stream = Arc::new(Stream::new(from, vip, local, chosen.endpoint, chosen.slot));
+    let stream = Arc::new(Stream::new(from, vip, local, &chosen));
     let (_place, told) = inner.live.enter(Arc::clone(&stream));
+    inner.begun.fetch_add(1, Ordering::Relaxed);
+    chosen.tally.began();
     // Who was not there yet when others were told.
     if let Some(reason) = inner.wanted.load().end(&stream) {
         return Err(reason);

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blixt_streams::{
-    Balancer, Chosen, Direction, Hostname, Limits, ListenError, Port, Reason, RoutePlace, Streams,
+    Balancer, Chosen, Counts, Direction, Hostname, Limits, ListenError, Port, Reason, RoutePlace, Streams,
     Tally, Tls, TlsListener, TlsRoute, Wanted, server_config,
 };
 use blixt_testkit::require_root;
@@ -38,6 +38,7 @@ struct Fixed {
 #[derive(Debug, Default)]
 struct Ledger {
     active: AtomicI64,
+    began: AtomicU64,
     to_endpoint: AtomicU64,
     to_client: AtomicU64,
 }
@@ -50,7 +51,8 @@ impl Balancer for Fixed {
         let endpoint = *self.endpoints.get(&place.0).ok_or(Reason::BadBackend)?;
         self.ledger.active.fetch_add(1, Ordering::Relaxed);
         let tally = Box::new(Line(Arc::clone(&self.ledger)));
-        Ok(Chosen { endpoint, slot: u32::try_from(place.0).unwrap(), tally })
+        let slot = u32::try_from(place.0).unwrap();
+        Ok(Chosen { endpoint, slot, backend_slot: slot + 100, tally })
     }
 
     fn is_gone(&self, slot: u32) -> bool {
@@ -59,6 +61,10 @@ impl Balancer for Fixed {
 }
 
 impl Tally for Line {
+    fn began(&self) {
+        self.0.began.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn moved(&self, direction: Direction, bytes: u64) {
         let counter = match direction {
             Direction::ToEndpoint => &self.0.to_endpoint,
@@ -165,6 +171,7 @@ fn bytes_and_ends_go_both_ways_and_are_counted() {
     let listed = streams.list();
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].client, listed[0].vip), (client.local_addr().unwrap(), at));
+    assert_eq!((listed[0].slot, listed[0].backend_slot), (0, 100));
     // Much, while nobody reads: it waits, and nothing is lost.
     const MUCH: usize = 20_000_000;
     let mut writer = client.try_clone().unwrap();
@@ -183,7 +190,9 @@ fn bytes_and_ends_go_both_ways_and_are_counted() {
     assert_eq!(ledger.to_endpoint.load(Ordering::Relaxed), MUCH as u64);
     assert_eq!(ledger.to_client.load(Ordering::Relaxed), MUCH as u64 + 4);
     eventually("nothing to be left", || streams.counts().active == 0);
-    assert_eq!(streams.counts().accepted, 1);
+    assert_eq!(ledger.began.load(Ordering::Relaxed), 1);
+    let Counts { accepted, active, begun, live, reset_by_peers } = streams.counts();
+    assert_eq!((accepted, active, begun, live, reset_by_peers), (1, 0, 1, 0, 0));
     assert!(Reason::ALL.iter().all(|reason| streams.reasons().of(*reason) == 0));
 }
 
@@ -199,9 +208,12 @@ fn who_is_refused_is_reset_and_counted() {
     for (port, balancer, reason) in cases {
         let streams = Streams::start(1, limits()).unwrap();
         let at = free();
+        let ledger = Arc::clone(&balancer.ledger);
         streams.take(wanted(at, port, balancer));
         is_reset(&mut connect(at));
         is_counted(&streams, reason);
+        assert_eq!(ledger.began.load(Ordering::Relaxed), 0);
+        assert_eq!(streams.counts().begun, 0);
     }
     let streams = Streams::start(1, limits()).unwrap();
     let at = free();
@@ -337,7 +349,7 @@ fn a_reset_goes_on_to_the_other_end() {
 #[test]
 fn the_end_resets_everybody() {
     require_root!();
-    let mut streams = Streams::start(1, limits()).unwrap();
+    let streams = Streams::start(1, limits()).unwrap();
     let at = free();
     streams.take(wanted(at, Port::Plain(Some(PLACE)), to(echo("a"))));
     let mut client = connect(at);

@@ -1,10 +1,14 @@
 //! The control thread's side of [`Sync`]: takes a wish at a time, and says what
 //! became of it.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 
+use blixt_model::ObjectName;
+
 use super::{Assignment, Reach, Serving, Sync, Wish};
+use crate::streams::Certificates;
 
 /// What a controller wants, and how far it is with that here.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ impl Pushed {
     pub async fn changed(&mut self) {
         let changed = tokio::select! {
             changed = self.sync.wishes.changed() => changed,
+            changed = self.sync.certificates.changed() => changed,
             changed = self.sync.reach.changed() => changed,
         };
         // It ends with the agent.
@@ -52,6 +57,11 @@ impl Pushed {
         let news = self.taken.as_ref().is_none_or(is_news);
         self.taken = Some(wish.clone());
         news.then_some(wish)
+    }
+
+    /// The certificates of what is wanted.
+    pub fn certificates(&self) -> Certificates {
+        self.sync.certificates.borrow().clone()
     }
 
     /// How it is with the controller.
@@ -86,9 +96,21 @@ impl Pushed {
     }
 
     /// All workers use the tables that are published, or an address of theirs
-    /// can't be used, for a reason.
-    pub fn adopted(&mut self, unmapped: Option<&String>) {
-        let Some(current) = self.current.clone().filter(|_| !self.reported) else { return };
+    /// can't be used, for a reason. Some Gateways may not be served as they should
+    /// be all the same.
+    pub fn adopted(
+        &mut self,
+        unmapped: Option<&String>,
+        troubles: &BTreeMap<ObjectName, String>,
+    ) {
+        let Some(current) = self.current.clone().filter(|_| !self.reported) else {
+            self.sync.report.send_if_modified(|report| {
+                let news = report.troubles != *troubles;
+                report.troubles.clone_from(troubles);
+                news
+            });
+            return;
+        };
         let digest = current.parts.digest();
         if let Some(reason) = unmapped {
             let refused = Some((digest, reason.clone()));
@@ -106,6 +128,7 @@ impl Pushed {
                 report.refused = None;
             }
             report.applied = Some(digest);
+            report.troubles.clone_from(troubles);
             report.kept = Some(current);
         });
     }
@@ -124,7 +147,7 @@ impl Pushed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::{Places, Settings};
+    use crate::sync::{Places, Report, Settings};
     use blixt_api::parts::Parts;
     use blixt_model::{Generation, HashSeed, Snapshot};
 
@@ -144,16 +167,17 @@ mod tests {
         let report = pushed.sync.report.subscribe();
         assert_eq!(pushed.wanted(), None);
         let (first, second) = (wish(1, 1), wish(2, 2));
+        let none = BTreeMap::new();
         let digest = |wish: &Wish| Some(wish.parts.digest());
 
         pushed.published(first.clone());
         assert_eq!(report.borrow().applied, None, "not until workers use it");
-        pushed.adopted(None);
+        pushed.adopted(None, &none);
         assert_eq!((report.borrow().applied, &report.borrow().refused), (digest(&first), &None));
 
         // Refused: the first stays, with what the second assigned.
         pushed.refused(&second, "no".to_owned());
-        pushed.adopted(None);
+        pushed.adopted(None, &none);
         {
             let report = report.borrow();
             assert_eq!(report.applied, digest(&first));
@@ -164,10 +188,20 @@ mod tests {
         // An address that the XDP program does not take is a refusal as long as
         // it does not.
         pushed.published(second.clone());
-        pushed.adopted(Some(&"full".to_owned()));
+        pushed.adopted(Some(&"full".to_owned()), &none);
         assert_eq!(report.borrow().refused, Some((second.parts.digest(), "full".to_owned())));
-        pushed.adopted(None);
+        pushed.adopted(None, &none);
         assert_eq!((report.borrow().applied, &report.borrow().refused), (digest(&second), &None));
+        // A port is taken, and free again.
+        let taken = [("edge".parse().unwrap(), "it is taken".to_owned())].into();
+        pushed.adopted(None, &taken);
+        assert_eq!(report.borrow().troubles, taken);
+        pushed.adopted(None, &none);
+        assert_eq!(*report.borrow(), Report {
+            applied: digest(&second),
+            kept: Some(second.clone()),
+            ..Report::default()
+        });
         pushed.end().await;
     }
 }

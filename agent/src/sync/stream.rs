@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blixt_api::parts::Digest;
+use blixt_api::parts::{Digest, name_out};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
@@ -148,6 +148,10 @@ async fn follow_once(
     };
     // There is room in a new channel.
     let _ = say.try_send(Said::Hello(hello));
+    // A greeting has no room for it.
+    if let Some(digest) = reported.applied.filter(|_| !reported.troubles.is_empty()) {
+        let _ = say.try_send(applied(digest, &reported));
+    }
     if let Some((digest, reason)) = reported.refused.clone() {
         let _ = say.try_send(refused(digest, reason));
     }
@@ -254,13 +258,23 @@ fn refused(digest: Digest, reason: String) -> Said {
     Said::Refused(wire::Refused { digest: digest.to_vec(), reason })
 }
 
+fn applied(digest: Digest, report: &Report) -> Said {
+    let troubles = report.troubles.iter().map(|(gateway, why)| wire::GatewayTrouble {
+        gateway: Some(name_out(gateway)),
+        why: why.clone(),
+    });
+    Said::Applied(wire::Applied { digest: digest.to_vec(), troubles: troubles.collect() })
+}
+
 /// What a replica has to be told.
 fn news(before: &Report, now: &Report) -> Vec<Said> {
     let mut news = Vec::new();
     if let Some(digest) = now.applied
-        && (before.applied != now.applied || before.refused.is_some() && now.refused.is_none())
+        && (before.applied != now.applied
+            || before.troubles != now.troubles
+            || before.refused.is_some() && now.refused.is_none())
     {
-        news.push(Said::Applied(wire::Applied { digest: digest.to_vec() }));
+        news.push(applied(digest, now));
     }
     if let Some((digest, reason)) = &now.refused
         && before.refused != now.refused
@@ -280,7 +294,7 @@ mod tests {
         let report = |applied, refused: Option<Digest>| Report {
             applied: Some(applied),
             refused: refused.map(|digest| (digest, "why".to_owned())),
-            kept: None,
+            ..Report::default()
         };
         let kinds = |before, now| {
             let kind = |said: Said| match said {
@@ -296,5 +310,11 @@ mod tests {
         // It was taken back.
         assert_eq!(kinds(report(one, Some(two)), report(one, None)), ["applied"]);
         assert_eq!(kinds(report(one, Some(two)), report(two, None)), ["applied"]);
+        // A port is taken, and free again.
+        let troubles = || [("edge".parse().unwrap(), "it is taken".to_owned())].into();
+        let taken = || Report { troubles: troubles(), ..report(one, None) };
+        assert_eq!(kinds(report(one, None), taken()), ["applied"]);
+        assert_eq!(kinds(taken(), taken()), [""; 0]);
+        assert_eq!(kinds(taken(), report(one, None)), ["applied"]);
     }
 }

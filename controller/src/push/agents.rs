@@ -70,6 +70,8 @@ struct Agent {
     refused: Option<Refused>,
     /// Whether it has said how far it is since it came.
     answered: bool,
+    /// Gateways that it does not serve as it should, and why.
+    troubles: BTreeMap<ObjectName, String>,
     health: Health,
 }
 
@@ -203,6 +205,7 @@ impl Agents {
             applied: known,
             unsure: None,
             refused: None,
+            troubles: BTreeMap::new(),
             health: Health::default(),
         };
         if let Some(before) = before {
@@ -249,6 +252,20 @@ impl Agents {
         }
         agent.refused = None;
         agent.answered = true;
+        news
+    }
+
+    /// These are the Gateways that an agent does not serve as it should, and why.
+    /// `true` if that is news.
+    pub(crate) fn troubled(
+        &mut self,
+        node: &str,
+        stream: StreamId,
+        troubles: BTreeMap<ObjectName, String>,
+    ) -> bool {
+        let Some(agent) = self.speaking(node, stream) else { return false };
+        let news = agent.troubles != troubles;
+        agent.troubles = troubles;
         news
     }
 
@@ -343,6 +360,9 @@ impl Agents {
                     return Some(Programming::Refused { node: node.clone(), reason });
                 }
                 _ if uses => {
+                    if let Some(reason) = agent.troubles.get(name).cloned() {
+                        return Some(Programming::Refused { node: node.clone(), reason });
+                    }
                     found.get_or_insert(Programming::Applied);
                 }
                 _ => found = Some(Programming::Pending),

@@ -72,7 +72,7 @@ struct Assigned {
 
 /// How far an agent says it is.
 enum Said {
-    Applied(Digest),
+    Applied(Digest, BTreeMap<ObjectName, String>),
     Refused(Digest, String),
 }
 
@@ -375,7 +375,15 @@ impl Push {
     fn said(&self, node: &str, stream: StreamId, said: Said) {
         let mut state = self.state();
         match said {
-            Said::Applied(digest) => state.news |= state.agents.applied(node, stream, digest),
+            Said::Applied(digest, troubles) => {
+                state.news |= state.agents.applied(node, stream, digest);
+                if state.agents.troubled(node, stream, troubles.clone()) {
+                    state.news = true;
+                    for (gateway, why) in troubles {
+                        warn!(node, "an agent does not serve all of Gateway {gateway}: {why}");
+                    }
+                }
+            }
             Said::Refused(digest, reason) => {
                 if state.agents.refused(node, stream, digest, reason.clone()) {
                     state.news = true;

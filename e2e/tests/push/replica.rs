@@ -241,7 +241,8 @@ impl Agent {
     pub(crate) fn applies(&self) {
         let wish = self.wish().unwrap();
         let applied = Some(wish.parts.digest());
-        self.sync.report.send_replace(Report { applied, refused: None, kept: Some(wish) });
+        let kept = Some(wish);
+        self.sync.report.send_replace(Report { applied, kept, ..Report::default() });
     }
 
     pub(crate) fn refuses(&self, why: &str) {
