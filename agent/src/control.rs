@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blixt_dataplane::{AddressRole, Tables};
 use blixt_dataplane::address::to_ip;
+use blixt_dataplane::{AddressRole, Tables};
 use blixt_gateway::{Kind, ObjectKey, Programming, Refusal, Update, Warning};
 use blixt_model::{Generation, ObjectName};
 use tokio::sync::mpsc;

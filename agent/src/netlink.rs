@@ -28,7 +28,11 @@ pub(crate) async fn add(handle: &Handle, message: RouteNetlinkMessage) -> io::Re
 }
 
 /// Asks the kernel for something, and waits for its answer.
-pub(crate) async fn ask(handle: &Handle, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+pub(crate) async fn ask(
+    handle: &Handle,
+    message: RouteNetlinkMessage,
+    flags: u16,
+) -> io::Result<()> {
     let mut request = NetlinkMessage::from(message);
     request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
     let mut handle = handle.clone();

@@ -224,9 +224,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     let links = Links::start(&interfaces, means, mirror.view.clone())
         .map_err(|source| RunError::System { what: "a thread for the interfaces", source })?;
     let workers_too = Arc::clone(&workers);
-    let mut control = Control::new(
-        settings, links, addresses, tables, workers_too, mirror, state, host, streams,
-    );
+    let mut control =
+        Control::new(settings, links, addresses, tables, workers_too, mirror, state, host, streams);
     let served = async {
         let changes = match source {
             Opened::Files(objects) => {

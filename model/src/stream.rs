@@ -20,7 +20,8 @@ pub struct Stream {
 /// How a connection finds its listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StreamKind {
-    /// HTTP: opaque bytes, and so one listener.
+    /// HTTP: by the host that the first request names, the most specific
+    /// hostname first. Nobody looks for it where no hostname decides.
     Plain,
     /// HTTPS and TLS: told apart by SNI, the most specific hostname first.
     Tls,
@@ -67,6 +68,14 @@ pub struct StreamRoute {
 }
 
 impl Stream {
+    /// Whether the name that a client asks for decides anything.
+    pub fn asks_for_name(&self) -> bool {
+        let routes = |listener: &StreamListener| {
+            listener.routes.iter().any(|route| !route.hostnames.is_empty())
+        };
+        self.listeners.iter().any(|listener| listener.hostname.is_some() || routes(listener))
+    }
+
     /// What is wrong with it, for people.
     pub(crate) fn fault(&self) -> Option<&'static str> {
         let plain = |listener: &StreamListener| listener.tls == StreamTls::None;
@@ -74,9 +83,6 @@ impl Stream {
         let mut hostnames = BTreeSet::new();
         match self.kind {
             _ if self.listeners.is_empty() => Some("has no listener"),
-            StreamKind::Plain if self.listeners.len() > 1 => {
-                Some("is plain, and so has one listener")
-            }
             StreamKind::Plain if !self.listeners.iter().all(plain) => {
                 Some("is plain, and has a listener with TLS")
             }

@@ -2,7 +2,7 @@
 //! HTTP, HTTPS and TLS, as bytes that nobody looks into.
 //!
 //! [`Streams`] listens on the ports that are wanted, reads the server's name out
-//! of TLS where it decides ([`hello`]), has an endpoint chosen by a [`Balancer`],
+//! of TLS ([`hello`]) or of the first request where it decides, has an endpoint chosen by a [`Balancer`],
 //! and moves bytes both ways. It knows neither tables nor counters nor routes of
 //! the kernel: the agent brings all of these.
 //!
@@ -13,6 +13,7 @@
 
 mod certificates;
 pub mod hello;
+mod host;
 mod live;
 mod pipe;
 mod port;
@@ -36,7 +37,7 @@ use tokio::task::AbortHandle;
 pub use certificates::{CertificateError, Chain, server_config};
 use live::Live;
 pub use live::Stream;
-pub use port::{Hostname, Port, RoutePlace, Tls, TlsListener, TlsRoute};
+pub use port::{Hostname, Listener, Port, Route, RoutePlace, Tls};
 pub use reason::{Reason, Reasons};
 pub use sockets::ListenError;
 

@@ -10,23 +10,26 @@ use rustls::ServerConfig;
 pub enum Port {
     /// Bytes as they come, to a route; `None` refuses all.
     Plain(Option<RoutePlace>),
+    /// Bytes as they come: the host that the first HTTP request names tells whose
+    /// they are. Who names none, or speaks something else, asks for no name.
+    Http(Vec<Listener>),
     /// TLS: the server's name tells whose it is.
-    Tls(Vec<TlsListener>),
+    Tls(Vec<Listener>),
 }
 
 /// Which route of the port's, as the one who chooses endpoints counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoutePlace(pub usize);
 
-/// One listener of a port with TLS.
+/// One listener of a port that others may share.
 #[derive(Debug)]
-pub struct TlsListener {
+pub struct Listener {
     /// The names it is for; `None` is for all, and for those who name none.
     pub hostname: Option<Hostname>,
-    /// What becomes of TLS.
+    /// What becomes of TLS, on a port for that.
     pub tls: Tls,
     /// Its routes; the first is taken of those that match equally well.
-    pub routes: Vec<TlsRoute>,
+    pub routes: Vec<Route>,
 }
 
 /// What becomes of a client's TLS.
@@ -40,7 +43,7 @@ pub enum Tls {
 
 /// One route of it.
 #[derive(Debug)]
-pub struct TlsRoute {
+pub struct Route {
     /// The names it is for; all, if there are none.
     pub hostnames: Vec<Hostname>,
     /// Which one it is.
@@ -84,9 +87,9 @@ impl Hostname {
 /// a route of another listener that is for the name less exactly: what is not
 /// served by the listener it belongs to is not served at all.
 pub(crate) fn pick<'a>(
-    listeners: &'a [TlsListener],
+    listeners: &'a [Listener],
     name: Option<&str>,
-) -> Option<(&'a TlsListener, Option<RoutePlace>)> {
+) -> Option<(&'a Listener, Option<RoutePlace>)> {
     let listener = best(listeners, |listener| best_of(listener.hostname.as_slice(), name))?;
     let route = best(&listener.routes, |route| best_of(&route.hostnames, name));
     Some((listener, route.map(|route| route.place)))
@@ -117,12 +120,12 @@ fn best_of(hostnames: &[Hostname], name: Option<&str>) -> Option<Match> {
 mod tests {
     use super::*;
 
-    fn listener(hostname: &str, routes: &[&[&str]]) -> TlsListener {
-        let routes = routes.iter().enumerate().map(|(place, hostnames)| TlsRoute {
+    fn listener(hostname: &str, routes: &[&[&str]]) -> Listener {
+        let routes = routes.iter().enumerate().map(|(place, hostnames)| Route {
             hostnames: hostnames.iter().map(|name| Hostname::new(name)).collect(),
             place: RoutePlace(place),
         });
-        TlsListener {
+        Listener {
             hostname: (!hostname.is_empty()).then(|| Hostname::new(hostname)),
             tls: Tls::Passthrough,
             routes: routes.collect(),

@@ -9,9 +9,10 @@ pub enum Reason {
     TooManyStreams,
     /// No whole ClientHello came in time, or no end of the handshake.
     HelloTimeout,
-    /// What came was no ClientHello.
+    /// What came was no ClientHello, or nothing came.
     NoHello,
-    /// No listener and route is for the name that was asked for.
+    /// No listener and route is for the name that was asked for, with TLS or in a
+    /// request.
     NoServerName,
     /// The listener's certificate is not here.
     NoCertificate,
@@ -88,15 +89,23 @@ impl Reason {
             Self::TooManyStreams => "A connection came while there were as many as there may be.",
             Self::HelloTimeout => "A client took too long to say which server it asks for.",
             Self::NoHello => "What a client said first was no TLS, or it hung up before.",
-            Self::NoServerName => "No listener or route is for the name (SNI) that a client asked for.",
-            Self::NoCertificate => "The certificate that would end a client's TLS is not on this node.",
-            Self::HandshakeFailed => "Client and agent did not agree on TLS, or the client does not trust the certificate.",
+            Self::NoServerName => {
+                "No listener or route is for the name (SNI, or the host of a request) that a client asked for."
+            }
+            Self::NoCertificate => {
+                "The certificate that would end a client's TLS is not on this node."
+            }
+            Self::HandshakeFailed => {
+                "Client and agent did not agree on TLS, or the client does not trust the certificate."
+            }
             Self::NoRoute => "No route is attached to the listener.",
             Self::NoWeight => "All backendRefs of the route have weight 0.",
             Self::BadBackend => "The share of a backendRef that does not resolve.",
             Self::NoEndpoint => "The Service has no endpoint that takes new connections.",
             Self::ConnectTimeout => "The endpoint did not answer.",
-            Self::ConnectFailed => "The endpoint refused the connection, or no route of the node leads to it.",
+            Self::ConnectFailed => {
+                "The endpoint refused the connection, or no route of the node leads to it."
+            }
             Self::Idle => "Nothing was said for too long.",
             Self::EndpointGone => "The endpoint of a stream is gone.",
             Self::PortGone => "The listener of a stream is gone.",
@@ -107,20 +116,34 @@ impl Reason {
     /// What to do if it happens more and more often.
     pub const fn advice(self) -> &'static str {
         match self {
-            Self::TooManyStreams => "Raise the agent's limit of open files (RLIMIT_NOFILE): each stream takes two.",
-            Self::HelloTimeout => "Nothing, if it is few: scanners do that. Many: somebody holds connections open on purpose.",
+            Self::TooManyStreams => {
+                "Raise the agent's limit of open files (RLIMIT_NOFILE): each stream takes two."
+            }
+            Self::HelloTimeout => {
+                "Nothing, if it is few: scanners do that. Many: somebody holds connections open on purpose."
+            }
             Self::NoHello => "Look who speaks plain HTTP to a port for TLS; health checks do that.",
-            Self::NoServerName => "Add a hostname to a listener or route, or ask with the right name.",
-            Self::NoCertificate => "See whether the agent reaches the controller (`blixtctl status`), and ResolvedRefs of the listener.",
-            Self::HandshakeFailed => "Look at the certificate that the listener names, and at the clients' TLS versions.",
+            Self::NoServerName => {
+                "Add a hostname to a listener or route, or ask with the right name."
+            }
+            Self::NoCertificate => {
+                "See whether the agent reaches the controller (`blixtctl status`), and ResolvedRefs of the listener."
+            }
+            Self::HandshakeFailed => {
+                "Look at the certificate that the listener names, and at the clients' TLS versions."
+            }
             Self::NoRoute => "Attach a route, or take the listener away.",
             Self::NoWeight => "Give a backendRef a weight.",
             Self::BadBackend => "See ResolvedRefs of the route.",
             Self::NoEndpoint => "See whether the Service's pods are ready.",
-            Self::ConnectTimeout => "See whether the node reaches the endpoint: routes, and network policies that let nodes in.",
+            Self::ConnectTimeout => {
+                "See whether the node reaches the endpoint: routes, and network policies that let nodes in."
+            }
             Self::ConnectFailed => "See whether the endpoint listens on the Service's targetPort.",
             Self::Idle => "Nothing, or have clients keep connections alive.",
-            Self::EndpointGone => "Nothing: clients connect again. Many: look at the Service's pods.",
+            Self::EndpointGone => {
+                "Nothing: clients connect again. Many: look at the Service's pods."
+            }
             Self::PortGone => "Nothing: it was asked for.",
             Self::Stopping => "Nothing.",
         }

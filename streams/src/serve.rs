@@ -17,9 +17,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::hello::HelloReader;
+use crate::host::{Host, HostReader};
 use crate::live::Stream;
 use crate::pipe::{self, Idle};
-use crate::port::{Port, RoutePlace, Tls, pick};
+use crate::port::{Listener, Port, RoutePlace, Tls, pick};
 use crate::tls::{Client, Rewound};
 use crate::{Chosen, Direction, Inner, Reason, Wanted};
 
@@ -82,6 +83,8 @@ struct Opened {
 enum Asked {
     /// The port alone says it.
     Bytes,
+    /// A host by its name, or by none.
+    Host(Option<String>),
     /// A server by its name, or by none, with TLS.
     Server(Option<String>),
 }
@@ -93,6 +96,7 @@ async fn open(inner: &Inner, vip: SocketAddr, mut connection: TcpStream) -> Resu
             let client = Client::Plain(connection);
             return Ok(Opened { client, asked: Asked::Bytes, first: Vec::new() });
         }
+        Some(Port::Http(_)) => return read_host(inner, vip, connection).await,
         Some(Port::Tls(_)) => {}
     }
     let mut reader = HelloReader::default();
@@ -121,6 +125,28 @@ async fn open(inner: &Inner, vip: SocketAddr, mut connection: TcpStream) -> Resu
     }
 }
 
+async fn read_host(
+    inner: &Inner,
+    vip: SocketAddr,
+    mut connection: TcpStream,
+) -> Result<Opened, Reason> {
+    let mut reader = HostReader::default();
+    let mut bytes = [0; 4_096];
+    let host = loop {
+        let length = connection.read(&mut bytes).await.map_err(|_| Reason::NoHello)?;
+        let taken = bytes.get(..length).unwrap_or_default();
+        match reader.take(taken) {
+            Some(Host::Named(name)) => break Some(name),
+            None if !taken.is_empty() => {}
+            // Who says no more names none.
+            Some(Host::Unnamed) | None => break None,
+        }
+    };
+    let asked = Asked::Host(host);
+    meant(&inner.wanted.load(), vip, &asked)?;
+    Ok(Opened { client: Client::Plain(connection), asked, first: reader.into_raw() })
+}
+
 /// The route that a client means, and what becomes of its TLS, if it speaks it.
 fn meant(
     wanted: &Wanted,
@@ -129,18 +155,29 @@ fn meant(
 ) -> Result<(Option<Tls>, RoutePlace), Reason> {
     match (wanted.ports.get(&vip).map(|port| &**port), asked) {
         (Some(Port::Plain(place)), Asked::Bytes) => Ok((None, place.ok_or(Reason::NoRoute)?)),
+        (Some(Port::Http(listeners)), Asked::Host(name)) => {
+            let (_, place) = picked(listeners, name.as_deref())?;
+            Ok((None, place))
+        }
         (Some(Port::Tls(listeners)), Asked::Server(name)) => {
-            let (listener, place) =
-                pick(listeners, name.as_deref()).ok_or(Reason::NoServerName)?;
-            let place = place.ok_or(match listener.routes.is_empty() {
-                true => Reason::NoRoute,
-                false => Reason::NoServerName,
-            })?;
+            let (listener, place) = picked(listeners, name.as_deref())?;
             Ok((Some(listener.tls.clone()), place))
         }
         // It is of another kind by now.
         _ => Err(Reason::PortGone),
     }
+}
+
+fn picked<'a>(
+    listeners: &'a [Listener],
+    name: Option<&str>,
+) -> Result<(&'a Listener, RoutePlace), Reason> {
+    let (listener, place) = pick(listeners, name).ok_or(Reason::NoServerName)?;
+    let place = place.ok_or(match listener.routes.is_empty() {
+        true => Reason::NoRoute,
+        false => Reason::NoServerName,
+    })?;
+    Ok((listener, place))
 }
 
 async fn terminate(config: &Arc<ServerConfig>, rewound: Rewound) -> Result<Client, Reason> {

@@ -16,8 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blixt_streams::{
-    Balancer, Chosen, Counts, Direction, Hostname, Limits, ListenError, Port, Reason, RoutePlace, Streams,
-    Tally, Tls, TlsListener, TlsRoute, Wanted, server_config,
+    Balancer, Chosen, Counts, Direction, Hostname, Limits, ListenError, Listener, Port, Reason,
+    Route, RoutePlace, Streams, Tally, Tls, Wanted, server_config,
 };
 use blixt_testkit::require_root;
 use rcgen::{CertificateParams, KeyPair};
@@ -398,11 +398,11 @@ fn tls(at: SocketAddr, name: &str, trusts: &CertificateDer<'static>) -> io::Resu
     Ok(stream)
 }
 
-fn listener(hostname: &str, tls: Tls, place: usize) -> TlsListener {
-    TlsListener {
+fn listener(hostname: &str, tls: Tls, place: usize) -> Listener {
+    Listener {
         hostname: (!hostname.is_empty()).then(|| Hostname::new(hostname)),
         tls,
-        routes: vec![TlsRoute { hostnames: Vec::new(), place: RoutePlace(place) }],
+        routes: vec![Route { hostnames: Vec::new(), place: RoutePlace(place) }],
     }
 }
 
@@ -506,4 +506,46 @@ fn passed_through_every_byte_is_the_clients() {
     client.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "heard");
     assert!(*heard.lock().unwrap() == said, "not the same bytes");
+}
+
+#[test]
+fn the_host_of_the_first_request_decides_where_hostnames_do() {
+    require_root!();
+    let streams = Streams::start(1, limits()).unwrap();
+    let backend = |name: &'static str| {
+        serve(move |mut stream| {
+            let mut bytes = [0; 1_000];
+            let length = stream.read(&mut bytes)?;
+            stream.write_all(format!("{name} {length}").as_bytes())
+        })
+    };
+    let endpoints: BTreeMap<_, _> = [(0, backend("A")), (1, backend("B"))].into();
+    let at = free();
+    let port = |all: bool| {
+        let mut listeners = vec![listener("a.example", Tls::Passthrough, 0)];
+        listeners.extend(all.then(|| listener("", Tls::Passthrough, 1)));
+        Port::Http(listeners)
+    };
+    let balancer = || Fixed { endpoints: endpoints.clone(), ..Fixed::default() };
+    let ask = |said: &str| {
+        let mut client = connect(at);
+        client.write_all(said.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).map(|_| answer)
+    };
+    streams.take(wanted(at, port(true), balancer()));
+    let named = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    for (said, by) in [
+        (named("A.example:81"), "A"),
+        (named("b.example"), "B"),
+        ("GET / HTTP/1.0\r\n\r\n".to_owned(), "B"),
+        ("\0 no HTTP at all".to_owned(), "B"),
+        ("GET".to_owned(), "B"),
+    ] {
+        assert_eq!(ask(&said).unwrap(), format!("{by} {}", said.len()), "every byte goes on");
+    }
+    streams.take(wanted(at, port(false), balancer()));
+    assert_eq!(ask(&named("b.example")).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    is_counted(&streams, Reason::NoServerName);
 }

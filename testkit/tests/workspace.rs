@@ -112,10 +112,7 @@ const HEAVY: [(&str, &[&str]); 16] = [
             "blixt-streams",
         ],
     ),
-    (
-        "rcgen",
-        &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-scrape", "blixt-streams"],
-    ),
+    ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-scrape", "blixt-streams"]),
 ];
 
 /// Crates that exist for tests: nothing that ships may be built with them.

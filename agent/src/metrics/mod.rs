@@ -228,8 +228,7 @@ fn flows(page: &mut impl Write, state: &State) -> fmt::Result {
     let counts = stream_counts(state);
     let new = sum(|counters| &counters.flows_created) + counts.begun;
     page.counter("new_flows", "Flows started, streams included.", [(NONE, new)])?;
-    let ended =
-        sum(|counters| &counters.flows_ended) + counts.begun.saturating_sub(counts.live);
+    let ended = sum(|counters| &counters.flows_ended) + counts.begun.saturating_sub(counts.live);
     page.counter("ended_flows", "Flows ended, streams included.", [(NONE, ended)])?;
     page.counter(
         "evicted_flows",

@@ -156,7 +156,9 @@ impl StreamServer {
         }
         let (reply, done) = oneshot::channel();
         if self.stop.send(reply).await.is_err() || timeout(REMOVING, done).await.is_err() {
-            warn!("routing rules for streams are not removed: `ip rule` and `ip -6 rule` show them");
+            warn!(
+                "routing rules for streams are not removed: `ip rule` and `ip -6 rule` show them"
+            );
         }
     }
 }

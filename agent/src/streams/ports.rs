@@ -8,7 +8,7 @@ use blixt_model::{
     Certificate, CertificateId, ListenerId, ObjectName, Snapshot, Stream, StreamKind,
     StreamListener, StreamTls,
 };
-use blixt_streams::{Hostname, Port, RoutePlace, Tls, TlsListener, TlsRoute, server_config};
+use blixt_streams::{Hostname, Listener, Port, Route, RoutePlace, Tls, server_config};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -64,12 +64,12 @@ impl Ports {
     ) -> Port {
         // As tables count them: through all listeners.
         let mut places = (0..).map(RoutePlace);
-        if stream.kind == StreamKind::Plain {
+        if stream.kind == StreamKind::Plain && !stream.asks_for_name() {
             let mut listeners = stream.listeners.iter();
             let has_route = listeners.any(|listener| !listener.routes.is_empty());
             return Port::Plain(places.next().filter(|_| has_route));
         }
-        let listeners = stream.listeners.iter().map(|listener| TlsListener {
+        let listeners = stream.listeners.iter().map(|listener| Listener {
             hostname: listener.hostname.as_ref().map(hostname),
             tls: match self.tls(gateway, listener, before, certificates) {
                 Ok(tls) => tls,
@@ -82,13 +82,17 @@ impl Ports {
                 .routes
                 .iter()
                 .zip(&mut places)
-                .map(|(route, place)| TlsRoute {
+                .map(|(route, place)| Route {
                     hostnames: route.hostnames.iter().map(hostname).collect(),
                     place,
                 })
                 .collect(),
         });
-        Port::Tls(listeners.collect())
+        let listeners = listeners.collect();
+        match stream.kind {
+            StreamKind::Plain => Port::Http(listeners),
+            StreamKind::Tls => Port::Tls(listeners),
+        }
     }
 
     /// `Err` has what is done all the same.

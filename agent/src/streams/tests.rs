@@ -104,16 +104,17 @@ fn config(made: &Made) -> Option<usize> {
 fn bytes_go_to_the_first_route_or_to_nobody() {
     let made = |routes| {
         let plain = listener("http", StreamTls::None, routes);
-        let made = Ports::default().make(
-            &snapshot(1, StreamKind::Plain, vec![plain]),
-            &Certificates::default(),
-        );
+        let made = Ports::default()
+            .make(&snapshot(1, StreamKind::Plain, vec![plain]), &Certificates::default());
         assert_eq!((made.owners.len(), made.troubles.len()), (1, 0));
         format!("{:?}", made.ports[&at(VIP)])
     };
     assert_eq!(made(vec![]), "Plain(None)");
-    let two = ["a", "b"].map(|name| route(name, Target::Service(ServiceIndex(0))));
-    assert_eq!(made(two.into()), "Plain(Some(RoutePlace(0)))");
+    let to_web =
+        |name| StreamRoute { hostnames: vec![], ..route(name, Target::Service(ServiceIndex(0))) };
+    assert_eq!(made(["a", "b"].map(to_web).into()), "Plain(Some(RoutePlace(0)))");
+    // Where a hostname decides, somebody has to look for it.
+    assert!(made(vec![route("a", Target::Service(ServiceIndex(0)))]).starts_with("Http(["));
 }
 
 #[test]

@@ -68,7 +68,10 @@ impl Ways {
     }
 
     /// Leads these here as well. Those that the kernel refuses, and why.
-    pub(super) async fn lead(&mut self, ports: &BTreeSet<SocketAddr>) -> BTreeMap<SocketAddr, String> {
+    pub(super) async fn lead(
+        &mut self,
+        ports: &BTreeSet<SocketAddr>,
+    ) -> BTreeMap<SocketAddr, String> {
         let mut refused = BTreeMap::new();
         // Again and again: others tidy up rules that they do not know.
         for &port in ports {
@@ -190,7 +193,11 @@ fn rule(v4: bool, packets: Packets<'_>) -> RuleMessage {
         ],
         Packets::Icmp { by } => [
             RuleAttribute::Table(table(None)),
-            RuleAttribute::IpProtocol(if v4 { IpProtocol::Icmp } else { IpProtocol::Other(ICMPV6) }),
+            RuleAttribute::IpProtocol(if v4 {
+                IpProtocol::Icmp
+            } else {
+                IpProtocol::Other(ICMPV6)
+            }),
             RuleAttribute::Iifname(by.to_owned()),
         ],
     });

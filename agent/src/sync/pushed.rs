@@ -98,11 +98,7 @@ impl Pushed {
     /// All workers use the tables that are published, or an address of theirs
     /// can't be used, for a reason. Some Gateways may not be served as they should
     /// be all the same.
-    pub fn adopted(
-        &mut self,
-        unmapped: Option<&String>,
-        troubles: &BTreeMap<ObjectName, String>,
-    ) {
+    pub fn adopted(&mut self, unmapped: Option<&String>, troubles: &BTreeMap<ObjectName, String>) {
         let Some(current) = self.current.clone().filter(|_| !self.reported) else {
             self.sync.report.send_if_modified(|report| {
                 let news = report.troubles != *troubles;
@@ -197,11 +193,10 @@ mod tests {
         pushed.adopted(None, &taken);
         assert_eq!(report.borrow().troubles, taken);
         pushed.adopted(None, &none);
-        assert_eq!(*report.borrow(), Report {
-            applied: digest(&second),
-            kept: Some(second.clone()),
-            ..Report::default()
-        });
+        assert_eq!(
+            *report.borrow(),
+            Report { applied: digest(&second), kept: Some(second.clone()), ..Report::default() }
+        );
         pushed.end().await;
     }
 }

@@ -145,6 +145,7 @@ async fn follow_once(
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         digest: reported.applied.map(Digest::to_vec).unwrap_or_default(),
+        streams: true,
     };
     // There is room in a new channel.
     let _ = say.try_send(Said::Hello(hello));

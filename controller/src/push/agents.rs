@@ -39,6 +39,8 @@ pub(crate) struct Agents {
     /// The newest last.
     published: VecDeque<Arc<Parts>>,
     vips: BTreeSet<IpAddr>,
+    /// The Gateways of the newest one that have HTTP, HTTPS or TLS listeners.
+    streaming: BTreeSet<ObjectName>,
     /// The newest one, if no message takes it: the last one before that did
     /// stays in force.
     withheld: Option<Parts>,
@@ -50,10 +52,23 @@ pub(crate) struct Agents {
 /// Tells one stream of an agent from the one before.
 pub(crate) type StreamId = u64;
 
+/// What an agent says when it comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    /// Its version.
+    pub(crate) version: String,
+    /// What it has.
+    pub(crate) has: Option<Digest>,
+    /// Whether it serves HTTP, HTTPS and TLS listeners.
+    pub(crate) streams: bool,
+}
+
 #[derive(Debug)]
 struct Agent {
     stream: StreamId,
     version: String,
+    /// Whether it serves HTTP, HTTPS and TLS listeners.
+    streams: bool,
     /// When it came.
     since: Instant,
     /// When it last said something.
@@ -119,10 +134,16 @@ impl Agents {
             by_node: BTreeMap::new(),
             published: VecDeque::new(),
             vips: BTreeSet::new(),
+            streaming: BTreeSet::new(),
             withheld: None,
             bytes: 0,
             most_bytes: MAX_MESSAGE_BYTES,
         }
+    }
+
+    /// These Gateways of the newest snapshot have HTTP, HTTPS or TLS listeners.
+    pub(crate) fn have_streams(&mut self, gateways: BTreeSet<ObjectName>) {
+        self.streaming = gateways;
     }
 
     /// Takes a new snapshot.
@@ -179,14 +200,8 @@ impl Agents {
     }
 
     /// An agent comes, perhaps back. Its newest stream is the one that counts.
-    pub(crate) fn come(
-        &mut self,
-        node: &str,
-        stream: StreamId,
-        version: String,
-        has: Option<Digest>,
-        now: Instant,
-    ) {
+    pub(crate) fn come(&mut self, node: &str, stream: StreamId, hello: &Greeting, now: Instant) {
+        let has = hello.has;
         let before = self.by_node.remove(node);
         let known = has.and_then(|digest| {
             // Perhaps it is too old for us to know it otherwise.
@@ -196,7 +211,8 @@ impl Agents {
         });
         let mut agent = Agent {
             stream,
-            version,
+            version: hello.version.clone(),
+            streams: hello.streams,
             since: now,
             heard: now,
             connected: true,
@@ -352,6 +368,13 @@ impl Agents {
         for (node, agent) in self.by_node.iter().filter(|(_, agent)| agent.counts(now)) {
             let uses = agent.uses(now).is_some_and(is_same);
             match &agent.refused {
+                _ if !agent.streams && self.streaming.contains(name) => {
+                    let reason = format!(
+                        "its agent, version {}, serves no HTTP, HTTPS and TLS listeners: upgrade it",
+                        agent.version
+                    );
+                    return Some(Programming::Refused { node: node.clone(), reason });
+                }
                 Some(refused)
                     if !(uses && agent.unsure.is_none())
                         && refused.snapshot.as_ref().is_some_and(is_same) =>

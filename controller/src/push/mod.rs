@@ -40,7 +40,7 @@ pub use enrolment::{ReviewError, Reviewer, TokenReviews};
 pub use ownership::owners;
 pub use trust::Trust;
 
-use agents::{Agents, Published, StreamId};
+use agents::{Agents, Greeting, Published, StreamId};
 use health::Turn;
 use meters::Meters;
 use server::{Service, service};
@@ -166,6 +166,8 @@ impl Push {
         let parts = Parts::of(snapshot);
         let mut state = self.state();
         let published = state.agents.publish(parts, snapshot.vips());
+        let streaming = snapshot.gateways().iter().filter(|gateway| !gateway.streams.is_empty());
+        state.agents.have_streams(streaming.map(|gateway| gateway.name.clone()).collect());
         if published == Published::Same {
             return false;
         }
@@ -345,11 +347,11 @@ impl Push {
         }
     }
 
-    fn come(&self, node: &str, version: String, has: Option<Digest>) -> StreamId {
+    fn come(&self, node: &str, hello: &Greeting) -> StreamId {
         let mut state = self.state();
         state.streams += 1;
         let stream = state.streams;
-        state.agents.come(node, stream, version, has, Instant::now());
+        state.agents.come(node, stream, hello, Instant::now());
         state.news = true;
         stream
     }

@@ -26,6 +26,7 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
+use super::agents::Greeting;
 use super::certificates::{LIFE, Peer};
 use super::door::Connection;
 use super::enrolment::{ReviewError, Reviewer};
@@ -223,8 +224,13 @@ async fn listen(
     if hello.protocol == 0 {
         return refused("it speaks version 0 of the protocol");
     }
-    let stream = push.come(&node, hello.version.clone(), Digest::read(&hello.digest));
-    info!(node, version = hello.version, %from, "an agent follows");
+    let greeting = Greeting {
+        version: short(hello.version),
+        has: Digest::read(&hello.digest),
+        streams: hello.streams,
+    };
+    let stream = push.come(&node, &greeting);
+    info!(node, version = greeting.version, %from, "an agent follows");
     push.meters().streams.inc();
     wants.send_replace(Some(Wants::default()));
     let mut for_good = false;

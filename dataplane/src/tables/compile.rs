@@ -427,9 +427,7 @@ fn fates(snapshot: &Snapshot, slots: &Slots, named: &HashSet<u32>) -> Vec<Endpoi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blixt_model::{
-        Endpoint, Generation, Listener, Port, RejectReason, ServiceIndex, Weight,
-    };
+    use blixt_model::{Endpoint, Generation, Listener, Port, RejectReason, ServiceIndex, Weight};
 
     fn port(number: u16) -> Port {
         Port::new(number).unwrap()

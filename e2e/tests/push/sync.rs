@@ -215,7 +215,8 @@ async fn a_newer_agent_is_understood_as_far_as_it_goes() {
     replica.push.publish(&wanted);
     let mut client =
         client(&replica, &ca, Some(signed(&ca, "node-9", SystemTime::now()))).await.unwrap();
-    let hello = wire::Hello { protocol: 2, version: "99".to_owned(), digest: vec![] };
+    let hello =
+        wire::Hello { protocol: 2, version: "99".to_owned(), digest: vec![], streams: true };
     let want = wire::Want { tables: true, digest: vec![] };
     let said = [Some(Said::Hello(hello)), None, Some(Said::Want(want))];
     let messages = said.map(|message| wire::FollowRequest { message });

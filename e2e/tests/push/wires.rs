@@ -37,7 +37,12 @@ impl Puppet {
         let mut client = client(replica, ca, Some(identity)).await.unwrap();
         let (trouble, troubled) = watch::channel(String::new());
         let (own, owns) = watch::channel(0);
-        let hello = wire::Hello { protocol: 1, version: "1".to_owned(), digest: has.to_vec() };
+        let hello = wire::Hello {
+            protocol: 1,
+            version: "1".to_owned(),
+            digest: has.to_vec(),
+            streams: true,
+        };
         let want = wire::Want { tables: true, digest: has.to_vec() };
         let begin = futures_util::stream::iter([Said::Hello(hello), Said::Want(want)]);
         let beats = futures_util::stream::unfold(troubled, async |troubled| {
@@ -131,7 +136,7 @@ pub(crate) async fn follow(
     identity: Option<Identity>,
 ) -> Result<(), String> {
     let mut client = client(replica, ca, identity).await.map_err(|error| format!("{error:?}"))?;
-    let hello = wire::Hello { protocol: 1, version: "1".to_owned(), digest: vec![] };
+    let hello = wire::Hello { protocol: 1, version: "1".to_owned(), digest: vec![], streams: true };
     let hello = wire::FollowRequest { message: Some(Said::Hello(hello)) };
     let said = futures_util::StreamExt::chain(
         futures_util::stream::iter([hello]),

@@ -183,6 +183,16 @@ fn streams_are_listeners_too() {
     let services = vec![service("web", Protocol::Tcp)];
     let made = snapshot(vec![both], services.clone()).unwrap();
     assert_eq!(made.certificates(), [&secret].into());
+    assert!(made.gateways()[0].streams[0].asks_for_name());
+
+    let mut named = stream_listener("named", StreamTls::None);
+    let all = stream_listener("all", StreamTls::None);
+    let opaque = streaming(StreamKind::Plain, 80, vec![all.clone()]);
+    assert!(!opaque.streams[0].asks_for_name());
+    named.hostname = Some("a.example".parse().unwrap());
+    let by_host = streaming(StreamKind::Plain, 81, vec![named, all]);
+    assert!(by_host.streams[0].asks_for_name());
+    assert!(snapshot(vec![by_host], services.clone()).is_ok());
 
     let refused = |gateway: Gateway| snapshot(vec![gateway], services.clone()).unwrap_err();
     let plain = || stream_listener("plain", StreamTls::None);
@@ -203,7 +213,11 @@ fn streams_are_listeners_too() {
     let passed = |name| stream_listener(name, StreamTls::Passthrough);
     for (kind, listeners, fault) in [
         (StreamKind::Plain, vec![], "has no listener"),
-        (StreamKind::Plain, vec![plain(), passed("b")], "is plain, and so has one listener"),
+        (
+            StreamKind::Plain,
+            vec![plain(), stream_listener("b", StreamTls::None)],
+            "has two listeners for one hostname",
+        ),
         (StreamKind::Plain, vec![passed("b")], "is plain, and has a listener with TLS"),
         (StreamKind::Tls, vec![plain()], "is for TLS, and has a listener without"),
         (StreamKind::Tls, vec![bare], "has a listener that ends TLS without a certificate"),

@@ -76,7 +76,8 @@ impl Replica {
     }
 
     fn come(&mut self, node: &str, stream: StreamId, has: Option<Digest>) {
-        self.agents.come(node, stream, "1".to_owned(), has, self.now);
+        let hello = Greeting { version: "1".to_owned(), has, streams: true };
+        self.agents.come(node, stream, &hello, self.now);
     }
 
     fn beats(&mut self, node: &str, stream: StreamId, trouble: &str) -> Option<Turn> {
@@ -127,6 +128,22 @@ fn a_gateway_is_programmed_when_all_agents_have_it() {
     assert!(
         replica.agents.states(replica.now).iter().all(|agent| agent.current && agent.connected)
     );
+}
+
+#[test]
+fn an_agent_that_knows_no_streams_carries_no_gateway_that_has_some() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    let hello = Greeting { version: "0.1".to_owned(), has: Some(first), streams: false };
+    replica.agents.come("n2", 2, &hello, replica.now);
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+    replica.agents.have_streams(["b".parse().unwrap()].into());
+    let reason = "its agent, version 0.1, serves no HTTP, HTTPS and TLS listeners: upgrade it";
+    let refused = Programming::Refused { node: "n2".to_owned(), reason: reason.to_owned() };
+    assert_eq!(replica.both(), [APPLIED, Some(refused)]);
+    replica.come("n2", 3, Some(first));
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
 }
 
 #[test]
