@@ -99,7 +99,7 @@ fn row(name: String, share: [String; 2], traffic: &Option<Traffic>, detail: Deta
 }
 
 pub(crate) fn listener_cell(listener: &Listener) -> String {
-    let protocol = protocol(listener);
+    let protocol = listener.protocol().word().to_ascii_uppercase();
     let route = match &listener.route {
         Some(route) => format!("{} {}", route.kind, name(&route.name)),
         None => "no route, all is refused".to_owned(),
@@ -110,21 +110,22 @@ pub(crate) fn listener_cell(listener: &Listener) -> String {
         .map(|address| format!("{protocol} {}", socket(address, listener.port)))
         .collect();
     lines.push(format!("{}/{}, {route}", name(&listener.gateway), listener.name));
-    if !listener.hostnames.is_empty() {
-        lines.push(format!("for {}", listener.hostnames.join(", ")));
-    }
+    lines.extend(stream(listener));
     lines.join("\n")
 }
 
-/// What it speaks, as far as anybody looks.
-pub(crate) fn protocol(listener: &Listener) -> String {
-    let protocol = listener.protocol().word().to_ascii_uppercase();
-    match listener.stream.map(|_| listener.stream()) {
-        Some(StreamKind::TlsPassthrough) => format!("{protocol} (TLS passed through)"),
-        Some(StreamKind::TlsTerminate) => format!("{protocol} (TLS ended here)"),
-        Some(StreamKind::Bytes | StreamKind::Unspecified) => format!("{protocol} (stream)"),
-        None => protocol,
-    }
+/// What becomes of its connections, if they end on the node.
+fn stream(listener: &Listener) -> Option<String> {
+    listener.stream?;
+    let what = match listener.stream() {
+        StreamKind::TlsPassthrough => "TLS is passed through",
+        StreamKind::TlsTerminate => "TLS ends on the node",
+        StreamKind::Bytes | StreamKind::Unspecified => "ends on the node",
+    };
+    Some(match listener.hostnames.as_slice() {
+        [] => what.to_owned(),
+        names => format!("{what}, for {}", names.join(", ")),
+    })
 }
 
 pub(crate) fn backend_cell(backend: &Backend) -> String {

@@ -229,7 +229,8 @@ fn named(listeners: &[Listener]) -> impl Iterator<Item = (Key, Entry)> {
 
 /// In one line: by its first address, since there may be many.
 fn listener_shown(listener: &Listener, name: &str) -> String {
-    let protocol = lb::protocol(listener);
+    use blixt_api::Word;
+    let protocol = listener.protocol().word().to_ascii_uppercase();
     match listener.addresses.first() {
         Some(address) => format!("{protocol} {} {name}", lb::socket(address, listener.port)),
         None => format!("{protocol} {name}"),
