@@ -39,6 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .btree_map(".")
         // Bodies are shared by all who are told of them.
         .bytes(".blixt.sync.v1alpha1.Part.body")
+        // It has a private key in it.
+        .skip_debug([".blixt.sync.v1alpha1.Certificate"])
         .message_attribute(
             ".blixt.v1alpha1",
             "#[cfg_attr(feature = \"serde\", derive(serde::Serialize))]",

@@ -22,7 +22,7 @@ use crate::interfaces::{Links, Shown};
 use crate::kernel::Mirror;
 use crate::run::RunError;
 use crate::state::{ControlState, ControllerState, InterfaceState, LinkState, State};
-use crate::streams::{self, Certificates, StreamServer};
+use crate::streams::{self, StreamServer};
 use crate::sync::{Pushed, Wish};
 use crate::tables::TablesWriter;
 use crate::wanted::Wanted;
@@ -68,8 +68,6 @@ pub struct Control {
     answered: BTreeSet<IpAddr>,
     /// What a controller wants, if it is one and not files.
     pushed: Option<Pushed>,
-    /// The certificates in the files.
-    certificates: Certificates,
     announce_at: Option<Instant>,
     /// Until when addresses wait for the workers to know them.
     map_by: Option<Instant>,
@@ -119,7 +117,6 @@ impl Control {
             addresses: BTreeMap::new(),
             answered: BTreeSet::new(),
             pushed: None,
-            certificates: Certificates::default(),
             announce_at: None,
             map_by: None,
             unreadable: None,
@@ -346,7 +343,7 @@ impl Control {
             tables: self.state.published.tables.load_full(),
             certificates: match &self.pushed {
                 Some(pushed) => pushed.certificates(),
-                None => self.certificates.clone(),
+                None => self.wanted.certificates(),
             },
         });
     }

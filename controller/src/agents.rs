@@ -109,6 +109,9 @@ impl Agents {
     /// replica publishes, leader or not. `true` if that is something new.
     pub(crate) fn publish(&self, compiled: &Compiled) -> bool {
         self.push.assign_snat(&compiled.sources);
+        let named = compiled.snapshot.certificates();
+        let certificates = compiled.certificates.iter();
+        self.push.certify(certificates.filter(|certificate| named.contains(&certificate.id)));
         self.push.publish(&compiled.snapshot)
     }
 

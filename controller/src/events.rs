@@ -235,7 +235,7 @@ fn name(refusal: &Refusal, uid: Option<&str>) -> String {
 fn api_version(object: &ObjectKey) -> Cow<'static, str> {
     match object.kind {
         Kind::AddressPool => AddressPool::api_version(&()),
-        Kind::Namespace | Kind::Service => Service::api_version(&()),
+        Kind::Namespace | Kind::Service | Kind::Secret => Service::api_version(&()),
         Kind::EndpointSlice => EndpointSlice::api_version(&()),
         Kind::GatewayClass
         | Kind::Gateway

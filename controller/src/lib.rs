@@ -19,6 +19,7 @@ pub mod probe;
 pub mod push;
 mod refusals;
 pub mod run;
+mod secrets;
 mod status;
 mod watch;
 mod world;

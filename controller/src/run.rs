@@ -29,6 +29,7 @@ use crate::http::{self, HttpError, Shown};
 use crate::metrics::{FAILED, GONE, Metrics, OUTDATED, WRITTEN};
 use crate::patience::{Failure, Patience};
 use crate::push::Push;
+use crate::secrets::Secrets;
 use crate::status::{self, Write};
 use crate::watch::{All, Change, Watches};
 use crate::world::{Outcome, World};
@@ -106,6 +107,7 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
         client: clients.asking,
         world,
         watches,
+        secrets: Secrets::new(&clients.watching, &sender),
         agents: pushing.agents(),
         metrics,
         awaited,
@@ -185,6 +187,7 @@ struct Loop {
     client: Client,
     world: World,
     watches: Watches,
+    secrets: Secrets,
     agents: Agents,
     metrics: Metrics,
     awaited: watch::Sender<Vec<String>>,
@@ -272,6 +275,11 @@ impl Loop {
             return;
         }
         let begin = Instant::now();
+        self.secrets.follow(&self.world.want_secrets(begin));
+        if let Some(until) = self.world.awaits_secrets(begin) {
+            self.look_at(until);
+            return;
+        }
         let Some(mut compiled) = self.compile_once() else { return };
         // What agents say is of what they were told.
         if self.agents.publish(&compiled.compiled)

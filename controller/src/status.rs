@@ -100,6 +100,7 @@ impl Write {
                     // Their status is not ours.
                     Object::Namespace(_)
                     | Object::ReferenceGrant(_)
+                    | Object::Secret(_)
                     | Object::Service(_)
                     | Object::EndpointSlice(_) => object,
                 }
@@ -185,6 +186,7 @@ fn due_for(
         Object::TlsRoute(route) => of_route!(route, RouteKind::Tls, status::tls_route),
         Object::Namespace(_)
         | Object::ReferenceGrant(_)
+        | Object::Secret(_)
         | Object::Service(_)
         | Object::EndpointSlice(_) => None,
     }

@@ -11,6 +11,7 @@ use blixt_gateway::apis::{
     Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use blixt_gateway::{Kind, Object, ObjectKey};
+use blixt_model::ObjectName;
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::metrics::Metrics;
+use crate::secrets::Told;
 
 /// The CRD whose version stands for all of Gateway API's (Gateway API,
 /// "Versioning").
@@ -49,7 +51,9 @@ pub(crate) enum Watched {
 impl Watched {
     /// All of them.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        Kind::ALL.into_iter().map(Self::Kind).chain([Self::Nodes, Self::Crd])
+        // Secrets are watched one by one: see `secrets`.
+        let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Secret);
+        kinds.map(Self::Kind).chain([Self::Nodes, Self::Crd])
     }
 }
 
@@ -78,6 +82,13 @@ pub(crate) enum Change {
     },
     /// An object is gone.
     Delete(ObjectKey),
+    /// Something is told of a Secret.
+    Secret {
+        /// Which.
+        name: ObjectName,
+        /// What.
+        told: Told,
+    },
     /// A Node is there.
     ApplyNode(Box<Node>),
     /// A Node is gone.

@@ -3,22 +3,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use blixt_gateway::{
     CONTROLLER_NAME, Compiled, CrdVersion, Environment, Event, Index, Kind, Node, Object,
-    ObjectKey, Programming, SEED, compile,
+    ObjectKey, Programming, SEED, compile, wanted_secrets,
 };
 use blixt_model::{Generation, ObjectName, SnapshotError};
 use k8s_openapi::api::core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::agents::Progress;
+use crate::secrets::Told;
 use crate::watch::{All, Change, Watched};
 
 /// Where the CRDs of Gateway API say which release they are of, and the ones
 /// we know.
 const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
 const KNOWN_BUNDLE: &str = "v1.6.";
+
+/// How long it is waited for a Secret that is referred to: without it a
+/// listener that was served would be served no more.
+const SECRET: Duration = Duration::from_secs(2);
 
 /// The cluster as it is.
 #[derive(Debug)]
@@ -32,6 +38,9 @@ pub(crate) struct World {
     uids: BTreeMap<ObjectKey, String>,
     nodes: BTreeMap<String, Known>,
     crds: CrdVersion,
+    /// Those that are referred to; each with the time since when it is waited
+    /// for, until something is told of it.
+    secrets: BTreeMap<ObjectName, Option<Instant>>,
     /// What has not been told whole yet.
     awaited: BTreeSet<Watched>,
 }
@@ -61,6 +70,7 @@ impl World {
             uids: BTreeMap::new(),
             nodes: BTreeMap::new(),
             crds: CrdVersion::Supported,
+            secrets: BTreeMap::new(),
             awaited: Watched::all().collect(),
         }
     }
@@ -116,6 +126,7 @@ impl World {
                 self.apply_object(key, object)
             }
             Change::Delete(key) => self.delete(key),
+            Change::Secret { name, told } => self.take_secret(name, told),
             Change::ApplyNode(node) => {
                 let (name, known) = known_of(*node);
                 self.nodes.insert(name, known.clone()).as_ref() != Some(&known)
@@ -134,6 +145,49 @@ impl World {
                 self.forget_others(all) || first
             }
         }
+    }
+
+    /// The Secrets that have to be read. What others hold is forgotten.
+    pub(crate) fn want_secrets(&mut self, now: Instant) -> BTreeSet<ObjectName> {
+        let wanted = wanted_secrets(&self.index, CONTROLLER_NAME);
+        let gone: Vec<_> =
+            self.secrets.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+        for name in gone {
+            self.secrets.remove(&name);
+            self.index.apply(Event::Delete(secret_key(&name)));
+        }
+        for name in &wanted {
+            self.secrets.entry(name.clone()).or_insert(Some(now));
+        }
+        wanted
+    }
+
+    /// Until when it is to be waited for Secrets of which nothing has been told.
+    pub(crate) fn awaits_secrets(&mut self, now: Instant) -> Option<Instant> {
+        let mut until = None;
+        for (name, since) in &mut self.secrets {
+            let Some(end) = since.map(|since| since + SECRET) else { continue };
+            if end > now {
+                until = until.max(Some(end));
+            } else {
+                *since = None;
+                let why = "the API server does not answer".to_owned();
+                self.index.apply(Event::Unreadable(name.clone(), why));
+            }
+        }
+        until
+    }
+
+    fn take_secret(&mut self, name: ObjectName, told: Told) -> bool {
+        // Perhaps it is wanted no more.
+        let Some(awaited) = self.secrets.get_mut(&name) else { return false };
+        let first = awaited.take().is_some();
+        let event = match told {
+            Told::There(secret) => Event::Upsert(Object::Secret(secret)),
+            Told::Missing => Event::Delete(secret_key(&name)),
+            Told::Unreadable(why) => Event::Unreadable(name, why),
+        };
+        self.index.apply(event) || first
     }
 
     /// Forgets what is not among all that there is.
@@ -275,8 +329,17 @@ pub(crate) fn has_our_status(kind: Kind) -> bool {
         | Kind::HttpRoute
         | Kind::TlsRoute
         | Kind::AddressPool => true,
-        Kind::Namespace | Kind::ReferenceGrant | Kind::Service | Kind::EndpointSlice => false,
+        Kind::Namespace
+        | Kind::ReferenceGrant
+        | Kind::Secret
+        | Kind::Service
+        | Kind::EndpointSlice => false,
     }
+}
+
+fn secret_key(name: &ObjectName) -> ObjectKey {
+    let namespace = Some(name.namespace().to_owned());
+    ObjectKey { kind: Kind::Secret, namespace, name: name.name().to_owned() }
 }
 
 /// A version as a number. Those of one object may be compared (Kubernetes API

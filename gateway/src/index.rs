@@ -7,12 +7,13 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use blixt_model::{ObjectName, RouteId, RouteKind};
+use blixt_model::{Certificate, ObjectName, RouteId, RouteKind};
 
 use crate::apis::{
     AddressPoolSpec, EndpointSlice, GatewayClassSpec, GatewaySpec, ObjectMeta, ReferenceGrantSpec,
     ServiceSpec, Time,
 };
+use crate::certificate;
 use crate::object::{Kind, Object, ObjectKey};
 use crate::route::RouteSpec;
 
@@ -26,6 +27,8 @@ pub enum Event {
     Upsert(Object),
     /// It is gone.
     Delete(ObjectKey),
+    /// A Secret can't be read, and why. What is known of it stays.
+    Unreadable(ObjectName, String),
 }
 
 /// All objects that matter, as they are now.
@@ -35,6 +38,8 @@ pub struct Index {
     gateways: BTreeMap<ObjectName, Stored<GatewaySpec>>,
     routes: BTreeMap<RouteId, Stored<RouteSpec>>,
     grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
+    /// Or why there is no certificate in one.
+    secrets: BTreeMap<ObjectName, Result<Certificate, String>>,
     services: BTreeMap<ObjectName, ServiceSpec>,
     slices: BTreeMap<ObjectName, Slice>,
     slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
@@ -86,7 +91,15 @@ impl Index {
         match event {
             Event::Upsert(object) => self.upsert(object),
             Event::Delete(key) => self.delete(&key),
+            Event::Unreadable(secret, why) => self.unreadable(secret, &why),
         }
+    }
+
+    fn unreadable(&mut self, secret: ObjectName, why: &str) -> bool {
+        if matches!(self.secrets.get(&secret), Some(Ok(_))) {
+            return false;
+        }
+        set(&mut self.secrets, secret, Err(format!("can't be read: {why}")))
     }
 
     /// What it knows, in no particular order.
@@ -117,6 +130,7 @@ impl Index {
             .chain(namespaced(Kind::HttpRoute, routes(RouteKind::Http)))
             .chain(namespaced(Kind::TlsRoute, routes(RouteKind::Tls)))
             .chain(namespaced(Kind::ReferenceGrant, self.grants.keys()))
+            .chain(namespaced(Kind::Secret, self.secrets.keys()))
             .chain(namespaced(Kind::Service, self.services.keys()))
             .chain(namespaced(Kind::EndpointSlice, self.slices.keys()))
     }
@@ -175,6 +189,10 @@ impl Index {
                 RouteSpec::from(&route.spec),
             ),
             Object::ReferenceGrant(grant) => set(&mut self.grants, name, grant.spec),
+            Object::Secret(secret) => {
+                let read = certificate::read(&name, &secret);
+                set(&mut self.secrets, name, read)
+            }
             Object::Service(service) => {
                 set(&mut self.services, name, service.spec.unwrap_or_default())
             }
@@ -230,6 +248,7 @@ impl Index {
             Kind::HttpRoute => self.delete_route(RouteKind::Http, name),
             Kind::TlsRoute => self.delete_route(RouteKind::Tls, name),
             Kind::ReferenceGrant => self.grants.remove(&name).is_some(),
+            Kind::Secret => self.secrets.remove(&name).is_some(),
             Kind::Service => self.services.remove(&name).is_some(),
             Kind::EndpointSlice => self.delete_slice(&name),
             Kind::Namespace | Kind::GatewayClass | Kind::AddressPool => false,
@@ -263,6 +282,12 @@ impl Index {
 
     pub(crate) fn routes(&self) -> &BTreeMap<RouteId, Stored<RouteSpec>> {
         &self.routes
+    }
+
+    /// The certificate in a Secret; or why there is none, as the end of a
+    /// sentence.
+    pub(crate) fn certificate(&self, name: &ObjectName) -> Option<&Result<Certificate, String>> {
+        self.secrets.get(name)
     }
 
     pub(crate) fn service(&self, name: &ObjectName) -> Option<&ServiceSpec> {

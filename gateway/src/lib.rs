@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apis;
+mod certificate;
 mod compile;
 mod crds;
 mod index;
@@ -27,7 +28,9 @@ pub mod status;
 mod validate;
 mod warnings;
 
-pub use compile::{Compiled, CrdVersion, Environment, Node, Programming, compile};
+pub use compile::{
+    Compiled, CrdVersion, Environment, Node, Programming, compile, wanted_secrets,
+};
 pub use crds::crds;
 pub use index::{Event, Index};
 pub use manifest::ObjectRef;

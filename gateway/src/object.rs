@@ -6,7 +6,7 @@ use blixt_model::RouteKind;
 
 use crate::apis::{
     AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ObjectMeta,
-    ReferenceGrant, Service, TcpRoute, TlsRoute, UdpRoute,
+    ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::{BLIXT_GROUP, GATEWAY_GROUP};
 
@@ -29,6 +29,8 @@ pub enum Kind {
     TlsRoute,
     /// `ReferenceGrant`.
     ReferenceGrant,
+    /// `Secret`, for certificates.
+    Secret,
     /// `Service`.
     Service,
     /// `EndpointSlice`.
@@ -39,7 +41,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Namespace,
         Self::GatewayClass,
         Self::Gateway,
@@ -48,6 +50,7 @@ impl Kind {
         Self::HttpRoute,
         Self::TlsRoute,
         Self::ReferenceGrant,
+        Self::Secret,
         Self::Service,
         Self::EndpointSlice,
         Self::AddressPool,
@@ -64,6 +67,7 @@ impl Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::TlsRoute => "TLSRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::Secret => "Secret",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::AddressPool => "AddressPool",
@@ -73,7 +77,7 @@ impl Kind {
     /// The API group; empty for the core group.
     pub const fn group(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Service => "",
+            Self::Namespace | Self::Secret | Self::Service => "",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::AddressPool => BLIXT_GROUP,
             Self::GatewayClass
@@ -148,6 +152,8 @@ pub enum Object {
     TlsRoute(Box<TlsRoute>),
     /// A ReferenceGrant.
     ReferenceGrant(Box<ReferenceGrant>),
+    /// A Secret.
+    Secret(Box<Secret>),
     /// A Service.
     Service(Box<Service>),
     /// An EndpointSlice.
@@ -168,6 +174,7 @@ impl Object {
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::TlsRoute(_) => Kind::TlsRoute,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Self::Secret(_) => Kind::Secret,
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::AddressPool(_) => Kind::AddressPool,
@@ -185,6 +192,7 @@ impl Object {
             Self::HttpRoute(object) => &object.metadata,
             Self::TlsRoute(object) => &object.metadata,
             Self::ReferenceGrant(object) => &object.metadata,
+            Self::Secret(object) => &object.metadata,
             Self::Service(object) => &object.metadata,
             Self::EndpointSlice(object) => &object.metadata,
             Self::AddressPool(object) => &object.metadata,
@@ -201,6 +209,7 @@ impl Object {
             Self::HttpRoute(object) => &mut object.metadata,
             Self::TlsRoute(object) => &mut object.metadata,
             Self::ReferenceGrant(object) => &mut object.metadata,
+            Self::Secret(object) => &mut object.metadata,
             Self::Service(object) => &mut object.metadata,
             Self::EndpointSlice(object) => &mut object.metadata,
             Self::AddressPool(object) => &mut object.metadata,
@@ -233,6 +242,7 @@ impl Object {
             (Self::TlsRoute(a), Self::TlsRoute(b)) => a.spec == b.spec,
             (Self::ReferenceGrant(a), Self::ReferenceGrant(b)) => a.spec == b.spec,
             (Self::AddressPool(a), Self::AddressPool(b)) => a.spec == b.spec,
+            (Self::Secret(a), Self::Secret(b)) => a.type_ == b.type_ && a.data == b.data,
             (Self::Service(a), Self::Service(b)) => a.spec == b.spec,
             (Self::EndpointSlice(a), Self::EndpointSlice(b)) => {
                 a.address_type == b.address_type && a.endpoints == b.endpoints && a.ports == b.ports
@@ -261,6 +271,7 @@ from_boxed!(
     HttpRoute,
     TlsRoute,
     ReferenceGrant,
+    Secret,
     Service,
     EndpointSlice,
     AddressPool

@@ -5,7 +5,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use blixt_model::{EndpointState, Gateway, Listener, RouteId, ServicePort, Target};
+use blixt_model::{
+    Backend, EndpointState, Gateway, ListenerName, RouteId, ServicePort, Target,
+};
 
 use crate::compile::{Compiled, gateway_of};
 use crate::index::{Index, SERVICE_NAME_LABEL};
@@ -59,8 +61,15 @@ fn tidy(mut found: Vec<Warning>) -> Vec<Warning> {
 fn idle(index: &Index, compiled: &Compiled, found: &mut Vec<Warning>) {
     for gateway in compiled.snapshot.gateways() {
         for listener in &gateway.listeners {
-            idle_listener(gateway, listener, found);
-            idle_backends(gateway, listener, index, compiled, found);
+            let traffic = listener.route.iter().map(|route| (route, listener.backends.as_slice()));
+            idle_listener(gateway, &listener.name, traffic.clone(), found);
+            idle_backends(gateway, traffic, index, compiled, found);
+        }
+        for listener in gateway.streams.iter().flat_map(|stream| &stream.listeners) {
+            let routes = listener.routes.iter();
+            let traffic = routes.map(|route| (&route.route, route.backends.as_slice()));
+            idle_listener(gateway, &listener.name, traffic.clone(), found);
+            idle_backends(gateway, traffic, index, compiled, found);
         }
     }
     circles(compiled, found);
@@ -130,31 +139,38 @@ fn strayed_slices(index: &Index, found: &mut Vec<Warning>) {
     }
 }
 
-fn idle_listener(gateway: &Gateway, listener: &Listener, found: &mut Vec<Warning>) {
-    let name = &listener.name;
-    match &listener.route {
-        None => found.push(warning(
+fn idle_listener<'r>(
+    gateway: &Gateway,
+    name: &ListenerName,
+    traffic: impl Iterator<Item = (&'r RouteId, &'r [Backend])>,
+    found: &mut Vec<Warning>,
+) {
+    let mut traffic = traffic.peekable();
+    if traffic.peek().is_none() {
+        found.push(warning(
             Kind::Gateway,
             &gateway.name,
             format!("listener {name} has no route, so it refuses everything"),
-        )),
-        Some(route) if listener.backends.iter().all(|backend| backend.weight.number() == 0) => {
+        ));
+    }
+    for (route, backends) in traffic {
+        if backends.iter().all(|backend| backend.weight.number() == 0) {
             let message = "no backend has a weight, so everything is refused".to_owned();
             found.push(of_route(route, message));
         }
-        Some(_) => {}
     }
 }
 
 /// Services that traffic is sent to and that have nobody to take it.
-fn idle_backends(
+fn idle_backends<'r>(
     gateway: &Gateway,
-    listener: &Listener,
+    traffic: impl Iterator<Item = (&'r RouteId, &'r [Backend])>,
     index: &Index,
     compiled: &Compiled,
     found: &mut Vec<Warning>,
 ) {
-    for backend in listener.backends.iter().filter(|backend| backend.weight.number() > 0) {
+    let backends = traffic.flat_map(|(_, backends)| backends);
+    for backend in backends.filter(|backend| backend.weight.number() > 0) {
         let Target::Service(service) = backend.target else { continue };
         let Some(service) = compiled.snapshot.service(service) else { continue };
         for &address in &gateway.addresses {

@@ -100,7 +100,8 @@ const HEAVY: [(&str, &[&str]); 16] = [
     ("tracing-subscriber", &["blixt-agent", "blixt-controller"]),
     ("clap", &["blixt-agent", "blixt-benches", "blixt-cli", "blixt-controller", "blixt-scrape"]),
     ("protox", &["blixt-api"]),
-    // Who speaks TLS, and who makes certificates.
+    // Who speaks TLS, who looks whether a certificate and a key fit, and who makes
+    // certificates.
     (
         "rustls",
         &[
@@ -108,11 +109,22 @@ const HEAVY: [(&str, &[&str]); 16] = [
             "blixt-controller",
             "blixt-e2e",
             "blixt-fuzz",
+            "blixt-gateway",
             "blixt-scrape",
             "blixt-streams",
         ],
     ),
-    ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-scrape", "blixt-streams"]),
+    (
+        "rcgen",
+        &[
+            "blixt-agent",
+            "blixt-controller",
+            "blixt-e2e",
+            "blixt-gateway",
+            "blixt-scrape",
+            "blixt-streams",
+        ],
+    ),
 ];
 
 /// Crates that exist for tests: nothing that ships may be built with them.

@@ -1,5 +1,7 @@
 //! Streams and their certificates, for the wire and off it.
 
+use std::fmt;
+
 use blixt_model as model;
 
 use super::{
@@ -124,6 +126,12 @@ fn id_in(id: Option<wire::CertificateId>) -> Result<model::CertificateId, String
         format!("a certificate's digest has 32 bytes, and this one has {}", id.sha256.len())
     })?;
     Ok(model::CertificateId { secret: name_in(id.secret)?, sha256 })
+}
+
+impl fmt::Debug for wire::Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// Certificates for the wire, in the order that they are given in.

@@ -383,7 +383,9 @@ fn certificates_come_back() {
         chain: vec![vec![number, 1], vec![number, 2]],
         key: PrivateKey(vec![number, 3]),
     };
-    let all = vec![certificate(1), certificate(2)];
+    let all = vec![certificate(1), certificate(201)];
+    let shown = format!("{:?}", certificates_out(&all));
+    assert_eq!(shown.matches("201").count(), 32, "no byte of the key or the chain: {shown}");
     assert_eq!(certificates_in(certificates_out(&all)), Ok(all.clone()));
     let mut short = certificates_out(&all);
     short.certificates[1].id.as_mut().unwrap().sha256.pop();

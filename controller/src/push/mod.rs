@@ -22,10 +22,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use blixt_api::parts::{Digest, Parts};
+use blixt_api::parts::{Digest, Parts, certificates_out};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_gateway::Programming;
-use blixt_model::{ObjectName, Snapshot};
+use blixt_model::{Certificate, ObjectName, Snapshot};
 use prometheus_client::registry::Registry;
 use prost::Message;
 use tokio::net::TcpListener;
@@ -94,6 +94,8 @@ pub struct Push(Arc<Inner>);
 struct Inner {
     agents: Mutex<State>,
     published: watch::Sender<Option<Arc<Parts>>>,
+    /// What the streams of the newest snapshot end TLS with.
+    certificates: watch::Sender<Arc<wire::Certificates>>,
     assigned: watch::Sender<Assignments>,
     peers: watch::Sender<Vec<String>>,
     heard: watch::Sender<Heard>,
@@ -147,6 +149,7 @@ impl Push {
         Self(Arc::new(Inner {
             agents: Mutex::new(state),
             published: watch::Sender::new(None),
+            certificates: watch::Sender::new(Arc::default()),
             assigned: watch::Sender::new(None),
             peers: watch::Sender::new(Vec::new()),
             heard: watch::Sender::new(Heard::default()),
@@ -183,6 +186,12 @@ impl Push {
             Published::Same => {}
         }
         true
+    }
+
+    /// Has all agents that serve streams take these certificates. To be said before
+    /// the snapshot that names them is published: so they are there when it comes.
+    pub fn certify<'a>(&self, certificates: impl IntoIterator<Item = &'a Certificate>) {
+        tell(&self.0.certificates, Arc::new(certificates_out(certificates)));
     }
 
     /// How far agents are with a Gateway of the newest snapshot: for
@@ -303,6 +312,10 @@ impl Push {
 
     fn published(&self) -> watch::Receiver<Option<Arc<Parts>>> {
         self.0.published.subscribe()
+    }
+
+    fn certificates(&self) -> watch::Receiver<Arc<wire::Certificates>> {
+        self.0.certificates.subscribe()
     }
 
     fn assigned(&self) -> watch::Receiver<Assignments> {

@@ -168,6 +168,8 @@ struct Wants {
     tables: bool,
     /// The snapshot that changes may be told against.
     base: Option<Digest>,
+    /// Certificates too, since it serves streams.
+    certificates: bool,
 }
 
 /// Begins to listen to an agent, in a task of its own, and tells it what is
@@ -185,6 +187,7 @@ fn follow(
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let telling = Telling {
         published: push.published(),
+        certificates: push.certificates(),
         assigned: push.assigned(),
         peers: push.peers(),
         ending: push.ending(),
@@ -194,6 +197,7 @@ fn follow(
         wants: Wants::default(),
         beats,
         sent: None,
+        certified: Arc::default(),
         assignment: None,
         urls: Vec::new(),
         over: false,
@@ -232,7 +236,8 @@ async fn listen(
     let stream = push.come(&node, &greeting);
     info!(node, version = greeting.version, %from, "an agent follows");
     push.meters().streams.inc();
-    wants.send_replace(Some(Wants::default()));
+    let certificates = greeting.streams;
+    wants.send_replace(Some(Wants { certificates, ..Wants::default() }));
     let mut for_good = false;
     let end = loop {
         let message = match said.message().await {
@@ -253,7 +258,8 @@ async fn listen(
                 }
             }
             Some(Said::Want(it)) => {
-                let wanted = Wants { tables: it.tables, base: Digest::read(&it.digest) };
+                let base = Digest::read(&it.digest);
+                let wanted = Wants { tables: it.tables, base, certificates };
                 wants.send_replace(Some(wanted));
             }
             Some(Said::Beat(it)) => push.beats(&node, stream, &short(it.trouble)),
@@ -284,6 +290,7 @@ struct Telling {
     wanted: watch::Receiver<Option<Wants>>,
     wants: Wants,
     published: watch::Receiver<Option<Arc<Parts>>>,
+    certificates: watch::Receiver<Arc<wire::Certificates>>,
     assigned: watch::Receiver<super::Assignments>,
     peers: watch::Receiver<Vec<String>>,
     /// Becomes true when the controller ends.
@@ -291,6 +298,7 @@ struct Telling {
     beats: Interval,
     /// What it has been told last.
     sent: Option<Arc<Parts>>,
+    certified: Arc<wire::Certificates>,
     assignment: Option<wire::Assignment>,
     urls: Vec<String>,
     over: bool,
@@ -324,6 +332,7 @@ impl Telling {
                     self.want();
                 }
                 changed = self.published.changed() => changed.ok()?,
+                changed = self.certificates.changed() => changed.ok()?,
                 changed = self.assigned.changed() => changed.ok()?,
                 changed = self.peers.changed() => changed.ok()?,
                 // With true, the only change there is.
@@ -336,6 +345,7 @@ impl Telling {
         let wants = self.wanted.borrow_and_update().clone().unwrap_or_default();
         self.sent = wants.base.and_then(|base| self.push.known(base));
         self.assignment = None;
+        self.certified = Arc::default();
         self.wants = wants;
     }
 
@@ -353,11 +363,21 @@ impl Telling {
         if !self.wants.tables {
             return None;
         }
-        self.tables().or_else(|| self.assign())
+        // In this order: what it names was there before the snapshot.
+        let newest = self.published.borrow_and_update().clone();
+        self.certify().or_else(|| self.tables(newest?)).or_else(|| self.assign())
     }
 
-    fn tables(&mut self) -> Option<Told> {
-        let newest = self.published.borrow_and_update().clone()?;
+    fn certify(&mut self) -> Option<Told> {
+        let newest = self.certificates.borrow_and_update().clone();
+        if !self.wants.certificates || newest == self.certified {
+            return None;
+        }
+        self.certified = newest.clone();
+        Some(Told::Certificates(wire::Certificates::clone(&newest)))
+    }
+
+    fn tables(&mut self, newest: Arc<Parts>) -> Option<Told> {
         let before = self.sent.replace(newest.clone());
         match before {
             Some(before) if before.digest() == newest.digest() => return None,

@@ -10,8 +10,8 @@ pub use gateway_api::gatewayclasses::{
 pub use gateway_api::gateways::{
     Gateway, GatewayAddresses, GatewayListeners, GatewayListenersAllowedRoutes,
     GatewayListenersAllowedRoutesNamespacesFrom, GatewayListenersAllowedRoutesNamespacesSelector,
-    GatewayListenersTlsMode, GatewaySpec, GatewayStatus, GatewayStatusAddresses,
-    GatewayStatusListeners, GatewayStatusListenersSupportedKinds,
+    GatewayListenersTlsCertificateRefs, GatewayListenersTlsMode, GatewaySpec, GatewayStatus,
+    GatewayStatusAddresses, GatewayStatusListeners, GatewayStatusListenersSupportedKinds, GatewayTls,
 };
 pub use gateway_api::httproutes::{
     HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs,
@@ -58,3 +58,7 @@ pub use udproutes::{
     UdpRoute, UdpRouteParentRefs, UdpRouteRules, UdpRouteRulesBackendRefs, UdpRouteSpec,
     UdpRouteStatus, UdpRouteStatusParents, UdpRouteStatusParentsParentRef,
 };
+
+mod secrets;
+
+pub use secrets::Secret;

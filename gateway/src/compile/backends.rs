@@ -7,9 +7,9 @@ use blixt_model::{
     ObjectName, Port, Protocol, RejectReason, RouteId, RouteKind, ServicePortId, Weight,
 };
 
+use super::grants::{Grants, Referrer};
 use super::routes::Attached;
-use crate::GATEWAY_GROUP;
-use crate::apis::{ReferenceGrantSpec, ServiceSpec};
+use crate::apis::ServiceSpec;
 use crate::index::Index;
 use crate::route::BackendRef;
 
@@ -38,17 +38,17 @@ impl Backends {
 /// Resolves the backends of routes.
 pub(super) fn resolve<'a, 'b>(
     index: &'a Index,
+    grants: &Grants<'_>,
     routes: impl Iterator<Item = (&'a RouteId, &'b Attached<'a>)>,
 ) -> Resolved<'a>
 where
     'a: 'b,
 {
-    let grants = Grants::new(index);
     routes
         .map(|(id, attached)| {
             let mut backends = Backends { targets: Vec::new(), problems: Vec::new() };
             for (position, backend) in attached.stored.spec.backends.iter().enumerate() {
-                let target = one(id, backend, index, &grants);
+                let target = one(id, backend, index, grants);
                 let target = target.map_err(|(reason, why)| {
                     backends.problems.push((reason, format!("backendRefs[{position}] {why}")));
                     reason
@@ -76,7 +76,8 @@ fn one(
     let own = route.name.namespace();
     let namespace = backend.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(own);
     let name = &backend.name;
-    if namespace != own && !grants.permit(route, namespace, name) {
+    let from = Referrer { kind: &route.kind.to_string(), namespace: own };
+    if !grants.permit(from, "Service", namespace, name) {
         let why = format!(
             "is Service {namespace}/{name}, in another namespace: a ReferenceGrant in {namespace} \
              must allow {}s of namespace {own}",
@@ -135,32 +136,4 @@ fn port(
 fn weight(backend: &BackendRef) -> Weight {
     let beyond = |number| if number < 0 { Weight::ZERO } else { Weight::MAX };
     backend.weight.map_or(Weight::DEFAULT, |n| Weight::new(n).unwrap_or_else(|_| beyond(n)))
-}
-
-/// Who may refer to what in another namespace.
-struct Grants<'a>(BTreeMap<&'a str, Vec<&'a ReferenceGrantSpec>>);
-
-impl<'a> Grants<'a> {
-    fn new(index: &'a Index) -> Self {
-        let mut grants: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (name, grant) in index.grants() {
-            grants.entry(name.namespace()).or_default().push(grant);
-        }
-        Self(grants)
-    }
-
-    fn permit(&self, route: &RouteId, namespace: &str, service: &str) -> bool {
-        let kind = route.kind.to_string();
-        self.0.get(namespace).into_iter().flatten().any(|grant| {
-            grant.from.iter().any(|from| {
-                from.group == GATEWAY_GROUP
-                    && from.kind == kind
-                    && from.namespace == route.name.namespace()
-            }) && grant.to.iter().any(|to| {
-                to.group.is_empty()
-                    && to.kind == "Service"
-                    && to.name.as_deref().is_none_or(|name| name.is_empty() || name == service)
-            })
-        })
-    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use blixt_model::{ObjectName, RouteId};
+use blixt_model::{Hostname, ObjectName, RouteId};
 
 use super::backends::{Backends, Resolved};
 use super::gateways::{Gateway, Gateways};
@@ -11,7 +11,7 @@ use super::listeners::Listener;
 use super::routes::{Attached, Attachments, Outcome, Parent};
 use super::{Environment, Programming};
 use crate::status::{
-    Condition, ConditionStatus, ConditionType, GatewayStatus, ListenerStatus, RouteParentStatus,
+    Condition, ConditionType, GatewayStatus, ListenerStatus, RouteParentStatus,
     RouteStatus, reason,
 };
 
@@ -155,8 +155,7 @@ fn listener(listener: &Listener<'_>, gateway: &Gateway<'_>) -> ListenerStatus {
 
 fn listener_accepted(listener: &Listener<'_>, generation: i64) -> Condition {
     let (holds, reason, message) = match (&listener.conflict, &listener.rejected) {
-        (Some(conflict), _) => (false, reason::PROTOCOL_CONFLICT, conflict.clone()),
-        (None, Some((reason, message))) => (false, *reason, message.clone()),
+        (Some((reason, message)), _) | (None, Some((reason, message))) => (false, *reason, message.clone()),
         (None, None) => (true, reason::ACCEPTED, "The listener is good.".to_owned()),
     };
     Condition::new(ConditionType::Accepted, holds, reason, message, generation)
@@ -164,11 +163,11 @@ fn listener_accepted(listener: &Listener<'_>, generation: i64) -> Condition {
 
 fn listener_programmed(listener: &Listener<'_>, gateway: &Gateway<'_>) -> Condition {
     let see = |condition: &str| format!("It can't be served: see the condition {condition}.");
-    let (status, reason, message) = if listener.conflict.is_some() {
-        (false, reason::PROTOCOL_CONFLICT, see("Conflicted"))
+    let (status, reason, message) = if let Some((reason, _)) = &listener.conflict {
+        (false, *reason, see("Conflicted"))
     } else if listener.rejected.is_some() {
         (false, reason::INVALID, see("Accepted"))
-    } else if listener.kinds.is_empty() {
+    } else if listener.served().is_none() {
         (false, reason::INVALID, see("ResolvedRefs"))
     } else if !gateway.is_accepted() {
         let message = "The Gateway is not accepted: see its condition Accepted.".to_owned();
@@ -186,13 +185,15 @@ fn listener_programmed(listener: &Listener<'_>, gateway: &Gateway<'_>) -> Condit
 fn listener_resolved(listener: &Listener<'_>, generation: i64) -> Condition {
     let (status, reason, message) = if !listener.invalid_kinds.is_empty() {
         let message = invalid_kinds(listener);
-        (ConditionStatus::False, reason::INVALID_ROUTE_KINDS, message)
-    } else if listener.spec.tls.is_some() {
-        // Nobody has looked at the certificates.
-        let message = "TLS is not served, so its references were not looked at.".to_owned();
-        (ConditionStatus::Unknown, reason::PENDING, message)
+        (false, reason::INVALID_ROUTE_KINDS, message)
+    } else if let Some((reason, message)) = &listener.unresolved {
+        let meanwhile = match listener.served() {
+            Some(_) => " It is served with the others.",
+            None => "",
+        };
+        (false, *reason, format!("{message}{meanwhile}"))
     } else {
-        (ConditionStatus::True, reason::RESOLVED_REFS, "All references are good.".to_owned())
+        (true, reason::RESOLVED_REFS, "All references are good.".to_owned())
     };
     Condition::new(ConditionType::ResolvedRefs, status, reason, message, generation)
 }
@@ -200,7 +201,7 @@ fn listener_resolved(listener: &Listener<'_>, generation: i64) -> Condition {
 fn invalid_kinds(listener: &Listener<'_>) -> String {
     let protocol = &listener.spec.protocol;
     let invalid = listener.invalid_kinds.join(", ");
-    if listener.socket.is_none() {
+    if matches!(listener.rejected, Some((reason::UNSUPPORTED_PROTOCOL, _))) {
         return format!("Neither protocol {protocol} nor {invalid} is served.");
     }
     let valid: Vec<_> = listener.kinds.iter().map(ToString::to_string).collect();
@@ -217,8 +218,8 @@ fn invalid_kinds(listener: &Listener<'_>) -> String {
 
 fn listener_conflicted(listener: &Listener<'_>, generation: i64) -> Condition {
     let (holds, reason, message) = match &listener.conflict {
-        Some(conflict) => (true, reason::PROTOCOL_CONFLICT, conflict.clone()),
-        None => (false, reason::NO_CONFLICTS, "No other listener wants its port.".to_owned()),
+        Some((reason, message)) => (true, *reason, message.clone()),
+        None => (false, reason::NO_CONFLICTS, "No other listener wants the same.".to_owned()),
     };
     Condition::new(ConditionType::Conflicted, holds, reason, message, generation)
 }
@@ -243,16 +244,16 @@ fn route_accepted(
 }
 
 /// Accepted is not the same as having traffic: says where it has none.
-fn attached(id: &RouteId, positions: &[usize], gateway: &Gateway<'_>) -> String {
-    let listeners = positions.iter().filter_map(|&position| gateway.listeners.get(position));
+fn attached(id: &RouteId, positions: &[(usize, Vec<Hostname>)], gateway: &Gateway<'_>) -> String {
+    let listeners = positions.iter().filter_map(|(position, _)| gateway.listeners.get(*position));
     let mut names = Vec::new();
     let mut message = String::new();
     for listener in listeners {
         let name = &listener.spec.name;
         names.push(name.as_str());
-        match &listener.winner {
-            Some(winner) if winner != id => message.push_str(&format!(
-                " Listener {name} sends no traffic here: {winner} was there first."
+        match listener.rival(id) {
+            Some(rival) => message.push_str(&format!(
+                " Listener {name} sends no traffic here: {rival} was there first."
             )),
             _ if listener.served().is_none() || !gateway.is_served() => {
                 message.push_str(&format!(" Listener {name} is not served: see the Gateway."));

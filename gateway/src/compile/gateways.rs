@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use blixt_model::ObjectName;
 
 use super::addresses::{self, Addresses};
+use super::certificates::Secrets;
 use super::classes::Classes;
+use super::grants::Referrer;
 use super::listeners::{self, Listener};
 use super::pools::Pools;
 use super::{Environment, Programming};
@@ -51,6 +53,7 @@ pub(super) fn judge<'a>(
     index: &'a Index,
     classes: &Classes,
     pools: &Pools<'_>,
+    secrets: &Secrets<'_>,
     environment: &Environment<'_>,
 ) -> Gateways<'a> {
     let ours: Vec<_> = index
@@ -61,10 +64,11 @@ pub(super) fn judge<'a>(
     let mut addresses = addresses::assign(&ours, pools, environment);
     ours.into_iter()
         .map(|(name, stored)| {
+            let owner = Referrer { kind: "Gateway", namespace: name.namespace() };
             let gateway = Gateway {
                 stored,
                 addresses: addresses.remove(name).unwrap_or_default(),
-                listeners: listeners::judge(&stored.spec),
+                listeners: listeners::judge(&stored.spec, owner, secrets),
                 programming: (environment.programmed)(name),
             };
             (name, gateway)

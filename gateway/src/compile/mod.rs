@@ -7,10 +7,12 @@
 
 mod addresses;
 mod backends;
+mod certificates;
 mod classes;
 mod conditions;
 mod endpoints;
 mod gateways;
+mod grants;
 mod listeners;
 mod namespaces;
 mod pools;
@@ -22,11 +24,14 @@ mod sources;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use blixt_model::{Generation, HashSeed, ObjectName, Snapshot, SnapshotError};
+use blixt_model::{Certificate, Generation, HashSeed, ObjectName, Snapshot, SnapshotError};
 
 use crate::index::Index;
 use crate::status::Statuses;
 
+pub use certificates::wanted_secrets;
+use certificates::Secrets;
+use grants::Grants;
 pub(crate) use routes::gateway_of;
 pub(crate) use selector::Selector;
 
@@ -102,6 +107,9 @@ pub enum Programming {
 pub struct Compiled {
     /// What is wanted.
     pub snapshot: Snapshot,
+    /// The certificates that it names, in order. They are for those who end TLS
+    /// with them, and for no disk.
+    pub certificates: Vec<Certificate>,
     /// What becomes of each object that is ours.
     pub status: Statuses,
     /// Which node sends from which addresses: one of each family at most. A
@@ -117,12 +125,15 @@ pub struct Compiled {
 pub fn compile(index: &Index, environment: &Environment<'_>) -> Result<Compiled, SnapshotError> {
     let classes = classes::judge(index, environment);
     let pools = pools::judge(index);
-    let mut gateways = gateways::judge(index, &classes, &pools, environment);
+    let secrets = Secrets { index, grants: Grants::new(index) };
+    let mut gateways = gateways::judge(index, &classes, &pools, &secrets, environment);
     let attachments = routes::attach(index, &mut gateways);
-    let resolved = backends::resolve(index, attachments.routes());
+    let resolved = backends::resolve(index, &secrets.grants, attachments.routes());
     let sources = sources::assign(&pools, &gateways, environment);
+    let snapshot = snapshot::build(index, environment, &gateways, &resolved)?;
     Ok(Compiled {
-        snapshot: snapshot::build(index, environment, &gateways, &resolved)?,
+        certificates: certificates::of_snapshot(index, &snapshot),
+        snapshot,
         status: Statuses {
             classes: classes.statuses,
             pools: pools.statuses(&gateways, &sources, environment.unusable_addresses),

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use blixt_model::{ObjectName, RouteId};
+use blixt_model::{Hostname, ObjectName, RouteId};
 
 use super::gateways::{Gateway, Gateways};
-use super::listeners::Listener;
+use super::listeners::{Fault, Listener, Service};
 use crate::GATEWAY_GROUP;
 use crate::index::{Index, Stored};
 use crate::route::{ParentRef, RouteSpec};
@@ -31,8 +31,9 @@ pub(super) struct Parent<'a> {
 
 /// What became of a reference.
 pub(super) enum Outcome {
-    /// The positions of the listeners that took the route; at least one.
-    Attached(Vec<usize>),
+    /// The positions of the listeners that took the route; at least one. Each
+    /// with the hostnames that both are for.
+    Attached(Vec<(usize, Vec<Hostname>)>),
     /// None did: reason and message.
     Refused(&'static str, String),
 }
@@ -52,13 +53,13 @@ pub(super) fn attach<'a>(index: &'a Index, gateways: &mut Gateways<'a>) -> Attac
         for parent_ref in &stored.spec.parents {
             let Some(name) = gateway_of(parent_ref, id.name.namespace()) else { continue };
             let Some((&name, gateway)) = gateways.get_key_value(&name) else { continue };
-            let outcome = attach_to(id, parent_ref, name, gateway, index);
+            let outcome = attach_to(id, &stored.spec, parent_ref, name, gateway, index);
             if let (Outcome::Attached(positions), Some(gateway)) =
                 (&outcome, gateways.get_mut(name))
             {
-                for &position in positions {
-                    if let Some(listener) = gateway.listeners.get_mut(position) {
-                        listener.attached.insert(id.clone());
+                for (position, hostnames) in positions {
+                    if let Some(listener) = gateway.listeners.get_mut(*position) {
+                        listener.attached.insert(id.clone(), hostnames.clone());
                     }
                 }
             }
@@ -70,7 +71,7 @@ pub(super) fn attach<'a>(index: &'a Index, gateways: &mut Gateways<'a>) -> Attac
     }
     for gateway in gateways.values_mut() {
         for listener in &mut gateway.listeners {
-            listener.winner = oldest(listener, index).cloned();
+            listener.order = in_order(listener, index);
         }
     }
     Attachments(attachments)
@@ -89,6 +90,7 @@ pub(crate) fn gateway_of(parent: &ParentRef, namespace: &str) -> Option<ObjectNa
 
 fn attach_to(
     id: &RouteId,
+    route: &RouteSpec,
     parent: &ParentRef,
     name: &ObjectName,
     gateway: &Gateway<'_>,
@@ -108,15 +110,20 @@ fn attach_to(
     }
     let (mut positions, mut objections) = (Vec::new(), Vec::new());
     for (position, listener) in named {
-        match objection(id, listener, name, index) {
-            None => positions.push(position),
-            Some(objection) => objections.push(objection),
+        match takes(id, route, listener, name, index) {
+            Ok(hostnames) => positions.push((position, hostnames)),
+            Err(objection) => objections.push(objection),
         }
     }
     if positions.is_empty() {
-        let message =
-            format!("Gateway {name} does not take this route: {}.", objections.join("; "));
-        return Outcome::Refused(reason::NOT_ALLOWED_BY_LISTENERS, message);
+        // Of several the one that came closest: the others were not meant.
+        let reasons = [reason::UNSUPPORTED_VALUE, reason::NO_MATCHING_LISTENER_HOSTNAME];
+        let is_there = |wanted: &&str| objections.iter().any(|(reason, _)| reason == wanted);
+        let closest = reasons.into_iter().find(is_there);
+        let reason = closest.unwrap_or(reason::NOT_ALLOWED_BY_LISTENERS);
+        let texts: Vec<_> = objections.iter().map(|(_, text)| text.as_str()).collect();
+        let message = format!("Gateway {name} does not take this route: {}.", texts.join("; "));
+        return Outcome::Refused(reason, message);
     }
     Outcome::Attached(positions)
 }
@@ -139,33 +146,74 @@ fn no_such_listener(parent: &ParentRef, name: &ObjectName, gateway: &Gateway<'_>
     format!("Gateway {name} has no listener {}: it has {}.", wanted.join(" "), there.join(", "))
 }
 
-/// Why a listener does not take a route. Whether the listener is good for
-/// anything else plays no part in it (Gateway API, `attachedRoutes`).
-fn objection(
+/// The hostnames that a listener takes a route for; or why it does not. Whether
+/// the listener is good for anything else plays no part in it (Gateway API,
+/// `attachedRoutes`).
+fn takes(
     id: &RouteId,
+    route: &RouteSpec,
     listener: &Listener<'_>,
     gateway: &ObjectName,
     index: &Index,
-) -> Option<String> {
+) -> Result<Vec<Hostname>, Fault> {
     let name = &listener.spec.name;
+    let not_allowed = |why| Err((reason::NOT_ALLOWED_BY_LISTENERS, why));
     if !listener.kinds.contains(&id.kind) {
         let kinds: Vec<_> = listener.kinds.iter().map(ToString::to_string).collect();
         let kinds = if kinds.is_empty() { "no routes".to_owned() } else { kinds.join(", ") };
-        return Some(format!("listener {name} ({}) takes {kinds}", listener.spec.protocol));
+        return not_allowed(format!("listener {name} ({}) takes {kinds}", listener.spec.protocol));
     }
     let namespace = id.name.namespace();
     let Some(allowed) = &listener.namespaces else {
-        return Some(format!("the namespace selector of listener {name} can't be read"));
+        return not_allowed(format!("the namespace selector of listener {name} can't be read"));
     };
-    (!allowed.allow(namespace, gateway.namespace(), index)).then(|| {
-        format!("allowedRoutes.namespaces of listener {name} does not allow namespace {namespace}")
-    })
+    if !allowed.allow(namespace, gateway.namespace(), index) {
+        return not_allowed(format!(
+            "allowedRoutes.namespaces of listener {name} does not allow namespace {namespace}"
+        ));
+    }
+    let hostnames = common_hostnames(route, listener)?;
+    match &route.unsupported {
+        None => Ok(hostnames),
+        Some(what) => {
+            let why = format!(
+                "nobody reads the HTTP that listener {name} carries, so {what} can't be honoured"
+            );
+            Err((reason::UNSUPPORTED_VALUE, why))
+        }
+    }
 }
 
-/// The route that was there first has the listener.
-fn oldest<'l>(listener: &'l Listener<'_>, index: &Index) -> Option<&'l RouteId> {
-    let known = listener.attached.iter().filter_map(|id| Some((id, index.routes().get(id)?)));
-    known
-        .min_by(|(id, route), (other_id, other)| route.before(id, other, other_id))
-        .map(|(id, _)| id)
+/// What a route and a listener are both for (Gateway API, `spec.hostnames`); none
+/// is all that the listener is for.
+fn common_hostnames(route: &RouteSpec, listener: &Listener<'_>) -> Result<Vec<Hostname>, Fault> {
+    let socket = listener.socket.as_ref();
+    let streams = socket.filter(|socket| matches!(socket.service, Service::Stream(_)));
+    let (Some(socket), false) = (streams, route.hostnames.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let wanted = route.hostnames.iter().filter_map(|text| text.parse::<Hostname>().ok());
+    let mut common: Vec<_> = wanted
+        .filter_map(|hostname| match &socket.hostname {
+            None => Some(hostname),
+            Some(own) => own.intersection(&hostname),
+        })
+        .collect();
+    common.sort();
+    common.dedup();
+    if common.is_empty() {
+        let own = listener.spec.hostname.as_deref().unwrap_or("no hostname that can be used");
+        let why = format!("listener {} is for {own}, and none of its hostnames is", socket.name);
+        return Err((reason::NO_MATCHING_LISTENER_HOSTNAME, why));
+    }
+    Ok(common)
+}
+
+/// The route that was there first comes first.
+fn in_order(listener: &Listener<'_>, index: &Index) -> Vec<RouteId> {
+    let attached = listener.attached.keys();
+    let mut known: Vec<_> =
+        attached.filter_map(|id| Some((id, index.routes().get(id)?))).collect();
+    known.sort_by(|(id, route), (other_id, other)| route.before(id, other, other_id));
+    known.into_iter().map(|(id, _)| id.clone()).collect()
 }

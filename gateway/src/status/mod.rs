@@ -213,12 +213,20 @@ pub mod reason {
     pub const UNSUPPORTED_VALUE: &str = "UnsupportedValue";
     /// Two listeners want one port with protocols that exclude each other.
     pub const PROTOCOL_CONFLICT: &str = "ProtocolConflict";
+    /// Two listeners want one port with one hostname.
+    pub const HOSTNAME_CONFLICT: &str = "HostnameConflict";
     /// No other listener wants the same.
     pub const NO_CONFLICTS: &str = "NoConflicts";
     /// All references are good.
     pub const RESOLVED_REFS: &str = "ResolvedRefs";
     /// A kind of route that the listener can't take.
     pub const INVALID_ROUTE_KINDS: &str = "InvalidRouteKinds";
+    /// A certificate is not there, or can't be used.
+    pub const INVALID_CERTIFICATE_REF: &str = "InvalidCertificateRef";
+    /// What is referred to is in another namespace, which does not allow it.
+    pub const REF_NOT_PERMITTED: &str = "RefNotPermitted";
+    /// No listener is for a hostname of the route.
+    pub const NO_MATCHING_LISTENER_HOSTNAME: &str = "NoMatchingListenerHostname";
     /// No listener has the name and port that the route asks for.
     pub const NO_MATCHING_PARENT: &str = "NoMatchingParent";
     /// No listener allows the route.

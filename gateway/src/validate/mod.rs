@@ -10,6 +10,7 @@ mod metadata;
 pub(crate) mod names;
 mod pool;
 mod route;
+mod secret;
 mod service;
 
 use serde_json::{Map, Value};
@@ -116,6 +117,7 @@ fn read(kind: Kind, value: Value) -> Result<Object, Vec<Problem>> {
         Kind::HttpRoute => Object::HttpRoute(decode(value)?),
         Kind::TlsRoute => Object::TlsRoute(decode(value)?),
         Kind::ReferenceGrant => Object::ReferenceGrant(decode(value)?),
+        Kind::Secret => Object::Secret(decode(value)?),
         Kind::Service => Object::Service(decode(value)?),
         Kind::EndpointSlice => Object::EndpointSlice(decode(value)?),
         Kind::AddressPool => Object::AddressPool(decode(value)?),
@@ -130,6 +132,7 @@ fn rules(object: &mut Object) -> Vec<Problem> {
         Object::UdpRoute(route) => route::rules(&RouteSpec::from(&route.spec)),
         Object::HttpRoute(route) => route::rules(&RouteSpec::from(&route.spec)),
         Object::TlsRoute(route) => route::tls(&RouteSpec::from(&route.spec)),
+        Object::Secret(secret) => secret::rules(secret),
         Object::Service(service) => service::rules(service),
         Object::EndpointSlice(slice) => endpoint_slice::rules(slice),
         Object::AddressPool(pool) => pool::rules(&pool.spec),

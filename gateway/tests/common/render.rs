@@ -5,7 +5,10 @@ use std::fmt::Write;
 
 use blixt_gateway::status::Condition;
 use blixt_gateway::{Compiled, ParentRef, Refusal, Statuses, Warning};
-use blixt_model::{Affinity, Backend, Endpoint, EndpointState, Snapshot, Target};
+use blixt_model::{
+    Affinity, Backend, Endpoint, EndpointState, Snapshot, StreamKind, StreamListener, StreamTls,
+    Target,
+};
 
 pub(crate) fn refusals(refusals: &[Refusal]) -> String {
     refusals.iter().fold(String::new(), |text, refusal| text + &format!("{refusal}\n"))
@@ -31,6 +34,17 @@ pub(crate) fn snapshot(snapshot: &Snapshot) -> String {
                 writeln!(text, "    {}", target(backend, snapshot)).unwrap();
             }
         }
+        for stream in &gateway.streams {
+            let by = match (stream.asks_for_name(), stream.kind) {
+                (false, _) => "",
+                (true, StreamKind::Plain) => " by host",
+                (true, StreamKind::Tls) => " by SNI",
+            };
+            writeln!(text, "  port {}{by}", stream.port).unwrap();
+            for listener in &stream.listeners {
+                stream_listener(&mut text, listener, snapshot);
+            }
+        }
     }
     for service in snapshot.services() {
         let affinity = match service.affinity {
@@ -43,6 +57,28 @@ pub(crate) fn snapshot(snapshot: &Snapshot) -> String {
         }
     }
     text
+}
+
+fn stream_listener(text: &mut String, listener: &StreamListener, snapshot: &Snapshot) {
+    let hostname = listener.hostname.as_ref().map_or("all".to_owned(), ToString::to_string);
+    let tls = match &listener.tls {
+        StreamTls::None => String::new(),
+        StreamTls::Passthrough => ", TLS passed on".to_owned(),
+        StreamTls::Terminate { certificates } => {
+            let all: Vec<_> = certificates.iter().map(|id| id.secret.to_string()).collect();
+            format!(", TLS ended with {}", all.join(", "))
+        }
+    };
+    writeln!(text, "    {} for {hostname}{tls}", listener.name).unwrap();
+    for route in &listener.routes {
+        let hostnames: Vec<_> = route.hostnames.iter().map(ToString::to_string).collect();
+        let hostnames =
+            if hostnames.is_empty() { String::new() } else { format!(" for {}", hostnames.join(", ")) };
+        writeln!(text, "      <- {}{hostnames}", route.route).unwrap();
+        for backend in &route.backends {
+            writeln!(text, "        {}", target(backend, snapshot)).unwrap();
+        }
+    }
 }
 
 fn target(backend: &Backend, snapshot: &Snapshot) -> String {

@@ -3,14 +3,19 @@
 
 use blixt_gateway::Object;
 use blixt_gateway::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, Namespace, ReferenceGrant, Service,
-    TcpRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ReferenceGrant, Secret,
+    Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 
 const GROUP: &str = "gateway.networking.k8s.io";
+
+// In base64, as data of Secrets is. The second is not the key's.
+const CERTIFICATE: &str = include_str!("certificate.b64");
+const OTHER_CERTIFICATE: &str = include_str!("other-certificate.b64");
+const KEY: &str = include_str!("key.b64");
 
 /// Any object, as a manifest: half of them out of a set that works together.
 pub(crate) fn any() -> impl Strategy<Value = Value> {
@@ -20,6 +25,7 @@ pub(crate) fn any() -> impl Strategy<Value = Value> {
         8 => gateway(),
         8 => route(),
         4 => grant(),
+        2 => secret(),
         4 => service(),
         4 => slice(),
         4 => namespace(),
@@ -44,6 +50,9 @@ pub(crate) fn read(value: Value) -> Option<Object> {
         "Gateway" => of::<Gateway>(value),
         "TCPRoute" => of::<TcpRoute>(value),
         "UDPRoute" => of::<UdpRoute>(value),
+        "HTTPRoute" => of::<HttpRoute>(value),
+        "TLSRoute" => of::<TlsRoute>(value),
+        "Secret" => of::<Secret>(value),
         "ReferenceGrant" => of::<ReferenceGrant>(value),
         "Service" => of::<Service>(value),
         "EndpointSlice" => of::<EndpointSlice>(value),
@@ -132,7 +141,7 @@ fn gateway() -> BoxedStrategy<Value> {
 }
 
 fn listener() -> impl Strategy<Value = Value> {
-    let protocols = mostly(vec!["TCP", "UDP"], vec!["HTTP", "TLS", "HTTPS", "example.com/x"]);
+    let protocols = mostly(vec!["TCP", "UDP", "HTTP", "TLS", "HTTPS"], vec!["example.com/x"]);
     let good = vec![json!(null), json!({}), json!({"namespaces": {"from": "All"}})];
     let odd = vec![
         json!({"namespaces": {"from": "Same"}}),
@@ -146,9 +155,50 @@ fn listener() -> impl Strategy<Value = Value> {
         json!({"kinds": [{"kind": "HTTPRoute"}, {"kind": "UDPRoute"}, {"group": "", "kind": "TCPRoute"}]}),
     ];
     let allowed = mostly(good, odd);
-    (mostly(vec!["a", "b"], vec!["Not A Name"]), protocols, port(), allowed).prop_map(
-        |(name, protocol, port, allowed)| {
-            json!({"name": name, "protocol": protocol, "port": port, "allowedRoutes": allowed})
+    let named = mostly(vec!["a", "b"], vec!["Not A Name"]);
+    (named, protocols, port(), allowed, hostname(), tls()).prop_map(
+        |(name, protocol, port, allowed, hostname, tls)| {
+            let tls = if matches!(protocol, "HTTPS" | "TLS") { tls } else { Value::Null };
+            json!({
+                "name": name, "protocol": protocol, "port": port, "allowedRoutes": allowed,
+                "hostname": hostname, "tls": tls
+            })
+        },
+    )
+}
+
+fn hostname() -> impl Strategy<Value = Value> {
+    let good = vec![json!(null), json!("a.example"), json!("*.example")];
+    mostly(good, vec![json!("b.a.example"), json!(""), json!("*"), json!("Not A Name")])
+}
+
+fn tls() -> impl Strategy<Value = Value> {
+    let reference = (
+        mostly(vec![json!(null), json!("Secret")], vec![json!("Pod")]),
+        optional(namespace_name()),
+        name(),
+    )
+        .prop_map(|(kind, namespace, name)| {
+            json!({"kind": kind, "namespace": namespace, "name": name})
+        });
+    let mode = select(vec![json!(null), json!("Terminate"), json!("Passthrough")]);
+    let options = mostly(vec![json!(null)], vec![json!({"example.com/x": "y"})]);
+    (mode, prop::collection::vec(reference, 0..3), options).prop_map(
+        |(mode, references, options)| {
+            json!({"mode": mode, "certificateRefs": references, "options": options})
+        },
+    )
+}
+
+fn secret() -> impl Strategy<Value = Value> {
+    let chain = mostly(vec![CERTIFICATE, OTHER_CERTIFICATE], vec!["", "SGVsbG8="]);
+    let kind = mostly(vec![json!("kubernetes.io/tls")], vec![json!(null), json!("Opaque")]);
+    (metadata(), kind, chain, mostly(vec![KEY], vec!["SGVsbG8="])).prop_map(
+        |(metadata, kind, chain, key)| {
+            json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": kind,
+                "data": {"tls.crt": chain, "tls.key": key}
+            })
         },
     )
 }
@@ -180,26 +230,38 @@ fn route() -> BoxedStrategy<Value> {
         });
     let parents = prop::collection::vec(parent, 0..3);
     let backends = prop::collection::vec(backend, 0..3);
-    (select(vec!["TCPRoute", "UDPRoute"]), metadata(), parents, backends)
-        .prop_map(|(kind, metadata, parents, backends)| {
+    let kind = select(vec!["TCPRoute", "UDPRoute", "HTTPRoute", "TLSRoute"]);
+    let matches = mostly(vec![json!(null)], vec![json!([{"method": "GET"}])]);
+    (kind, metadata(), parents, backends, prop::collection::vec(hostname(), 0..3), matches)
+        .prop_map(|(kind, metadata, parents, backends, hostnames, matches)| {
+            let mut rule = json!({"backendRefs": backends});
+            let mut spec = json!({"parentRefs": parents});
+            if matches!(kind, "HTTPRoute" | "TLSRoute") {
+                spec["hostnames"] = hostnames.into_iter().filter(Value::is_string).collect();
+            }
+            if kind == "HTTPRoute" {
+                rule["matches"] = matches;
+            }
+            spec["rules"] = json!([rule]);
             json!({
                 "apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": metadata,
-                "spec": {"parentRefs": parents, "rules": [{"backendRefs": backends}]}
+                "spec": spec
             })
         })
         .boxed()
 }
 
 fn grant() -> impl Strategy<Value = Value> {
-    let kind = select(vec!["TCPRoute", "UDPRoute"]);
+    let kind = select(vec!["TCPRoute", "UDPRoute", "HTTPRoute", "TLSRoute", "Gateway"]);
     (metadata(), kind, namespace_name(), optional(name())).prop_map(
         |(metadata, kind, from, name)| {
+            let to = if kind == "Gateway" { "Secret" } else { "Service" };
             json!({
                 "apiVersion": "gateway.networking.k8s.io/v1", "kind": "ReferenceGrant",
                 "metadata": metadata,
                 "spec": {
                     "from": [{"group": GROUP, "kind": kind, "namespace": from}],
-                    "to": [{"group": "", "kind": "Service", "name": name}]
+                    "to": [{"group": "", "kind": to, "name": name}]
                 }
             })
         },
