@@ -235,10 +235,11 @@ fn name(refusal: &Refusal, uid: Option<&str>) -> String {
 fn api_version(object: &ObjectKey) -> Cow<'static, str> {
     match object.kind {
         Kind::AddressPool => AddressPool::api_version(&()),
-        Kind::Namespace | Kind::Service | Kind::Secret => Service::api_version(&()),
+        Kind::Namespace | Kind::Secret | Kind::Service => Service::api_version(&()),
         Kind::EndpointSlice => EndpointSlice::api_version(&()),
         Kind::GatewayClass
         | Kind::Gateway
+        | Kind::ListenerSet
         | Kind::TcpRoute
         | Kind::UdpRoute
         | Kind::HttpRoute

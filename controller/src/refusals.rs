@@ -39,10 +39,18 @@ pub(crate) fn all(index: &Index, compiled: &Compiled) -> BTreeSet<Refusal> {
             found.conditions(&key, &format!("Listener {}: ", listener.name), &listener.conditions);
         }
     }
+    for (name, set) in &status.sets {
+        let key = namespaced(Kind::ListenerSet, name);
+        found.conditions(&key, "", &set.conditions);
+        for listener in &set.listeners {
+            found.conditions(&key, &format!("Listener {}: ", listener.name), &listener.conditions);
+        }
+    }
     for (id, route) in &status.routes {
         let key = namespaced(id.kind.into(), &id.name);
         for parent in &route.parents {
-            let place = format!("At Gateway {}: ", parent.parent_ref.name);
+            let kind = parent.parent_ref.kind.as_deref().unwrap_or("Gateway");
+            let place = format!("At {kind} {}: ", parent.parent_ref.name);
             for condition in &parent.conditions {
                 // Backends are the same wherever the route is attached.
                 let is_of_parent = condition.kind != ConditionType::ResolvedRefs;
@@ -104,9 +112,18 @@ fn is_refusal(condition: &Condition) -> bool {
         }
         // What is not done yet, or is told by another condition, is none.
         ConditionType::Programmed => {
-            !holds
-                && !matches!(condition.reason, reason::PENDING | reason::INVALID)
-                && condition.reason != reason::PROTOCOL_CONFLICT
+            let is_told_elsewhere = matches!(
+                condition.reason,
+                reason::PENDING
+                    | reason::INVALID
+                    | reason::PROTOCOL_CONFLICT
+                    | reason::HOSTNAME_CONFLICT
+                    | reason::NOT_ALLOWED
+                    | reason::LISTENERS_NOT_VALID
+                    | reason::PARENT_NOT_ACCEPTED
+                    | reason::PARENT_NOT_PROGRAMMED
+            );
+            !holds && !is_told_elsewhere
         }
     }
 }

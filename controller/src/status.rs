@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blixt_gateway::apis::{
-    AddressPool, Condition, Gateway, GatewayClass, GatewayStatus, HttpRoute, ObjectMeta, TcpRoute,
-    Time, TlsRoute, UdpRoute,
+    AddressPool, Condition, Gateway, GatewayClass, GatewayStatus, HttpRoute, ListenerSet,
+    ListenerSetStatus, ObjectMeta, TcpRoute, Time, TlsRoute, UdpRoute,
 };
 use blixt_gateway::status::{self, RouteStatus, reason};
 use blixt_gateway::{CONTROLLER_NAME, Compiled, Object, ObjectKey};
@@ -84,6 +84,9 @@ impl Write {
                     }
                     Object::Gateway(gateway) => {
                         replace!(Gateway, Api::namespaced(client.clone(), &namespace), gateway)
+                    }
+                    Object::ListenerSet(set) => {
+                        replace!(ListenerSet, Api::namespaced(client.clone(), &namespace), set)
                     }
                     Object::TcpRoute(route) => {
                         replace!(TcpRoute, Api::namespaced(client.clone(), &namespace), route)
@@ -176,6 +179,18 @@ fn due_for(
             }
             changed!(**gateway, merged)
         }
+        Object::ListenerSet(set) => {
+            let existing = set.status.as_ref();
+            let wanted = statuses.sets.get(&name_of(object)?)?;
+            let mut merged = status::listener_set(existing, wanted, now);
+            let gateway = gateway_of(set);
+            if let (Some(existing), Some(gateway)) = (existing, gateway)
+                && outcome.unknown.contains(&gateway)
+            {
+                keep_progress_of_set(existing, &mut merged);
+            }
+            changed!(**set, merged)
+        }
         Object::AddressPool(pool) => {
             let wanted = statuses.pools.get(pool.metadata.name.as_deref()?)?;
             changed!(**pool, status::address_pool(pool.status.as_ref(), wanted, now))
@@ -195,24 +210,41 @@ fn due_for(
 /// Leaves what a status says of the agents where nobody knows better yet, and
 /// it is said of the Gateway as it is.
 fn keep_progress(existing: &GatewayStatus, merged: &mut GatewayStatus) {
-    let keep = |existing: &[Condition], merged: &mut [Condition]| {
-        let is_about = |condition: &&Condition| condition.type_ == PROGRAMMED;
-        let Some(old) = existing.iter().find(is_about) else { return };
-        for new in merged.iter_mut().filter(|condition| condition.type_ == PROGRAMMED) {
-            let is_open = new.reason == reason::PENDING;
-            if is_open && old.observed_generation == new.observed_generation {
-                *new = old.clone();
-            }
-        }
-    };
-    let conditions = |status: &GatewayStatus| status.conditions.clone().unwrap_or_default();
-    keep(&conditions(existing), merged.conditions.as_deref_mut().unwrap_or_default());
+    keep(existing.conditions.as_deref(), merged.conditions.as_deref_mut());
     for listener in merged.listeners.iter_mut().flatten() {
         let mut listeners = existing.listeners.iter().flatten();
         if let Some(old) = listeners.find(|old| old.name == listener.name) {
-            keep(&old.conditions, &mut listener.conditions);
+            keep(Some(&old.conditions), Some(&mut listener.conditions));
         }
     }
+}
+
+fn keep_progress_of_set(existing: &ListenerSetStatus, merged: &mut ListenerSetStatus) {
+    keep(existing.conditions.as_deref(), merged.conditions.as_deref_mut());
+    for listener in merged.listeners.iter_mut().flatten() {
+        let mut listeners = existing.listeners.iter().flatten();
+        if let Some(old) = listeners.find(|old| old.name == listener.name) {
+            keep(Some(&old.conditions), Some(&mut listener.conditions));
+        }
+    }
+}
+
+fn keep(existing: Option<&[Condition]>, merged: Option<&mut [Condition]>) {
+    let is_about = |condition: &&Condition| condition.type_ == PROGRAMMED;
+    let Some(old) = existing.unwrap_or_default().iter().find(is_about) else { return };
+    let merged = merged.into_iter().flatten();
+    for new in merged.filter(|condition| condition.type_ == PROGRAMMED) {
+        let is_open = new.reason == reason::PENDING;
+        if is_open && old.observed_generation == new.observed_generation {
+            *new = old.clone();
+        }
+    }
+}
+
+fn gateway_of(set: &ListenerSet) -> Option<ObjectName> {
+    let parent = &set.spec.parent_ref;
+    let namespace = parent.namespace.as_ref().or(set.metadata.namespace.as_ref())?;
+    ObjectName::new(namespace.as_str(), parent.name.as_str()).ok()
 }
 
 /// Our part of a route's status; none of it if the route refers to none of our

@@ -7,8 +7,8 @@ use std::fmt::{self, Debug, Display};
 use std::time::{Duration, Instant};
 
 use blixt_gateway::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ReferenceGrant,
-    Service, TcpRoute, TlsRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, ListenerSet, Namespace,
+    ReferenceGrant, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use blixt_gateway::{Kind, Object, ObjectKey};
 use blixt_model::ObjectName;
@@ -147,6 +147,7 @@ impl Watches {
         follow.objects::<Namespace>(Kind::Namespace);
         follow.objects::<GatewayClass>(Kind::GatewayClass);
         follow.objects::<Gateway>(Kind::Gateway);
+        follow.objects::<ListenerSet>(Kind::ListenerSet);
         follow.objects::<TcpRoute>(Kind::TcpRoute);
         follow.objects::<UdpRoute>(Kind::UdpRoute);
         follow.objects::<HttpRoute>(Kind::HttpRoute);

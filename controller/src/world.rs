@@ -324,6 +324,7 @@ pub(crate) fn has_our_status(kind: Kind) -> bool {
     match kind {
         Kind::GatewayClass
         | Kind::Gateway
+        | Kind::ListenerSet
         | Kind::TcpRoute
         | Kind::UdpRoute
         | Kind::HttpRoute

@@ -85,9 +85,9 @@ mod tests {
     }
 
     fn secret(kind: Option<&str>, data: &[(&str, &str)]) -> Secret {
-        let data = data.iter().map(|(key, text)| {
-            ((*key).to_owned(), ByteString(text.as_bytes().to_vec()))
-        });
+        let data = data
+            .iter()
+            .map(|(key, text)| ((*key).to_owned(), ByteString(text.as_bytes().to_vec())));
         Secret {
             type_: kind.map(str::to_owned),
             data: Some(data.collect::<BTreeMap<_, _>>()),
@@ -128,11 +128,7 @@ mod tests {
                 vec![(CHAIN, "Hello world\n"), (KEY, key.as_str())],
                 "has no certificate in tls.crt: it must be PEM",
             ),
-            (
-                Some(TYPE),
-                vec![(CHAIN, cut), (KEY, key.as_str())],
-                "has a tls.crt that is no PEM",
-            ),
+            (Some(TYPE), vec![(CHAIN, cut), (KEY, key.as_str())], "has a tls.crt that is no PEM"),
             (
                 Some(TYPE),
                 vec![(CHAIN, chain.as_str()), (KEY, chain.as_str())],

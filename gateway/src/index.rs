@@ -16,6 +16,7 @@ use crate::apis::{
 use crate::certificate;
 use crate::object::{Kind, Object, ObjectKey};
 use crate::route::RouteSpec;
+use crate::set::SetSpec;
 
 /// The label of an EndpointSlice that names its Service.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -36,6 +37,7 @@ pub enum Event {
 pub struct Index {
     classes: BTreeMap<String, Stored<GatewayClassSpec>>,
     gateways: BTreeMap<ObjectName, Stored<GatewaySpec>>,
+    sets: BTreeMap<ObjectName, Stored<SetSpec>>,
     routes: BTreeMap<RouteId, Stored<RouteSpec>>,
     grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
     /// Or why there is no certificate in one.
@@ -125,6 +127,7 @@ impl Index {
             .chain(cluster(Kind::GatewayClass, &self.classes))
             .chain(cluster(Kind::AddressPool, &self.pools))
             .chain(namespaced(Kind::Gateway, self.gateways.keys()))
+            .chain(namespaced(Kind::ListenerSet, self.sets.keys()))
             .chain(namespaced(Kind::TcpRoute, routes(RouteKind::Tcp)))
             .chain(namespaced(Kind::UdpRoute, routes(RouteKind::Udp)))
             .chain(namespaced(Kind::HttpRoute, routes(RouteKind::Http)))
@@ -163,6 +166,10 @@ impl Index {
                 let labels = gateway.metadata.labels.clone().unwrap_or_default();
                 let stored = Stored { labels, ..Stored::new(&gateway.metadata, gateway.spec) };
                 set(&mut self.gateways, name, stored)
+            }
+            Object::ListenerSet(set_) => {
+                let spec = SetSpec::new(&set_.spec, name.namespace());
+                set(&mut self.sets, name, Stored::new(&set_.metadata, spec))
             }
             Object::TcpRoute(route) => self.upsert_route(
                 RouteKind::Tcp,
@@ -243,6 +250,7 @@ impl Index {
         let Some(name) = object_name(key) else { return false };
         match key.kind {
             Kind::Gateway => self.gateways.remove(&name).is_some(),
+            Kind::ListenerSet => self.sets.remove(&name).is_some(),
             Kind::TcpRoute => self.delete_route(RouteKind::Tcp, name),
             Kind::UdpRoute => self.delete_route(RouteKind::Udp, name),
             Kind::HttpRoute => self.delete_route(RouteKind::Http, name),
@@ -278,6 +286,10 @@ impl Index {
 
     pub(crate) fn gateways(&self) -> &BTreeMap<ObjectName, Stored<GatewaySpec>> {
         &self.gateways
+    }
+
+    pub(crate) fn sets(&self) -> &BTreeMap<ObjectName, Stored<SetSpec>> {
+        &self.sets
     }
 
     pub(crate) fn routes(&self) -> &BTreeMap<RouteId, Stored<RouteSpec>> {

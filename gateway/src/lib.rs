@@ -23,14 +23,13 @@ mod plain;
 mod pools;
 mod route;
 mod schema;
+mod set;
 mod standalone;
 pub mod status;
 mod validate;
 mod warnings;
 
-pub use compile::{
-    Compiled, CrdVersion, Environment, Node, Programming, compile, wanted_secrets,
-};
+pub use compile::{Compiled, CrdVersion, Environment, Node, Programming, compile, wanted_secrets};
 pub use crds::crds;
 pub use index::{Event, Index};
 pub use manifest::ObjectRef;

@@ -5,8 +5,8 @@ use std::fmt;
 use blixt_model::RouteKind;
 
 use crate::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ObjectMeta,
-    ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, ListenerSet, Namespace,
+    ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::{BLIXT_GROUP, GATEWAY_GROUP};
 
@@ -19,6 +19,8 @@ pub enum Kind {
     GatewayClass,
     /// `Gateway`.
     Gateway,
+    /// `ListenerSet`.
+    ListenerSet,
     /// `TCPRoute`.
     TcpRoute,
     /// `UDPRoute`.
@@ -41,10 +43,11 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Namespace,
         Self::GatewayClass,
         Self::Gateway,
+        Self::ListenerSet,
         Self::TcpRoute,
         Self::UdpRoute,
         Self::HttpRoute,
@@ -62,6 +65,7 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::GatewayClass => "GatewayClass",
             Self::Gateway => "Gateway",
+            Self::ListenerSet => "ListenerSet",
             Self::TcpRoute => "TCPRoute",
             Self::UdpRoute => "UDPRoute",
             Self::HttpRoute => "HTTPRoute",
@@ -82,6 +86,7 @@ impl Kind {
             Self::AddressPool => BLIXT_GROUP,
             Self::GatewayClass
             | Self::Gateway
+            | Self::ListenerSet
             | Self::TcpRoute
             | Self::UdpRoute
             | Self::HttpRoute
@@ -142,6 +147,8 @@ pub enum Object {
     GatewayClass(Box<GatewayClass>),
     /// A Gateway.
     Gateway(Box<Gateway>),
+    /// A ListenerSet.
+    ListenerSet(Box<ListenerSet>),
     /// A TCPRoute.
     TcpRoute(Box<TcpRoute>),
     /// A UDPRoute.
@@ -169,6 +176,7 @@ impl Object {
             Self::Namespace(_) => Kind::Namespace,
             Self::GatewayClass(_) => Kind::GatewayClass,
             Self::Gateway(_) => Kind::Gateway,
+            Self::ListenerSet(_) => Kind::ListenerSet,
             Self::TcpRoute(_) => Kind::TcpRoute,
             Self::UdpRoute(_) => Kind::UdpRoute,
             Self::HttpRoute(_) => Kind::HttpRoute,
@@ -187,6 +195,7 @@ impl Object {
             Self::Namespace(object) => &object.metadata,
             Self::GatewayClass(object) => &object.metadata,
             Self::Gateway(object) => &object.metadata,
+            Self::ListenerSet(object) => &object.metadata,
             Self::TcpRoute(object) => &object.metadata,
             Self::UdpRoute(object) => &object.metadata,
             Self::HttpRoute(object) => &object.metadata,
@@ -204,6 +213,7 @@ impl Object {
             Self::Namespace(object) => &mut object.metadata,
             Self::GatewayClass(object) => &mut object.metadata,
             Self::Gateway(object) => &mut object.metadata,
+            Self::ListenerSet(object) => &mut object.metadata,
             Self::TcpRoute(object) => &mut object.metadata,
             Self::UdpRoute(object) => &mut object.metadata,
             Self::HttpRoute(object) => &mut object.metadata,
@@ -236,6 +246,7 @@ impl Object {
             (Self::Namespace(a), Self::Namespace(b)) => a.spec == b.spec,
             (Self::GatewayClass(a), Self::GatewayClass(b)) => a.spec == b.spec,
             (Self::Gateway(a), Self::Gateway(b)) => a.spec == b.spec,
+            (Self::ListenerSet(a), Self::ListenerSet(b)) => a.spec == b.spec,
             (Self::TcpRoute(a), Self::TcpRoute(b)) => a.spec == b.spec,
             (Self::UdpRoute(a), Self::UdpRoute(b)) => a.spec == b.spec,
             (Self::HttpRoute(a), Self::HttpRoute(b)) => a.spec == b.spec,
@@ -266,6 +277,7 @@ from_boxed!(
     Namespace,
     GatewayClass,
     Gateway,
+    ListenerSet,
     TcpRoute,
     UdpRoute,
     HttpRoute,

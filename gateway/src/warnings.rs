@@ -5,11 +5,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use blixt_model::{
-    Backend, EndpointState, Gateway, ListenerName, RouteId, ServicePort, Target,
-};
+use blixt_model::{Backend, EndpointState, Gateway, ListenerName, RouteId, ServicePort, Target};
 
-use crate::compile::{Compiled, gateway_of};
+use crate::compile::{Compiled, Parent, parent_of};
 use crate::index::{Index, SERVICE_NAME_LABEL};
 use crate::object::{Kind, ObjectKey};
 use crate::plain::plain;
@@ -106,18 +104,26 @@ fn unattached_routes(index: &Index, compiled: &Compiled, found: &mut Vec<Warning
             found.push(of_route(id, message.to_owned()));
         }
         for (position, parent) in route.spec.parents.iter().enumerate() {
-            let name = gateway_of(parent, id.name.namespace());
-            let message = match &name {
+            let message = match parent_of(parent, id.name.namespace()) {
                 None => {
                     let kind = parent.kind.as_deref().unwrap_or("Gateway");
                     let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
-                    format!("is a {kind} of group {group:?}: Blixt serves Gateways only")
+                    format!(
+                        "is a {kind} of group {group:?}: Blixt serves Gateways and ListenerSets only"
+                    )
                 }
-                Some(name) if compiled.status.gateways.contains_key(name) => continue,
-                Some(name) if index.gateways().contains_key(name) => {
+                Some(Parent::Gateway(name)) if compiled.status.gateways.contains_key(&name) => {
+                    continue;
+                }
+                Some(Parent::Gateway(name)) if index.gateways().contains_key(&name) => {
                     format!("is Gateway {name}, which Blixt does not serve: see its class")
                 }
-                Some(name) => format!("is Gateway {name}, which does not exist"),
+                Some(Parent::Gateway(name)) => format!("is Gateway {name}, which does not exist"),
+                Some(Parent::Set(name)) if compiled.status.sets.contains_key(&name) => continue,
+                Some(Parent::Set(name)) if index.sets().contains_key(&name) => {
+                    format!("is ListenerSet {name}, whose Gateway Blixt does not serve")
+                }
+                Some(Parent::Set(name)) => format!("is ListenerSet {name}, which does not exist"),
             };
             found.push(of_route(id, format!("parentRefs[{position}] {message}")));
         }

@@ -122,6 +122,12 @@ fn promises(
             observed(format!("Gateway {name}"), &listener.conditions);
         }
     }
+    for (name, set) in &compiled.status.sets {
+        observed(format!("ListenerSet {name}"), &set.conditions);
+        for listener in &set.listeners {
+            observed(format!("ListenerSet {name}"), &listener.conditions);
+        }
+    }
     for (id, route) in &compiled.status.routes {
         for parent in &route.parents {
             observed(id.to_string(), &parent.conditions);

@@ -13,6 +13,7 @@ use crate::objects::{Objects, containers, texts};
 fn helm_makes_what_kustomize_makes() {
     makes_the_same("manifests/default", &[]);
     makes_the_same("manifests/secure-metrics", &["secureMetrics=true"]);
+    makes_the_same("manifests/tls-secrets", &["tlsSecrets=true"]);
 }
 
 fn makes_the_same(directory: &str, values: &[&str]) {

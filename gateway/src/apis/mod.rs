@@ -8,15 +8,21 @@ pub use gateway_api::gatewayclasses::{
     GatewayClass, GatewayClassSpec, GatewayClassStatus, GatewayClassStatusSupportedFeatures,
 };
 pub use gateway_api::gateways::{
-    Gateway, GatewayAddresses, GatewayListeners, GatewayListenersAllowedRoutes,
+    Gateway, GatewayAddresses, GatewayAllowedListeners, GatewayAllowedListenersNamespacesFrom,
+    GatewayAllowedListenersNamespacesSelector, GatewayListeners, GatewayListenersAllowedRoutes,
     GatewayListenersAllowedRoutesNamespacesFrom, GatewayListenersAllowedRoutesNamespacesSelector,
     GatewayListenersTlsCertificateRefs, GatewayListenersTlsMode, GatewaySpec, GatewayStatus,
-    GatewayStatusAddresses, GatewayStatusListeners, GatewayStatusListenersSupportedKinds, GatewayTls,
+    GatewayStatusAddresses, GatewayStatusListeners, GatewayStatusListenersSupportedKinds,
+    GatewayTls,
 };
 pub use gateway_api::httproutes::{
     HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs,
     HttpRouteRulesMatches, HttpRouteRulesMatchesPathType, HttpRouteSpec, HttpRouteStatus,
     HttpRouteStatusParents, HttpRouteStatusParentsParentRef,
+};
+pub use gateway_api::listenersets::{
+    ListenerSet, ListenerSetListeners, ListenerSetSpec, ListenerSetStatus,
+    ListenerSetStatusListeners, ListenerSetStatusListenersSupportedKinds,
 };
 pub use gateway_api::referencegrants::{ReferenceGrant, ReferenceGrantSpec};
 pub use gateway_api::tlsroutes::{

@@ -6,6 +6,7 @@ use blixt_model::{Certificate, CertificateId, ObjectName, Snapshot};
 
 use super::grants::{Grants, Referrer};
 use super::listeners::ends_tls;
+use super::sets;
 use crate::apis::{GatewayListeners, GatewayListenersTlsCertificateRefs as Reference};
 use crate::index::Index;
 use crate::status::reason;
@@ -61,8 +62,7 @@ impl Secrets<'_> {
         let group = reference.group.as_deref().unwrap_or_default();
         let kind = reference.kind.as_deref().unwrap_or("Secret");
         if (group, kind) != ("", "Secret") {
-            let group =
-                if group.is_empty() { String::new() } else { format!(" of group {group}") };
+            let group = if group.is_empty() { String::new() } else { format!(" of group {group}") };
             return Err(invalid(format!(
                 "is of kind {kind}{group}: only a Secret can be a certificate"
             )));
@@ -97,6 +97,16 @@ pub fn wanted_secrets(index: &Index, controller_name: &str) -> BTreeSet<ObjectNa
     for (name, gateway) in gateways {
         let owner = Referrer { kind: "Gateway", namespace: name.namespace() };
         wanted.extend(secrets_of(&gateway.spec.listeners, owner, &grants));
+    }
+    for (name, set) in index.sets() {
+        let Some(gateway_name) = &set.spec.gateway else { continue };
+        let Some(gateway) = index.gateways().get(gateway_name) else { continue };
+        if ours(&gateway.spec.gateway_class_name)
+            && sets::is_let_in(gateway, gateway_name, name, index)
+        {
+            let owner = Referrer { kind: "ListenerSet", namespace: name.namespace() };
+            wanted.extend(secrets_of(&set.spec.listeners, owner, &grants));
+        }
     }
     wanted
 }

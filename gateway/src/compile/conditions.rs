@@ -8,25 +8,106 @@ use blixt_model::{Hostname, ObjectName, RouteId};
 use super::backends::{Backends, Resolved};
 use super::gateways::{Gateway, Gateways};
 use super::listeners::Listener;
-use super::routes::{Attached, Attachments, Outcome, Parent};
+use super::routes::{Attached, Attachments, Outcome, Reference};
+use super::sets::{Set, Sets};
 use super::{Environment, Programming};
 use crate::status::{
-    Condition, ConditionType, GatewayStatus, ListenerStatus, RouteParentStatus,
-    RouteStatus, reason,
+    Condition, ConditionType, GatewayStatus, ListenerStatus, RouteParentStatus, RouteStatus,
+    SetStatus, reason,
 };
 
 /// The status of every Gateway of ours.
-pub(super) fn gateways(gateways: &Gateways<'_>) -> BTreeMap<ObjectName, GatewayStatus> {
-    let status = |gateway: &Gateway<'_>| GatewayStatus {
+pub(super) fn gateways(
+    gateways: &Gateways<'_>,
+    sets: &Sets<'_>,
+) -> BTreeMap<ObjectName, GatewayStatus> {
+    let attached = |name: &ObjectName, gateway: &Gateway<'_>| {
+        let of_it = sets.iter().filter(|(_, set)| set.gateway == name);
+        of_it.filter(|(set_name, set)| set_accepted(set_name, set, gateway).0).count()
+    };
+    let status = |name: &ObjectName, gateway: &Gateway<'_>| GatewayStatus {
         addresses: if gateway.is_accepted() {
             gateway.addresses.assigned.clone()
         } else {
             Vec::new()
         },
         conditions: vec![accepted(gateway), programmed(gateway)],
-        listeners: gateway.listeners.iter().map(|l| listener(l, gateway)).collect(),
+        listeners: gateway
+            .own_listeners()
+            .map(|l| listener(l, gateway, gateway.stored.generation))
+            .collect(),
+        attached_sets: attached(name, gateway),
     };
-    gateways.iter().map(|(&name, gateway)| (name.clone(), status(gateway))).collect()
+    gateways.iter().map(|(&name, gateway)| (name.clone(), status(name, gateway))).collect()
+}
+
+/// The status of every ListenerSet of these Gateways.
+pub(super) fn sets(gateways: &Gateways<'_>, sets: &Sets<'_>) -> BTreeMap<ObjectName, SetStatus> {
+    let status = |name: &ObjectName, set: &Set<'_>| {
+        let gateway = gateways.get(set.gateway)?;
+        let generation = set.stored.generation;
+        let (holds, why, message) = set_accepted(name, set, gateway);
+        let accepted = Condition::new(ConditionType::Accepted, holds, why, message, generation);
+        let (holds, why, message) = match holds {
+            true => set_programmed(set, gateway),
+            false => (false, why, "It is not accepted: see the condition Accepted.".to_owned()),
+        };
+        let programmed = Condition::new(ConditionType::Programmed, holds, why, message, generation);
+        Some(SetStatus {
+            conditions: vec![accepted, programmed],
+            listeners: gateway
+                .listeners_of(name)
+                .map(|l| listener(l, gateway, generation))
+                .collect(),
+        })
+    };
+    sets.iter().filter_map(|(&name, set)| Some((name.clone(), status(name, set)?))).collect()
+}
+
+fn set_accepted(
+    name: &ObjectName,
+    set: &Set<'_>,
+    gateway: &Gateway<'_>,
+) -> (bool, &'static str, String) {
+    if let Some(refused) = &set.refused {
+        return (false, reason::NOT_ALLOWED, refused.clone());
+    }
+    if gateway.asks_too_much() {
+        let message = format!("Gateway {} is not accepted: see its status.", set.gateway);
+        return (false, reason::PARENT_NOT_ACCEPTED, message);
+    }
+    listeners_accepted(gateway.listeners_of(name))
+}
+
+/// Whether some of these can be served; and which can't.
+fn listeners_accepted<'l>(
+    listeners: impl Iterator<Item = &'l Listener<'l>>,
+) -> (bool, &'static str, String) {
+    let (mut any, mut faulty) = (false, Vec::new());
+    for listener in listeners {
+        any |= listener.served().is_some();
+        let fault = listener.fault();
+        faulty.extend(fault.map(|fault| format!("{} ({fault})", listener.spec.name)));
+    }
+    let faulty = faulty.join(", ");
+    if !any {
+        let message = format!("No listener can be served: {faulty}. See their status.");
+        (false, reason::LISTENERS_NOT_VALID, message)
+    } else if !faulty.is_empty() {
+        let message = format!("Some listeners can't be served: {faulty}. See their status.");
+        (true, reason::LISTENERS_NOT_VALID, message)
+    } else {
+        (true, reason::ACCEPTED, "All listeners are good.".to_owned())
+    }
+}
+
+fn set_programmed(set: &Set<'_>, gateway: &Gateway<'_>) -> (bool, &'static str, String) {
+    let addresses = &gateway.addresses;
+    if !addresses.unusable.is_empty() || addresses.none_given.is_some() {
+        let message = format!("Gateway {} has no address: see its status.", set.gateway);
+        return (false, reason::PARENT_NOT_PROGRAMMED, message);
+    }
+    from_data_plane(&gateway.programming)
 }
 
 /// The status of every route that refers to a Gateway of ours.
@@ -52,11 +133,6 @@ pub(super) fn routes(
 }
 
 fn accepted(gateway: &Gateway<'_>) -> Condition {
-    let faulty: Vec<_> = gateway
-        .listeners
-        .iter()
-        .filter_map(|listener| Some(format!("{} ({})", listener.spec.name, listener.fault()?)))
-        .collect();
     let (holds, reason, message) = if gateway.has_parameters() {
         (
             false,
@@ -70,16 +146,10 @@ fn accepted(gateway: &Gateway<'_>) -> Condition {
         let message =
             format!("Addresses of this type are not served: {unsupported}. Use IPAddress.");
         (false, reason::UNSUPPORTED_ADDRESS, message)
-    } else if !gateway.is_accepted() {
-        let message =
-            format!("No listener can be served: {}. See their status.", faulty.join(", "));
-        (false, reason::LISTENERS_NOT_VALID, message)
-    } else if !faulty.is_empty() {
-        let message =
-            format!("Some listeners can't be served: {}. See their status.", faulty.join(", "));
-        (true, reason::LISTENERS_NOT_VALID, message)
     } else {
-        (true, reason::ACCEPTED, "All listeners are good.".to_owned())
+        let (holds, reason, message) = listeners_accepted(gateway.own_listeners());
+        // The listeners of a ListenerSet can be good all the same.
+        (holds || gateway.is_accepted(), reason, message)
     };
     Condition::new(ConditionType::Accepted, holds, reason, message, gateway.stored.generation)
 }
@@ -138,15 +208,14 @@ fn from_data_plane(programming: &Programming) -> (bool, &'static str, String) {
     }
 }
 
-fn listener(listener: &Listener<'_>, gateway: &Gateway<'_>) -> ListenerStatus {
-    let generation = gateway.stored.generation;
+fn listener(listener: &Listener<'_>, gateway: &Gateway<'_>, generation: i64) -> ListenerStatus {
     ListenerStatus {
         name: listener.spec.name.clone(),
         supported_kinds: listener.kinds.clone(),
         attached_routes: listener.attached.len(),
         conditions: vec![
             listener_accepted(listener, generation),
-            listener_programmed(listener, gateway),
+            listener_programmed(listener, gateway, generation),
             listener_resolved(listener, generation),
             listener_conflicted(listener, generation),
         ],
@@ -155,13 +224,19 @@ fn listener(listener: &Listener<'_>, gateway: &Gateway<'_>) -> ListenerStatus {
 
 fn listener_accepted(listener: &Listener<'_>, generation: i64) -> Condition {
     let (holds, reason, message) = match (&listener.conflict, &listener.rejected) {
-        (Some((reason, message)), _) | (None, Some((reason, message))) => (false, *reason, message.clone()),
+        (Some((reason, message)), _) | (None, Some((reason, message))) => {
+            (false, *reason, message.clone())
+        }
         (None, None) => (true, reason::ACCEPTED, "The listener is good.".to_owned()),
     };
     Condition::new(ConditionType::Accepted, holds, reason, message, generation)
 }
 
-fn listener_programmed(listener: &Listener<'_>, gateway: &Gateway<'_>) -> Condition {
+fn listener_programmed(
+    listener: &Listener<'_>,
+    gateway: &Gateway<'_>,
+    generation: i64,
+) -> Condition {
     let see = |condition: &str| format!("It can't be served: see the condition {condition}.");
     let (status, reason, message) = if let Some((reason, _)) = &listener.conflict {
         (false, *reason, see("Conflicted"))
@@ -178,7 +253,6 @@ fn listener_programmed(listener: &Listener<'_>, gateway: &Gateway<'_>) -> Condit
     } else {
         from_data_plane(&gateway.programming)
     };
-    let generation = gateway.stored.generation;
     Condition::new(ConditionType::Programmed, status, reason, message, generation)
 }
 
@@ -226,7 +300,7 @@ fn listener_conflicted(listener: &Listener<'_>, generation: i64) -> Condition {
 
 fn route_accepted(
     id: &RouteId,
-    parent: &Parent<'_>,
+    parent: &Reference<'_>,
     gateways: &Gateways<'_>,
     generation: i64,
 ) -> Condition {

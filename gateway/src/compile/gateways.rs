@@ -30,9 +30,22 @@ impl Gateway<'_> {
     /// Whether it asks for nothing that we do not have, and some listener of
     /// it can be served.
     pub(super) fn is_accepted(&self) -> bool {
-        !self.has_parameters()
-            && self.addresses.unsupported.is_empty()
-            && self.listeners.iter().any(|listener| listener.served().is_some())
+        !self.asks_too_much() && self.listeners.iter().any(|listener| listener.served().is_some())
+    }
+
+    /// Its own listeners, without those of ListenerSets.
+    pub(super) fn own_listeners(&self) -> impl Iterator<Item = &Listener<'_>> {
+        self.listeners.iter().filter(|listener| listener.set.is_none())
+    }
+
+    /// The listeners of a ListenerSet.
+    pub(super) fn listeners_of(&self, set: &ObjectName) -> impl Iterator<Item = &Listener<'_>> {
+        self.listeners.iter().filter(move |listener| listener.set == Some(set))
+    }
+
+    /// Whether it asks for something that we do not have.
+    pub(super) fn asks_too_much(&self) -> bool {
+        self.has_parameters() || !self.addresses.unsupported.is_empty()
     }
 
     /// Whether it is in the snapshot. One that has some of its addresses is

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use blixt_model::{Hostname, ListenerName, Port, Protocol, RouteId, RouteKind, StreamTls};
+use blixt_model::{
+    Hostname, ListenerName, ObjectName, Port, Protocol, RouteId, RouteKind, StreamTls,
+};
 
 use super::certificates::Secrets;
 use super::grants::Referrer;
 use super::namespaces::AllowedNamespaces;
 use crate::GATEWAY_GROUP;
 use crate::apis::{GatewayListeners, GatewayListenersTlsMode, GatewaySpec, GatewayTls};
+use crate::set::SetSpec;
 use crate::status::reason;
 
 /// A reason and a message.
@@ -18,6 +21,8 @@ pub(super) type Fault = (&'static str, String);
 #[derive(Debug)]
 pub(super) struct Listener<'a> {
     pub(super) spec: &'a GatewayListeners,
+    /// The ListenerSet that it is of, if it is not the Gateway's own.
+    pub(super) set: Option<&'a ObjectName>,
     /// What the data plane needs of it; `None` if it can't be served.
     pub(super) socket: Option<Socket>,
     /// What of another listener it wants too, if anything.
@@ -129,6 +134,32 @@ pub(super) fn judge<'a>(
         .collect()
 }
 
+/// Judges the listeners of a ListenerSet, which comes after these: of two that
+/// want the same the first has it.
+pub(super) fn judge_set<'a>(
+    name: &'a ObjectName,
+    spec: &'a SetSpec,
+    earlier: &[Listener<'a>],
+    gateway: Option<&GatewayTls>,
+    owner: Referrer<'_>,
+    secrets: &Secrets<'_>,
+) -> Vec<Listener<'a>> {
+    let mut judged: Vec<Listener<'a>> = Vec::new();
+    for listener in &spec.listeners {
+        let before = earlier.iter().chain(&judged);
+        let holders = before.filter(|other| other.conflict.is_none()).map(|other| other.spec);
+        let conflict = conflict(listener, holders);
+        let is_repeated = judged.iter().any(|other| other.spec.name == listener.name);
+        let mut one = one(listener, conflict, is_repeated, gateway, owner, secrets);
+        one.set = Some(name);
+        if let Some(socket) = &mut one.socket {
+            socket.name = socket.name.clone().in_set(name.clone());
+        }
+        judged.push(one);
+    }
+    judged
+}
+
 /// Whether it ends TLS.
 pub(super) fn ends_tls(spec: &GatewayListeners) -> bool {
     let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
@@ -163,6 +194,7 @@ fn one<'a>(
     }
     Listener {
         spec,
+        set: None,
         socket,
         conflict,
         rejected,
@@ -178,10 +210,8 @@ fn one<'a>(
 fn socket(spec: &GatewayListeners, is_repeated: bool) -> Result<Socket, Fault> {
     let unsupported = |message| (reason::UNSUPPORTED_VALUE, message);
     let Some(service) = service(spec) else {
-        let message = format!(
-            "Protocol {} is not served: use TCP, UDP, HTTP, HTTPS or TLS.",
-            spec.protocol
-        );
+        let message =
+            format!("Protocol {} is not served: use TCP, UDP, HTTP, HTTPS or TLS.", spec.protocol);
         return Err((reason::UNSUPPORTED_PROTOCOL, message));
     };
     // No API server lets these through; then nothing here breaks on them.

@@ -18,6 +18,7 @@ mod namespaces;
 mod pools;
 mod routes;
 mod selector;
+mod sets;
 mod snapshot;
 mod sources;
 
@@ -29,10 +30,10 @@ use blixt_model::{Certificate, Generation, HashSeed, ObjectName, Snapshot, Snaps
 use crate::index::Index;
 use crate::status::Statuses;
 
-pub use certificates::wanted_secrets;
 use certificates::Secrets;
+pub use certificates::wanted_secrets;
 use grants::Grants;
-pub(crate) use routes::gateway_of;
+pub(crate) use routes::{Parent, parent_of};
 pub(crate) use selector::Selector;
 
 /// What the result depends on besides the objects.
@@ -127,7 +128,8 @@ pub fn compile(index: &Index, environment: &Environment<'_>) -> Result<Compiled,
     let pools = pools::judge(index);
     let secrets = Secrets { index, grants: Grants::new(index) };
     let mut gateways = gateways::judge(index, &classes, &pools, &secrets, environment);
-    let attachments = routes::attach(index, &mut gateways);
+    let sets = sets::attach(index, &mut gateways, &secrets);
+    let attachments = routes::attach(index, &mut gateways, &sets);
     let resolved = backends::resolve(index, &secrets.grants, attachments.routes());
     let sources = sources::assign(&pools, &gateways, environment);
     let snapshot = snapshot::build(index, environment, &gateways, &resolved)?;
@@ -137,7 +139,8 @@ pub fn compile(index: &Index, environment: &Environment<'_>) -> Result<Compiled,
         status: Statuses {
             classes: classes.statuses,
             pools: pools.statuses(&gateways, &sources, environment.unusable_addresses),
-            gateways: conditions::gateways(&gateways),
+            gateways: conditions::gateways(&gateways, &sets),
+            sets: conditions::sets(&gateways, &sets),
             routes: conditions::routes(&attachments, &gateways, &resolved, environment),
         },
         sources,

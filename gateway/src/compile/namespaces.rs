@@ -1,7 +1,8 @@
-//! From which namespaces a listener takes routes.
+//! From which namespaces a listener takes routes, and a Gateway ListenerSets.
 
 use crate::apis::{
-    GatewayListenersAllowedRoutes as AllowedRoutes,
+    GatewayAllowedListeners, GatewayAllowedListenersNamespacesFrom as SetsFrom,
+    GatewayAllowedListenersNamespacesSelector, GatewayListenersAllowedRoutes as AllowedRoutes,
     GatewayListenersAllowedRoutesNamespacesFrom as From,
     GatewayListenersAllowedRoutesNamespacesSelector, LabelSelector, LabelSelectorRequirement,
 };
@@ -12,7 +13,7 @@ use crate::index::Index;
 /// (`LabelMetadataName` of Kubernetes).
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// From which namespaces a listener takes routes.
+/// From which namespaces something is taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum AllowedNamespaces {
     All,
@@ -39,6 +40,27 @@ impl AllowedNamespaces {
         }
     }
 
+    /// The same for ListenerSets; `None` is none at all, the default.
+    pub(super) fn of_sets(
+        allowed: Option<&GatewayAllowedListeners>,
+    ) -> Result<Option<Self>, String> {
+        let Some(namespaces) = allowed.and_then(|allowed| allowed.namespaces.as_ref()) else {
+            return Ok(None);
+        };
+        let here = "allowedListeners.namespaces";
+        match namespaces.from {
+            Some(SetsFrom::All) => Ok(Some(Self::All)),
+            Some(SetsFrom::Same) => Ok(Some(Self::Same)),
+            Some(SetsFrom::None) | None => Ok(None),
+            Some(SetsFrom::Selector) => match &namespaces.selector {
+                Some(selector) => Selector::new(&plain_of_sets(selector))
+                    .map(|selector| Some(Self::Selected(selector)))
+                    .map_err(|why| format!("{here}.selector can't be used: {why}")),
+                None => Err(format!("{here}.from is Selector: set {here}.selector too")),
+            },
+        }
+    }
+
     /// Whether a route of this namespace may attach.
     pub(super) fn allow(&self, route: &str, gateway: &str, index: &Index) -> bool {
         match self {
@@ -56,6 +78,20 @@ pub(super) fn is_selected(selector: &Selector, namespace: &str, index: &Index) -
         NAME_LABEL => Some(namespace),
         _ => labels.and_then(|labels| labels.get(key)).map(String::as_str),
     })
+}
+
+/// The same selector, as every other kind has it.
+fn plain_of_sets(selector: &GatewayAllowedListenersNamespacesSelector) -> LabelSelector {
+    let requirements = selector.match_expressions.iter().flatten();
+    let requirements = requirements.map(|expression| LabelSelectorRequirement {
+        key: expression.key.clone(),
+        operator: expression.operator.clone(),
+        values: expression.values.clone(),
+    });
+    LabelSelector {
+        match_expressions: Some(requirements.collect()),
+        match_labels: selector.match_labels.clone(),
+    }
 }
 
 /// The same selector, as every other kind has it.

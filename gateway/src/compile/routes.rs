@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use blixt_model::{Hostname, ObjectName, RouteId};
 
-use super::gateways::{Gateway, Gateways};
+use super::gateways::Gateways;
 use super::listeners::{Fault, Listener, Service};
+use super::sets::Sets;
 use crate::GATEWAY_GROUP;
 use crate::index::{Index, Stored};
 use crate::route::{ParentRef, RouteSpec};
@@ -19,11 +20,11 @@ pub(super) struct Attachments<'a>(BTreeMap<&'a RouteId, Attached<'a>>);
 pub(super) struct Attached<'a> {
     pub(super) stored: &'a Stored<RouteSpec>,
     /// Its references to Gateways of ours, in the order of the spec.
-    pub(super) parents: Vec<Parent<'a>>,
+    pub(super) parents: Vec<Reference<'a>>,
 }
 
-/// One reference to a Gateway of ours.
-pub(super) struct Parent<'a> {
+/// One reference to a Gateway of ours, or to a ListenerSet of one.
+pub(super) struct Reference<'a> {
     pub(super) parent_ref: &'a ParentRef,
     pub(super) gateway: &'a ObjectName,
     pub(super) outcome: Outcome,
@@ -46,14 +47,19 @@ impl<'a> Attachments<'a> {
 }
 
 /// Attaches all routes, and notes at each listener who came and who won.
-pub(super) fn attach<'a>(index: &'a Index, gateways: &mut Gateways<'a>) -> Attachments<'a> {
+pub(super) fn attach<'a>(
+    index: &'a Index,
+    gateways: &mut Gateways<'a>,
+    sets: &Sets<'a>,
+) -> Attachments<'a> {
     let mut attachments = BTreeMap::new();
     for (id, stored) in index.routes() {
         let mut parents = Vec::new();
         for parent_ref in &stored.spec.parents {
-            let Some(name) = gateway_of(parent_ref, id.name.namespace()) else { continue };
-            let Some((&name, gateway)) = gateways.get_key_value(&name) else { continue };
-            let outcome = attach_to(id, &stored.spec, parent_ref, name, gateway, index);
+            let Some(parent) = parent_of(parent_ref, id.name.namespace()) else { continue };
+            let Some(meant) = Meant::find(&parent, gateways, sets) else { continue };
+            let name = meant.gateway;
+            let outcome = attach_to(id, &stored.spec, parent_ref, &meant, gateways, index);
             if let (Outcome::Attached(positions), Some(gateway)) =
                 (&outcome, gateways.get_mut(name))
             {
@@ -63,7 +69,7 @@ pub(super) fn attach<'a>(index: &'a Index, gateways: &mut Gateways<'a>) -> Attac
                     }
                 }
             }
-            parents.push(Parent { parent_ref, gateway: name, outcome });
+            parents.push(Reference { parent_ref, gateway: name, outcome });
         }
         if !parents.is_empty() {
             attachments.insert(id, Attached { stored, parents });
@@ -77,40 +83,85 @@ pub(super) fn attach<'a>(index: &'a Index, gateways: &mut Gateways<'a>) -> Attac
     Attachments(attachments)
 }
 
-/// The Gateway that a reference means, if it means one.
-pub(crate) fn gateway_of(parent: &ParentRef, namespace: &str) -> Option<ObjectName> {
+/// What a route can refer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Parent {
+    Gateway(ObjectName),
+    Set(ObjectName),
+}
+
+/// What a reference means, if it is for us.
+pub(crate) fn parent_of(parent: &ParentRef, namespace: &str) -> Option<Parent> {
     let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
     let kind = parent.kind.as_deref().unwrap_or("Gateway");
     let namespace = parent.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(namespace);
-    if (group, kind) != (GATEWAY_GROUP, "Gateway") {
-        return None;
+    let name = ObjectName::new(namespace, parent.name.as_str()).ok()?;
+    match (group, kind) {
+        (GATEWAY_GROUP, "Gateway") => Some(Parent::Gateway(name)),
+        (GATEWAY_GROUP, "ListenerSet") => Some(Parent::Set(name)),
+        _ => None,
     }
-    ObjectName::new(namespace, parent.name.as_str()).ok()
+}
+
+/// What a reference means of ours.
+struct Meant<'a> {
+    gateway: &'a ObjectName,
+    set: Option<&'a ObjectName>,
+    /// Whether the Gateway does not let the set in.
+    refused: bool,
+}
+
+impl<'a> Meant<'a> {
+    fn find(parent: &Parent, gateways: &Gateways<'a>, sets: &Sets<'a>) -> Option<Self> {
+        Some(match parent {
+            Parent::Gateway(name) => {
+                let (gateway, _) = gateways.get_key_value(name)?;
+                Self { gateway, set: None, refused: false }
+            }
+            Parent::Set(name) => {
+                let (name, set) = sets.get_key_value(name)?;
+                Self { gateway: set.gateway, set: Some(name), refused: set.refused.is_some() }
+            }
+        })
+    }
+
+    /// Whose namespace is meant by "the same".
+    fn owner(&self) -> &'a ObjectName {
+        self.set.unwrap_or(self.gateway)
+    }
+
+    fn words(&self) -> String {
+        match self.set {
+            Some(set) => format!("ListenerSet {set}"),
+            None => format!("Gateway {}", self.gateway),
+        }
+    }
 }
 
 fn attach_to(
     id: &RouteId,
     route: &RouteSpec,
     parent: &ParentRef,
-    name: &ObjectName,
-    gateway: &Gateway<'_>,
+    meant: &Meant<'_>,
+    gateways: &Gateways<'_>,
     index: &Index,
 ) -> Outcome {
-    let named: Vec<_> = gateway
-        .listeners
-        .iter()
-        .enumerate()
-        .filter(|(_, listener)| is_meant(listener, parent))
-        .collect();
+    if meant.refused {
+        let message = format!("{} is not accepted: see its status.", meant.words());
+        return Outcome::Refused(reason::NOT_ALLOWED_BY_LISTENERS, message);
+    }
+    let all = gateways.get(meant.gateway).map(|gateway| gateway.listeners.as_slice());
+    let all = all.unwrap_or_default().iter().enumerate();
+    let there: Vec<_> = all.filter(|(_, listener)| listener.set == meant.set).collect();
+    let named = there.iter().filter(|(_, listener)| is_meant(listener, parent));
+    let named: Vec<_> = named.copied().collect();
     if named.is_empty() {
-        return Outcome::Refused(
-            reason::NO_MATCHING_PARENT,
-            no_such_listener(parent, name, gateway),
-        );
+        let message = no_such_listener(parent, meant, &there);
+        return Outcome::Refused(reason::NO_MATCHING_PARENT, message);
     }
     let (mut positions, mut objections) = (Vec::new(), Vec::new());
     for (position, listener) in named {
-        match takes(id, route, listener, name, index) {
+        match takes(id, route, listener, meant.owner(), index) {
             Ok(hostnames) => positions.push((position, hostnames)),
             Err(objection) => objections.push(objection),
         }
@@ -122,7 +173,7 @@ fn attach_to(
         let closest = reasons.into_iter().find(is_there);
         let reason = closest.unwrap_or(reason::NOT_ALLOWED_BY_LISTENERS);
         let texts: Vec<_> = objections.iter().map(|(_, text)| text.as_str()).collect();
-        let message = format!("Gateway {name} does not take this route: {}.", texts.join("; "));
+        let message = format!("{} does not take this route: {}.", meant.words(), texts.join("; "));
         return Outcome::Refused(reason, message);
     }
     Outcome::Attached(positions)
@@ -134,16 +185,20 @@ fn is_meant(listener: &Listener<'_>, parent: &ParentRef) -> bool {
         && parent.port.is_none_or(|port| port == listener.spec.port)
 }
 
-fn no_such_listener(parent: &ParentRef, name: &ObjectName, gateway: &Gateway<'_>) -> String {
+fn no_such_listener(
+    parent: &ParentRef,
+    meant: &Meant<'_>,
+    there: &[(usize, &Listener<'_>)],
+) -> String {
     let mut wanted = Vec::new();
     wanted.extend(parent.section_name.as_ref().map(|section| format!("named {section:?}")));
     wanted.extend(parent.port.map(|port| format!("on port {port}")));
-    let there: Vec<_> = gateway
-        .listeners
+    let there: Vec<_> = there
         .iter()
-        .map(|listener| format!("{} on port {}", listener.spec.name, listener.spec.port))
+        .map(|(_, listener)| format!("{} on port {}", listener.spec.name, listener.spec.port))
         .collect();
-    format!("Gateway {name} has no listener {}: it has {}.", wanted.join(" "), there.join(", "))
+    let (words, wanted) = (meant.words(), wanted.join(" "));
+    format!("{words} has no listener {wanted}: it has {}.", there.join(", "))
 }
 
 /// The hostnames that a listener takes a route for; or why it does not. Whether
@@ -153,7 +208,7 @@ fn takes(
     id: &RouteId,
     route: &RouteSpec,
     listener: &Listener<'_>,
-    gateway: &ObjectName,
+    owner: &ObjectName,
     index: &Index,
 ) -> Result<Vec<Hostname>, Fault> {
     let name = &listener.spec.name;
@@ -167,7 +222,7 @@ fn takes(
     let Some(allowed) = &listener.namespaces else {
         return not_allowed(format!("the namespace selector of listener {name} can't be read"));
     };
-    if !allowed.allow(namespace, gateway.namespace(), index) {
+    if !allowed.allow(namespace, owner.namespace(), index) {
         return not_allowed(format!(
             "allowedRoutes.namespaces of listener {name} does not allow namespace {namespace}"
         ));
@@ -203,7 +258,8 @@ fn common_hostnames(route: &RouteSpec, listener: &Listener<'_>) -> Result<Vec<Ho
     common.dedup();
     if common.is_empty() {
         let own = listener.spec.hostname.as_deref().unwrap_or("no hostname that can be used");
-        let why = format!("listener {} is for {own}, and none of its hostnames is", socket.name);
+        let why =
+            format!("listener {} is for {own}, and none of its hostnames is", listener.spec.name);
         return Err((reason::NO_MATCHING_LISTENER_HOSTNAME, why));
     }
     Ok(common)
@@ -212,8 +268,7 @@ fn common_hostnames(route: &RouteSpec, listener: &Listener<'_>) -> Result<Vec<Ho
 /// The route that was there first comes first.
 fn in_order(listener: &Listener<'_>, index: &Index) -> Vec<RouteId> {
     let attached = listener.attached.keys();
-    let mut known: Vec<_> =
-        attached.filter_map(|id| Some((id, index.routes().get(id)?))).collect();
+    let mut known: Vec<_> = attached.filter_map(|id| Some((id, index.routes().get(id)?))).collect();
     known.sort_by(|(id, route), (other_id, other)| route.before(id, other, other_id));
     known.into_iter().map(|(id, _)| id.clone()).collect()
 }

@@ -100,6 +100,20 @@ impl Walk {
         if !schema.list_map_keys.is_empty() {
             self.unique(&schema.list_map_keys, items);
         }
+        if schema.list_type.as_deref() == Some("set") {
+            self.different(items);
+        }
+    }
+
+    /// `x-kubernetes-list-type: set`
+    fn different(&mut self, items: &[Value]) {
+        for (index, item) in items.iter().enumerate() {
+            let mut earlier = items.iter().take(index);
+            if let Some(first) = earlier.position(|other| other == item) {
+                let reason = format!("is the same as item {first}: give each once");
+                self.at(Step::Index(index), |walk| walk.problem(reason));
+            }
+        }
     }
 
     /// `x-kubernetes-list-type: map`: the keys identify the item.
@@ -132,7 +146,7 @@ impl Walk {
             return self.problem(format!("has {length} characters: at most {most} are allowed"));
         }
         if !schema.choices.is_empty() && !schema.choices.iter().any(|choice| choice == text) {
-            return self.problem(format!("is {text:?}: use {}", schema.choices.join(" or ")));
+            return self.problem(format!("is {text:?}: use {}", choices(schema)));
         }
         if let Some(pattern) = &schema.pattern
             && !pattern.regex.is_match(text)
@@ -150,9 +164,19 @@ impl Walk {
             return self.problem(format!("is {number}: use a whole number"));
         }
         if !number.as_i64().is_some_and(|number| (least..=most).contains(&number)) {
-            self.problem(format!("is {number}: use {least} to {most}"));
+            return self.problem(format!("is {number}: use {least} to {most}"));
+        }
+        let is_chosen = |choice: &Value| choice.as_i64() == number.as_i64();
+        if !schema.choices.is_empty() && !schema.choices.iter().any(is_chosen) {
+            self.problem(format!("is {number}: use {}", choices(schema)));
         }
     }
+}
+
+fn choices(schema: &Schema) -> String {
+    let text = |choice: &Value| choice.as_str().map_or_else(|| choice.to_string(), str::to_owned);
+    let texts: Vec<_> = schema.choices.iter().map(text).collect();
+    texts.join(" or ")
 }
 
 fn mismatch(wanted: Type, found: &Value) -> String {

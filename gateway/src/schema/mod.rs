@@ -44,7 +44,7 @@ pub(crate) struct Schema {
     items: Option<Box<Schema>>,
     required: Vec<String>,
     #[serde(rename = "enum")]
-    choices: Vec<String>,
+    choices: Vec<serde_json::Value>,
     pattern: Option<Pattern>,
     min_length: Option<usize>,
     max_length: Option<usize>,
@@ -103,6 +103,7 @@ static CRDS: LazyLock<BTreeMap<Kind, Crd>> = LazyLock::new(|| {
     [
         (Kind::GatewayClass, include_str!("gatewayclasses.json")),
         (Kind::Gateway, include_str!("gateways.json")),
+        (Kind::ListenerSet, include_str!("listenersets.json")),
         (Kind::TcpRoute, include_str!("tcproutes.json")),
         (Kind::UdpRoute, include_str!("udproutes.json")),
         (Kind::HttpRoute, include_str!("httproutes.json")),

@@ -28,12 +28,16 @@ pub(crate) fn sample(schema: &Schema) -> Value {
             let items = schema.items.iter().map(|item| sample(item));
             Value::Array(items.collect())
         }
-        Some(Type::Integer) => json!(schema.minimum.unwrap_or(1)),
+        Some(Type::Integer) => match schema.choices.first() {
+            Some(choice) => choice.clone(),
+            None => json!(schema.minimum.unwrap_or(1)),
+        },
         Some(Type::Boolean) => json!(true),
         Some(Type::String) => match schema.choices.first() {
-            Some(choice) => json!(choice),
+            Some(choice) => choice.clone(),
             None => {
-                let candidates = ["x", "example.com/x", "TCP", "IPAddress"];
+                let candidates =
+                    ["x", "example.com/x", "TCP", "IPAddress", "1s", "https://example.com"];
                 let fits = |text: &&str| {
                     schema.pattern.as_ref().is_none_or(|pattern| pattern.regex.is_match(text))
                 };
@@ -59,7 +63,7 @@ fn visit<'a>(schema: &'a Schema, path: &Path, see: &mut dyn FnMut(&Path, &'a Sch
 
 /// A text of this length that fits the pattern, if there is one.
 fn text_of(schema: &Schema, length: usize) -> String {
-    let candidates = ["", "example.com/"].map(|start| format!("{start:x<length$}"));
+    let candidates = ["", "example.com/", "https://"].map(|start| format!("{start:x<length$}"));
     let fits =
         |text: &&String| schema.pattern.as_ref().is_none_or(|pattern| pattern.regex.is_match(text));
     candidates.iter().find(fits).unwrap().clone()
@@ -86,7 +90,7 @@ fn the_schemas_are_those_of_the_kinds() {
         assert_eq!((crd.group.as_str(), crd.kind.as_str()), (kind.group(), kind.name()));
         assert_eq!(crd.scope == "Namespaced", kind.is_namespaced());
     }
-    assert_eq!(CRDS.len(), 6);
+    assert_eq!(CRDS.len(), 9);
     assert_eq!(versions(Kind::TcpRoute), ["v1"]);
     assert_eq!(versions(Kind::ReferenceGrant), ["v1", "v1beta1"]);
 }
@@ -100,7 +104,7 @@ fn nothing_in_the_schemas_is_left_out() {
                 with_one_of.push(format!("{kind} {path}"));
             }
             assert!(matches!(schema.format.as_deref(), None | Some("int32")));
-            assert!(matches!(schema.list_type.as_deref(), None | Some("atomic" | "map")));
+            assert!(matches!(schema.list_type.as_deref(), None | Some("atomic" | "map" | "set")));
             assert!(matches!(schema.map_type.as_deref(), None | Some("atomic")));
             if let Some(pattern) = &schema.pattern {
                 assert!(words::of(&pattern.text).is_some(), "{path}: {}", pattern.text);
@@ -153,7 +157,9 @@ fn every_range_is_kept_at_both_ends() {
                 check(path, json!(""), false);
             }
             if let (Some(most), Some(item)) = (schema.max_items, &schema.items) {
-                check(path, vec![sample(item); most].into(), true);
+                if schema.list_type.as_deref() != Some("set") {
+                    check(path, vec![sample(item); most].into(), true);
+                }
                 check(path, vec![sample(item); most + 1].into(), false);
             }
             if schema.min_items.is_some() {
@@ -168,9 +174,10 @@ fn every_range_is_kept_at_both_ends() {
                 check(path, map(most + 1), false);
             }
             for choice in &schema.choices {
-                check(path, json!(choice), true);
+                check(path, choice.clone(), true);
             }
-            if !schema.choices.is_empty() || schema.pattern.is_some() {
+            let is_text = schema.kind == Some(Type::String);
+            if is_text && !schema.choices.is_empty() || schema.pattern.is_some() {
                 check(path, json!("?"), false);
             }
         });
@@ -190,7 +197,7 @@ fn every_required_field_is_required() {
                 let here = path.key(field);
                 assert!(problems.iter().any(|problem| problem.path == here), "{kind} {here}");
             }
-            if !schema.list_map_keys.is_empty() {
+            if !schema.list_map_keys.is_empty() || schema.list_type.as_deref() == Some("set") {
                 let item = sample(schema.items.as_ref().unwrap());
                 let problems = with(crd, path, json!([item, item]));
                 assert!(problems.iter().any(|p| p.path == path.index(1)), "{kind} {path}");

@@ -28,6 +28,11 @@ pub(super) fn of(pattern: &str) -> Option<&'static str> {
         r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" => {
             "letters, digits, '-', '_' and '.', with a letter or digit at both ends"
         }
+        r"^[A-Za-z0-9!#$%&'*+\-.^_\x60|~]+$" => "a header's name such as X-Name",
+        r"^([0-9]{1,5}(h|m|s|ms)){1,4}$" => "a time such as 10s",
+        r"(^\*$)|(^(http(s)?):\/\/(((\*\.)?([a-zA-Z0-9\-]+\.)*[a-zA-Z0-9-]+|\*)(:([0-9]{1,5}))?)$)" => {
+            "an origin such as https://www.example.com, or *"
+        }
         _ => return None,
     };
     Some(words)

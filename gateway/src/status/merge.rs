@@ -6,8 +6,9 @@ use crate::apis::{
     AddressPoolStatus, AddressPoolStatusNode, Condition, GatewayClassStatus,
     GatewayClassStatusSupportedFeatures, GatewayStatus, GatewayStatusAddresses,
     GatewayStatusListeners, GatewayStatusListenersSupportedKinds, HttpRouteStatus,
-    HttpRouteStatusParents, TcpRouteStatus, TcpRouteStatusParents, Time, TlsRouteStatus,
-    TlsRouteStatusParents, UdpRouteStatus, UdpRouteStatusParents,
+    HttpRouteStatusParents, ListenerSetStatus, ListenerSetStatusListeners,
+    ListenerSetStatusListenersSupportedKinds, TcpRouteStatus, TcpRouteStatusParents, Time,
+    TlsRouteStatus, TlsRouteStatusParents, UdpRouteStatus, UdpRouteStatusParents,
 };
 use crate::status::{self, RouteStatus, SUPPORTED_FEATURES};
 
@@ -88,7 +89,40 @@ pub fn gateway(
     });
     GatewayStatus {
         addresses: Some(addresses.collect()).filter(|addresses: &Vec<_>| !addresses.is_empty()),
-        attached_listener_sets: existing.attached_listener_sets,
+        attached_listener_sets: i32::try_from(wanted.attached_sets).ok().filter(|sets| *sets > 0),
+        conditions: Some(conditions(existing.conditions.as_deref(), &wanted.conditions, now)),
+        listeners: Some(listeners.collect()),
+    }
+}
+
+/// The status a ListenerSet should have. Equal to the one it has if there is
+/// nothing to write.
+pub fn listener_set(
+    existing: Option<&ListenerSetStatus>,
+    wanted: &status::SetStatus,
+    now: &Time,
+) -> ListenerSetStatus {
+    let existing = existing.cloned().unwrap_or_default();
+    let old_listeners = existing.listeners.unwrap_or_default();
+    let listeners = wanted.listeners.iter().map(|listener| {
+        let old = old_listeners.iter().find(|old| old.name == listener.name);
+        let old = old.map(|old| old.conditions.as_slice());
+        let kinds = listener.supported_kinds.iter();
+        ListenerSetStatusListeners {
+            attached_routes: i32::try_from(listener.attached_routes).unwrap_or(i32::MAX),
+            conditions: conditions(old, &listener.conditions, now),
+            name: listener.name.clone(),
+            supported_kinds: Some(
+                kinds
+                    .map(|kind| ListenerSetStatusListenersSupportedKinds {
+                        group: Some(GATEWAY_GROUP.to_owned()),
+                        kind: kind.to_string(),
+                    })
+                    .collect(),
+            ),
+        }
+    });
+    ListenerSetStatus {
         conditions: Some(conditions(existing.conditions.as_deref(), &wanted.conditions, now)),
         listeners: Some(listeners.collect()),
     }
@@ -314,6 +348,7 @@ mod tests {
                 attached_routes: 2,
                 conditions: vec![accepted(true, 1)],
             }],
+            attached_sets: 2,
         };
         let first = gateway(None, &wanted, &early());
         let address = &first.addresses.as_ref().unwrap()[0];
@@ -321,6 +356,7 @@ mod tests {
         assert_eq!(address.value, "2001:db8::1");
         let listener = &first.listeners.as_ref().unwrap()[0];
         assert_eq!(listener.attached_routes, 2);
+        assert_eq!(first.attached_listener_sets, Some(2));
         let kind = &listener.supported_kinds.as_ref().unwrap()[0];
         assert_eq!(kind.group.as_deref(), Some("gateway.networking.k8s.io"));
         assert_eq!(kind.kind, "TCPRoute");

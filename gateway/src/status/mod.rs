@@ -13,7 +13,7 @@ use crate::plain::plain;
 use crate::route::ParentRef;
 
 pub use merge::{
-    address_pool, gateway, gateway_class, http_route, tcp_route, tls_route, udp_route,
+    address_pool, gateway, gateway_class, http_route, listener_set, tcp_route, tls_route, udp_route,
 };
 
 /// The features of Gateway API that work today, sorted by name as
@@ -27,6 +27,8 @@ pub struct Statuses {
     pub classes: BTreeMap<String, ClassStatus>,
     /// Gateways of these classes.
     pub gateways: BTreeMap<ObjectName, GatewayStatus>,
+    /// ListenerSets of these Gateways.
+    pub sets: BTreeMap<ObjectName, SetStatus>,
     /// Routes that refer to these Gateways.
     pub routes: BTreeMap<RouteId, RouteStatus>,
     /// All AddressPools.
@@ -61,6 +63,18 @@ pub struct GatewayStatus {
     /// Accepted, Programmed.
     pub conditions: Vec<Condition>,
     /// One for each listener, in the order of the spec.
+    pub listeners: Vec<ListenerStatus>,
+    /// How many accepted ListenerSets it has.
+    pub attached_sets: usize,
+}
+
+/// The status of a ListenerSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetStatus {
+    /// Accepted, Programmed.
+    pub conditions: Vec<Condition>,
+    /// One for each listener, in the order of the spec; none if it is not
+    /// allowed.
     pub listeners: Vec<ListenerStatus>,
 }
 
@@ -207,6 +221,12 @@ pub mod reason {
     pub const NO_NODE: &str = "NoNodeServes";
     /// Two pools have addresses in common. (Gateway API has no pools.)
     pub const OVERLAPS: &str = "Overlaps";
+    /// The Gateway does not let the ListenerSet in.
+    pub const NOT_ALLOWED: &str = "NotAllowed";
+    /// The Gateway of the ListenerSet is not accepted.
+    pub const PARENT_NOT_ACCEPTED: &str = "ParentNotAccepted";
+    /// The Gateway of the ListenerSet is not programmed.
+    pub const PARENT_NOT_PROGRAMMED: &str = "ParentNotProgrammed";
     /// The protocol is not served.
     pub const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
     /// The value of a field is not supported.

@@ -12,10 +12,17 @@ pub(super) fn rules(spec: &GatewaySpec) -> Vec<Problem> {
     let mut problems = Vec::new();
     addresses(spec, &mut problems);
     infrastructure(spec, &mut problems);
-    for (index, listener) in spec.listeners.iter().enumerate() {
+    problems.extend(listeners(&spec.listeners));
+    problems
+}
+
+/// The same of listeners, those of a ListenerSet too.
+pub(super) fn listeners(listeners: &[GatewayListeners]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (index, listener) in listeners.iter().enumerate() {
         one_listener(listener, &Path::of("spec").key("listeners").index(index), &mut problems);
     }
-    distinct_listeners(&spec.listeners, &mut problems);
+    distinct_listeners(listeners, &mut problems);
     problems
 }
 

@@ -112,6 +112,7 @@ fn read(kind: Kind, value: Value) -> Result<Object, Vec<Problem>> {
         Kind::Namespace => Object::Namespace(decode(value)?),
         Kind::GatewayClass => Object::GatewayClass(decode(value)?),
         Kind::Gateway => Object::Gateway(decode(value)?),
+        Kind::ListenerSet => Object::ListenerSet(decode(value)?),
         Kind::TcpRoute => Object::TcpRoute(decode(value)?),
         Kind::UdpRoute => Object::UdpRoute(decode(value)?),
         Kind::HttpRoute => Object::HttpRoute(decode(value)?),
@@ -128,6 +129,7 @@ fn read(kind: Kind, value: Value) -> Result<Object, Vec<Problem>> {
 fn rules(object: &mut Object) -> Vec<Problem> {
     match object {
         Object::Gateway(gateway) => gateway::rules(&gateway.spec),
+        Object::ListenerSet(set) => gateway::listeners(&crate::set::listeners(&set.spec)),
         Object::TcpRoute(route) => route::rules(&RouteSpec::from(&route.spec)),
         Object::UdpRoute(route) => route::rules(&RouteSpec::from(&route.spec)),
         Object::HttpRoute(route) => route::rules(&RouteSpec::from(&route.spec)),
@@ -158,6 +160,12 @@ mod tests {
             let back = match object {
                 Object::GatewayClass(object) => serde_json::to_value(object.spec),
                 Object::Gateway(object) => serde_json::to_value(object.spec),
+                Object::ListenerSet(object) => {
+                    let listeners = serde_json::to_value(&object.spec.listeners).unwrap();
+                    let kept = crate::set::listeners(&object.spec);
+                    assert_eq!(serde_json::to_value(kept).unwrap(), listeners);
+                    serde_json::to_value(object.spec)
+                }
                 Object::TcpRoute(object) => serde_json::to_value(object.spec),
                 Object::UdpRoute(object) => serde_json::to_value(object.spec),
                 Object::HttpRoute(object) => serde_json::to_value(object.spec),

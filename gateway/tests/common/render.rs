@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use blixt_gateway::status::Condition;
+use blixt_gateway::status::{Condition, ListenerStatus};
 use blixt_gateway::{Compiled, ParentRef, Refusal, Statuses, Warning};
 use blixt_model::{
     Affinity, Backend, Endpoint, EndpointState, Snapshot, StreamKind, StreamListener, StreamTls,
@@ -72,8 +72,11 @@ fn stream_listener(text: &mut String, listener: &StreamListener, snapshot: &Snap
     writeln!(text, "    {} for {hostname}{tls}", listener.name).unwrap();
     for route in &listener.routes {
         let hostnames: Vec<_> = route.hostnames.iter().map(ToString::to_string).collect();
-        let hostnames =
-            if hostnames.is_empty() { String::new() } else { format!(" for {}", hostnames.join(", ")) };
+        let hostnames = if hostnames.is_empty() {
+            String::new()
+        } else {
+            format!(" for {}", hostnames.join(", "))
+        };
         writeln!(text, "      <- {}{hostnames}", route.route).unwrap();
         for backend in &route.backends {
             writeln!(text, "        {}", target(backend, snapshot)).unwrap();
@@ -98,7 +101,7 @@ fn place(endpoint: &Endpoint) -> String {
 }
 
 pub(crate) fn statuses(compiled: &Compiled) -> String {
-    let Statuses { classes, gateways, routes, pools } = &compiled.status;
+    let Statuses { classes, gateways, sets, routes, pools } = &compiled.status;
     let mut text = String::new();
     for (name, class) in classes {
         writeln!(text, "GatewayClass {name}").unwrap();
@@ -112,12 +115,15 @@ pub(crate) fn statuses(compiled: &Compiled) -> String {
         let addresses: Vec<_> = gateway.addresses.iter().map(ToString::to_string).collect();
         writeln!(text, "Gateway {name} [{}]", addresses.join(", ")).unwrap();
         conditions(&mut text, "  ", &gateway.conditions);
-        for listener in &gateway.listeners {
-            let kinds: Vec<_> = listener.supported_kinds.iter().map(ToString::to_string).collect();
-            let (name, attached) = (&listener.name, listener.attached_routes);
-            writeln!(text, "  listener {name} [{}], routes: {attached}", kinds.join(", ")).unwrap();
-            conditions(&mut text, "    ", &listener.conditions);
+        if gateway.attached_sets > 0 {
+            writeln!(text, "  ListenerSets: {}", gateway.attached_sets).unwrap();
         }
+        listeners(&mut text, &gateway.listeners);
+    }
+    for (name, set) in sets {
+        writeln!(text, "ListenerSet {name}").unwrap();
+        conditions(&mut text, "  ", &set.conditions);
+        listeners(&mut text, &set.listeners);
     }
     for (id, route) in routes {
         writeln!(text, "{id}").unwrap();
@@ -127,6 +133,15 @@ pub(crate) fn statuses(compiled: &Compiled) -> String {
         }
     }
     text
+}
+
+fn listeners(text: &mut String, listeners: &[ListenerStatus]) {
+    for listener in listeners {
+        let kinds: Vec<_> = listener.supported_kinds.iter().map(ToString::to_string).collect();
+        let (name, attached) = (&listener.name, listener.attached_routes);
+        writeln!(text, "  listener {name} [{}], routes: {attached}", kinds.join(", ")).unwrap();
+        conditions(text, "    ", &listener.conditions);
+    }
 }
 
 /// Only what is written in it.

@@ -3,8 +3,8 @@
 
 use blixt_gateway::Object;
 use blixt_gateway::apis::{
-    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, Namespace, ReferenceGrant, Secret,
-    Service, TcpRoute, TlsRoute, UdpRoute,
+    AddressPool, EndpointSlice, Gateway, GatewayClass, HttpRoute, ListenerSet, Namespace,
+    ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -23,6 +23,7 @@ pub(crate) fn any() -> impl Strategy<Value = Value> {
     let odd = prop_oneof![
         4 => class(),
         8 => gateway(),
+        3 => listener_set(),
         8 => route(),
         4 => grant(),
         2 => secret(),
@@ -50,6 +51,7 @@ pub(crate) fn read(value: Value) -> Option<Object> {
         "Gateway" => of::<Gateway>(value),
         "TCPRoute" => of::<TcpRoute>(value),
         "UDPRoute" => of::<UdpRoute>(value),
+        "ListenerSet" => of::<ListenerSet>(value),
         "HTTPRoute" => of::<HttpRoute>(value),
         "TLSRoute" => of::<TlsRoute>(value),
         "Secret" => of::<Secret>(value),
@@ -130,11 +132,39 @@ fn gateway() -> BoxedStrategy<Value> {
     let address = mostly(good, odd);
     let addresses = prop::collection::vec(address, 0..3);
     let listeners = prop::collection::vec(listener(), 1..4);
-    (metadata(), name(), addresses, listeners)
-        .prop_map(|(metadata, class, addresses, listeners)| {
+    let good = vec![json!(null), json!({"namespaces": {"from": "All"}})];
+    let odd = vec![
+        json!({}),
+        json!({"namespaces": {"from": "Same"}}),
+        json!({"namespaces": {"from": "None"}}),
+        json!({"namespaces": {"from": "Selector"}}),
+        json!({"namespaces": {"from": "Selector", "selector": {"matchLabels": {"tier": "web"}}}}),
+    ];
+    (metadata(), name(), addresses, listeners, mostly(good, odd))
+        .prop_map(|(metadata, class, addresses, listeners, sets)| {
             json!({
                 "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": metadata,
-                "spec": {"gatewayClassName": class, "addresses": addresses, "listeners": listeners}
+                "spec": {
+                    "gatewayClassName": class, "addresses": addresses, "listeners": listeners,
+                    "allowedListeners": sets
+                }
+            })
+        })
+        .boxed()
+}
+
+fn listener_set() -> BoxedStrategy<Value> {
+    let kind = mostly(vec![json!(null), json!("Gateway")], vec![json!("Service")]);
+    let listeners = prop::collection::vec(listener(), 1..4);
+    (metadata(), kind, optional(namespace_name()), name(), listeners)
+        .prop_map(|(metadata, kind, namespace, name, listeners)| {
+            json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "ListenerSet",
+                "metadata": metadata,
+                "spec": {
+                    "parentRef": {"kind": kind, "namespace": namespace, "name": name},
+                    "listeners": listeners
+                }
             })
         })
         .boxed()
@@ -178,9 +208,9 @@ fn tls() -> impl Strategy<Value = Value> {
         optional(namespace_name()),
         name(),
     )
-        .prop_map(|(kind, namespace, name)| {
-            json!({"kind": kind, "namespace": namespace, "name": name})
-        });
+        .prop_map(
+            |(kind, namespace, name)| json!({"kind": kind, "namespace": namespace, "name": name}),
+        );
     let mode = select(vec![json!(null), json!("Terminate"), json!("Passthrough")]);
     let options = mostly(vec![json!(null)], vec![json!({"example.com/x": "y"})]);
     (mode, prop::collection::vec(reference, 0..3), options).prop_map(
@@ -206,7 +236,7 @@ fn secret() -> impl Strategy<Value = Value> {
 fn route() -> BoxedStrategy<Value> {
     let parent = (
         mostly(vec![json!(null), json!(GROUP)], vec![json!("")]),
-        mostly(vec![json!(null), json!("Gateway")], vec![json!("Service")]),
+        mostly(vec![json!(null), json!("Gateway")], vec![json!("Service"), json!("ListenerSet")]),
         optional(namespace_name()),
         name(),
         optional(name()),
@@ -252,10 +282,11 @@ fn route() -> BoxedStrategy<Value> {
 }
 
 fn grant() -> impl Strategy<Value = Value> {
-    let kind = select(vec!["TCPRoute", "UDPRoute", "HTTPRoute", "TLSRoute", "Gateway"]);
+    let kind =
+        select(vec!["TCPRoute", "UDPRoute", "HTTPRoute", "TLSRoute", "Gateway", "ListenerSet"]);
     (metadata(), kind, namespace_name(), optional(name())).prop_map(
         |(metadata, kind, from, name)| {
-            let to = if kind == "Gateway" { "Secret" } else { "Service" };
+            let to = if matches!(kind, "Gateway" | "ListenerSet") { "Secret" } else { "Service" };
             json!({
                 "apiVersion": "gateway.networking.k8s.io/v1", "kind": "ReferenceGrant",
                 "metadata": metadata,
