@@ -9,11 +9,12 @@ const FILES: [&str; 2] = ["blixt/v1alpha1/local.proto", "blixt/sync/v1alpha1/syn
 
 /// Enumerations are numbers on the wire and in the generated structs; in JSON
 /// they are words.
-const ENUM_FIELDS: [(&str, &str); 14] = [
+const ENUM_FIELDS: [(&str, &str); 15] = [
     ("Interface.state", "interface_state"),
     ("Interface.xdp_mode", "xdp_mode"),
     ("Queue.mode", "bind_mode"),
     ("Listener.protocol", "protocol"),
+    ("Listener.stream", "stream_kind"),
     ("Backend.affinity", "affinity"),
     ("Endpoint.state", "endpoint_state"),
     ("Counter.kind", "counter_kind"),

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blixt_dataplane::AddressRole;
 use blixt_dataplane::address::to_ip;
-use blixt_gateway::{Programming, Refusal, Update, Warning};
+use blixt_dataplane::{AddressRole, Tables};
+use blixt_gateway::{Kind, ObjectKey, Programming, Refusal, Update, Warning};
 use blixt_model::{Generation, ObjectName, Snapshot};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
@@ -23,6 +23,7 @@ use crate::interfaces::{Links, Shown};
 use crate::kernel::Mirror;
 use crate::run::RunError;
 use crate::state::{ControlState, ControllerState, InterfaceState, LinkState, State};
+use crate::streams::{self, StreamServer};
 use crate::sync::{Pushed, Wish};
 use crate::tables::TablesWriter;
 use crate::wanted::Wanted;
@@ -82,6 +83,9 @@ pub struct Control {
     awaited: Vec<String>,
     /// What it asks for that this node can't do.
     unusable: Vec<Unusable>,
+    streams: StreamServer,
+    /// Their ports, as far as the XDP program lets packets to them pass.
+    passed: BTreeSet<SocketAddr>,
 }
 
 /// When a worker was last seen to move.
@@ -102,6 +106,7 @@ impl Control {
         mirror: Mirror,
         state: Arc<State>,
         host: Option<Arc<HostPath>>,
+        streams: StreamServer,
     ) -> Self {
         let pulses = workers.iter().map(|_| Pulse { beats: 0, at: Instant::now() }).collect();
         Self {
@@ -125,6 +130,8 @@ impl Control {
             host,
             awaited: Vec::new(),
             unusable: Vec::new(),
+            streams,
+            passed: BTreeSet::new(),
         }
     }
 
@@ -174,6 +181,7 @@ impl Control {
                 update = next(&mut manifests) => self.read(update),
                 () = changed(&mut self.pushed) => self.take_wish(),
                 Some(shown) = self.interfaces.changed() => self.note_interfaces(&shown),
+                () = self.streams.changed() => self.note_streams(),
                 // Addresses of the node decide which VIPs can be used.
                 Ok(()) = self.mirror.view.changed() => self.compile(),
             }
@@ -189,9 +197,10 @@ impl Control {
             ..ControlState::clone(control)
         });
         self.hand_over().await;
-        if let Err(error) = self.map.set(&BTreeMap::new()) {
+        if let Err(error) = self.map.set(&BTreeMap::new(), &BTreeSet::new()) {
             warn!("{error}; detaching nevertheless");
         }
+        self.streams.stop().await;
         self.interfaces.detach().await;
     }
 
@@ -210,6 +219,7 @@ impl Control {
         if let Err(why) = self.tables.apply_again(&last) {
             warn!("the VIPs are answered for until the end: {why}");
         }
+        self.want_streams();
         self.wake_workers();
         sleep(HANDOVER).await;
     }
@@ -239,6 +249,9 @@ impl Control {
         let wanted = self.pushed.as_mut().and_then(Pushed::wanted);
         if let Some(wish) = wanted {
             self.fulfil(wish);
+        } else if self.pushed.is_some() {
+            // Certificates may be new.
+            self.want_streams();
         }
         self.show();
     }
@@ -282,6 +295,7 @@ impl Control {
         if let Err(why) = self.tables.apply_again(&last) {
             error!("the last tables stay as they are: {why}");
         }
+        self.want_streams();
         self.wake_workers();
         self.map_by.get_or_insert_with(|| Instant::now() + ADOPTED);
     }
@@ -357,6 +371,7 @@ impl Control {
                 self.tables.set_maglev(maglev);
             }
         }
+        self.want_streams();
         self.wake_workers();
         self.map_by.get_or_insert_with(|| Instant::now() + ADOPTED);
         applied
@@ -389,16 +404,59 @@ impl Control {
 
     /// How far this node is with a Gateway.
     fn programming(&self, name: &ObjectName) -> Programming {
-        let mut gateways = self.wanted.snapshot().gateways().iter();
-        let streams = gateways.any(|gateway| gateway.name == *name && !gateway.streams.is_empty());
         match &self.unmapped {
             Some(reason) => self.tables.refusal(reason.clone()),
-            None if streams => {
-                let why = "HTTP, HTTPS and TLS listeners are not served yet: remove them";
-                self.tables.refusal(why.to_owned())
-            }
-            None => self.tables.programming(self.wanted.snapshot(), name),
+            None => match self.tables.programming(self.wanted.snapshot(), name) {
+                Programming::Applied => self.streaming(name),
+                other => other,
+            },
         }
+    }
+
+    /// How far it is with the streams of one whose tables are in force.
+    fn streaming(&self, name: &ObjectName) -> Programming {
+        let mut gateways = self.wanted.snapshot().gateways().iter();
+        let gateway = gateways.find(|gateway| gateway.name == *name);
+        match gateway.map(|gateway| self.streams.shown().of(gateway, &self.passed)) {
+            None | Some(Some(Ok(()))) => Programming::Applied,
+            Some(Some(Err(why))) => self.tables.refusal(why),
+            Some(None) => Programming::Pending,
+        }
+    }
+
+    /// Has streams served by what is in force, with the certificates that are here.
+    fn want_streams(&self) {
+        self.streams.want(streams::Wish {
+            applied: self.state.applied.load_full(),
+            tables: self.state.published.tables.load_full(),
+            certificates: match &self.pushed {
+                Some(pushed) => pushed.certificates(),
+                None => self.wanted.certificates(),
+            },
+        });
+    }
+
+    /// Streams are farther, or something of theirs is in trouble.
+    fn note_streams(&mut self) {
+        // Else that is waited for, and comes.
+        if self.map_by.is_none() {
+            self.map_addresses();
+        }
+        self.report();
+        self.compile();
+    }
+
+    /// Whether nothing of the newest tables' streams is left to do.
+    fn streams_are_settled(&self) -> bool {
+        let tables = self.state.published.tables.load();
+        self.streams.shown().generation == tables.generation()
+            && self.passed == self.stream_ports(&tables)
+    }
+
+    /// The ports of streams that are served, and wanted still.
+    fn stream_ports(&self, tables: &Tables) -> BTreeSet<SocketAddr> {
+        let served = self.streams.shown().served;
+        tables.stream_ports().filter(|port| served.contains(port)).collect()
     }
 
     /// Why Gateways can't have some addresses.
@@ -430,14 +488,15 @@ impl Control {
         let answered: BTreeSet<_> =
             ours.filter(|&address| tables.is_answered_for(address)).map(to_ip).collect();
         let news = !answered.is_subset(&self.answered);
-        if wanted == self.addresses && self.unmapped.is_none() {
+        let passed = self.stream_ports(&tables);
+        if wanted == self.addresses && passed == self.passed && self.unmapped.is_none() {
             self.answered = answered;
             if news {
                 self.announce();
             }
             return;
         }
-        match self.map.set(&wanted) {
+        match self.map.set(&wanted, &passed) {
             Ok(_) => {
                 self.unmapped = None;
                 // No neighbour asks for those of the host path.
@@ -451,6 +510,7 @@ impl Control {
                     host.lead(vips.map(|(vip, _)| *vip).collect());
                 }
                 self.addresses = wanted;
+                self.passed = passed;
                 self.answered = answered;
                 if news {
                     self.announce();
@@ -506,9 +566,10 @@ impl Control {
     fn report(&mut self) {
         if !self.tables.is_pending()
             && self.map_by.is_none()
+            && (self.streams_are_settled() || self.unmapped.is_some())
             && let Some(pushed) = &mut self.pushed
         {
-            pushed.adopted(self.unmapped.as_ref());
+            pushed.adopted(self.unmapped.as_ref(), &self.streams.shown().troubles);
         }
     }
 
@@ -538,7 +599,7 @@ impl Control {
             self.map_addresses();
             self.report();
         }
-        self.tables.reclaim();
+        self.tables.reclaim(self.streams.oldest_tables());
         self.show();
         Ok(())
     }
@@ -642,7 +703,12 @@ impl Control {
             Some(_) => Vec::new(),
             None => families::missing(self.wanted.snapshot(), self.tables.snat_addresses()),
         };
-        self.wanted.warnings().iter().cloned().chain(missing).collect()
+        let streams = self.streams.shown().troubles.into_iter().map(|(gateway, message)| {
+            let namespace = Some(gateway.namespace().to_owned());
+            let name = gateway.name().to_owned();
+            Warning { object: ObjectKey { kind: Kind::Gateway, namespace, name }, message }
+        });
+        self.wanted.warnings().iter().cloned().chain(missing).chain(streams).collect()
     }
 
     /// What keeps packets from going through the node's kernel.

@@ -37,6 +37,7 @@ use crate::offloads::{Offloads, StateDirError};
 use crate::preflight::{self, Lack};
 use crate::settle::{self, Settled, settle};
 use crate::state::{ControlState, HostPathState, State, WorkerState};
+use crate::streams::{Running, StreamServer};
 use crate::sync::{self, Pushed, Sync};
 use crate::tables::TablesWriter;
 use crate::wanted;
@@ -212,7 +213,12 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     };
     let node = settings.node_name.clone().unwrap_or_else(preflight::node_name);
     let tables = TablesWriter::new(Arc::clone(&published), options, node);
-    let state = Arc::new(state(&settings, memory, &workers, &published, &tables, host.as_deref()));
+    let streams = StreamServer::start(Arc::clone(&published), settings.interfaces.clone());
+    let state = State {
+        streams: streams.running(),
+        ..state(&settings, memory, &workers, &published, &tables, host.as_deref())
+    };
+    let state = Arc::new(state);
     let mut servers = Servers::start(http, socket, &state, &workers);
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -256,8 +262,9 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     }
     let links = Links::start(&interfaces, means, mirror.view.clone())
         .map_err(|source| RunError::System { what: "a thread for the interfaces", source })?;
+    let workers_too = Arc::clone(&workers);
     let mut control =
-        Control::new(settings, links, addresses, tables, Arc::clone(&workers), mirror, state, host);
+        Control::new(settings, links, addresses, tables, workers_too, mirror, state, host, streams);
     let served = async {
         let changes = match source {
             Opened::Files(objects) => {
@@ -467,6 +474,7 @@ fn state(
             .collect(),
         published: Arc::clone(published),
         applied: tables.applied(),
+        streams: Running::default(),
         control: ArcSwap::from_pointee(starting),
     }
 }

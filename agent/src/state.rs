@@ -17,6 +17,7 @@ use blixt_model::Generation;
 use crate::configured::Unusable;
 use crate::hostpath::Addresses;
 use crate::memory::Memory;
+use crate::streams::Running;
 use crate::sync::Reach;
 use crate::tables::Applied;
 use crate::traffic::Counted;
@@ -46,6 +47,8 @@ pub struct State {
     pub published: Arc<Published>,
     /// What is in force.
     pub applied: Arc<ArcSwap<Applied>>,
+    /// The streams, once there are any.
+    pub streams: Running,
     /// All that the control thread knows.
     pub control: ArcSwap<ControlState>,
 }
@@ -170,7 +173,7 @@ impl State {
     /// `read`, since what it borrows may be replaced at any time.
     pub fn counted<T>(&self, read: impl FnOnce(Counted<'_>) -> T) -> T {
         let applied = self.applied.load_full();
-        let stats = self.published.stats.iter().map(Shared::load_full).collect();
+        let stats = self.published.all_stats().map(Shared::load_full).collect();
         read(Counted { applied: &applied, stats })
     }
 
@@ -291,6 +294,7 @@ pub(crate) mod tests {
             workers: vec![WorkerState { core: Some(1), status }],
             applied: tables.applied(),
             published,
+            streams: Running::default(),
             control: ArcSwap::from_pointee(control),
         }
     }

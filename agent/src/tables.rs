@@ -134,7 +134,7 @@ impl TablesWriter {
 
     /// Room for every slot, before there are tables that name it.
     fn grow_stats(&self) {
-        for stats in &self.published.stats {
+        for stats in self.published.all_stats() {
             let room = stats.load().room();
             if room < self.slots.capacity() {
                 stats.publish(stats.load().grown_to(self.slots.capacity()));
@@ -181,13 +181,14 @@ impl TablesWriter {
     }
 
     /// Frees slots that nothing uses any more, and what has been replaced. Call
-    /// it now and then.
-    pub fn reclaim(&mut self) {
+    /// it now and then. `oldest` are the oldest tables that somebody else than a
+    /// worker looks at.
+    pub fn reclaim(&mut self, oldest: Generation) {
         self.published.reclaim_tables();
-        let stats: Vec<_> = self.published.stats.iter().map(Shared::load_full).collect();
+        let stats: Vec<_> = self.published.all_stats().map(Shared::load_full).collect();
         let is_idle =
             |slot| stats.iter().filter_map(|stats| stats.slot(slot)).all(SlotCounters::is_idle);
-        for slot in self.slots.reclaim(self.adopted, is_idle) {
+        for slot in self.slots.reclaim(self.adopted.min(oldest), is_idle) {
             for stats in &stats {
                 stats.clear(slot);
             }
@@ -303,13 +304,20 @@ mod tests {
 
         writer.apply(&snapshot(2, &[1], 1)).unwrap();
         writer.adopted(Generation(2));
-        writer.reclaim();
+        writer.reclaim(Generation(2));
         writer.apply(&snapshot(3, &[1, 3], 1)).unwrap();
         assert_ne!(endpoint(&writer, 3), Some(gone), "a flow still counts on it");
 
         stats.slot(gone).unwrap().active_flows.sub(1);
         writer.adopted(Generation(3));
-        writer.reclaim();
+        writer.reclaim(Generation(1));
+        assert_eq!(stats.slot(gone).unwrap().flows.value(), 1, "a stream may choose it");
+        let streams = writer.published.streams.load_full();
+        streams.slot(gone).unwrap().active_flows.add_shared(1);
+        writer.reclaim(Generation(3));
+        assert_eq!(stats.slot(gone).unwrap().flows.value(), 1, "a stream counts on it");
+        streams.slot(gone).unwrap().active_flows.sub_shared(1);
+        writer.reclaim(Generation(3));
         assert_eq!(stats.slot(gone).unwrap().flows.value(), 0);
         writer.apply(&snapshot(4, &[1, 3, 4], 1)).unwrap();
         assert_eq!(endpoint(&writer, 4), Some(gone));

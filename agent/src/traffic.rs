@@ -6,7 +6,10 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use blixt_dataplane::{SlotOwner, SlotStats};
-use blixt_model::{Endpoint, Gateway, Listener, ListenerId, ServicePort, ServicePortId, Target};
+use blixt_model::{
+    Backend, Endpoint, Gateway, Listener, ListenerId, RouteId, ServicePort, ServicePortId,
+    StreamListener, Target,
+};
 
 use crate::tables::Applied;
 
@@ -41,12 +44,16 @@ impl AddAssign for Traffic {
     }
 }
 
+/// References to the same target are told apart by counting them, as
+/// `Tables::compile` does.
+type Occurrences = BTreeMap<(Option<RouteId>, Option<ServicePortId>), u32>;
+
 /// The counters at one moment.
 #[derive(Debug)]
 pub struct Counted<'a> {
     /// What is in force.
     pub applied: &'a Applied,
-    /// Each worker's counters.
+    /// Each worker's counters, and those of streams.
     pub stats: Vec<Arc<SlotStats>>,
 }
 
@@ -54,18 +61,39 @@ impl Counted<'_> {
     /// For each backendRef of a listener, in its order.
     pub fn backends(&self, gateway: &Gateway, listener: &Listener) -> Vec<Traffic> {
         let id = ListenerId { gateway: gateway.name.clone(), listener: listener.name.clone() };
-        // References to the same target are told apart by counting them, as
-        // `Tables::compile` does.
-        let mut occurrences: BTreeMap<Option<ServicePortId>, u32> = BTreeMap::new();
-        let backends = listener.backends.iter().map(|backend| {
+        self.of_backends(&id, None, &listener.backends, &mut Occurrences::new())
+    }
+
+    /// For each backendRef of each route of a stream's listener, in their order.
+    pub fn routes(&self, gateway: &Gateway, listener: &StreamListener) -> Vec<Vec<Traffic>> {
+        let id = ListenerId { gateway: gateway.name.clone(), listener: listener.name.clone() };
+        let mut occurrences = Occurrences::new();
+        let routes = listener.routes.iter().map(|route| {
+            self.of_backends(&id, Some(&route.route), &route.backends, &mut occurrences)
+        });
+        routes.collect()
+    }
+
+    fn of_backends(
+        &self,
+        listener: &ListenerId,
+        route: Option<&RouteId>,
+        backends: &[Backend],
+        occurrences: &mut Occurrences,
+    ) -> Vec<Traffic> {
+        let backends = backends.iter().map(|backend| {
             let service = match backend.target {
                 Target::Service(index) => self.applied.snapshot.service(index),
                 Target::Rejected(_) => None,
             };
             let service = service.map(|service| service.id.clone());
-            let occurrence = occurrences.entry(service.clone()).or_default();
-            let owner =
-                SlotOwner::Backend { listener: id.clone(), service, occurrence: *occurrence };
+            let occurrence = occurrences.entry((route.cloned(), service.clone())).or_default();
+            let owner = SlotOwner::Backend {
+                listener: listener.clone(),
+                route: route.cloned(),
+                service,
+                occurrence: *occurrence,
+            };
             *occurrence += 1;
             self.of(&owner)
         });

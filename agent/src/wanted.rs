@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use blixt_gateway::{
     CONTROLLER_NAME, Compiled, CrdVersion, Environment, Index, Programming, Refusal, SEED,
@@ -13,11 +14,15 @@ use blixt_gateway::{
 use blixt_model::{Generation, ObjectName, Settings, Snapshot};
 use tracing::{error, info, warn};
 
+use crate::streams::Certificates;
+
 /// The wanted state, as it follows from the manifests.
 #[derive(Debug)]
 pub struct Wanted {
     index: Index,
     snapshot: Snapshot,
+    /// What it ends TLS with.
+    certificates: Certificates,
     /// Who has an address keeps it.
     assigned: BTreeMap<ObjectName, Vec<IpAddr>>,
     statuses: Statuses,
@@ -31,6 +36,7 @@ impl Default for Wanted {
         Self {
             index: Index::default(),
             snapshot: Snapshot::empty(Generation::default()),
+            certificates: Certificates::default(),
             assigned: BTreeMap::new(),
             statuses: Statuses::default(),
             refusals: Vec::new(),
@@ -96,6 +102,10 @@ impl Wanted {
         let first = self.snapshot.generation() == Generation::default();
         let changed = first || !self.snapshot.same_wishes(&compiled.snapshot);
         if changed {
+            let certificates = compiled.certificates.into_iter();
+            let certificates = certificates.map(|one| (one.id.clone(), Arc::new(one))).collect();
+            // What they are called is part of the snapshot.
+            self.certificates = Arc::new(certificates);
             self.snapshot = compiled.snapshot;
         }
         changed
@@ -110,6 +120,11 @@ impl Wanted {
     /// The newest snapshot.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// The certificates that it names.
+    pub fn certificates(&self) -> Certificates {
+        self.certificates.clone()
     }
 
     /// What became of each object.

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use blixt_dataplane::{Share, Tables};
-use blixt_model::{Backend, Endpoint, Gateway, Listener, ServicePort, Snapshot, Target};
+use blixt_model::{
+    Backend, Endpoint, Gateway, Listener, ServicePort, Snapshot, Stream, StreamListener, StreamTls,
+    Target,
+};
 
 use crate::v1alpha1;
 
@@ -13,6 +16,9 @@ use crate::v1alpha1;
 pub trait Traffic {
     /// For each backendRef of a listener, in its order.
     fn backends(&self, gateway: &Gateway, listener: &Listener) -> Vec<v1alpha1::Traffic>;
+
+    /// For each backendRef of each route of a stream's listener, in their order.
+    fn routes(&self, gateway: &Gateway, listener: &StreamListener) -> Vec<Vec<v1alpha1::Traffic>>;
 
     /// For one endpoint.
     fn endpoint(&self, service: &ServicePort, endpoint: &Endpoint) -> v1alpha1::Traffic;
@@ -26,11 +32,12 @@ pub fn listeners(
     traffic: Option<&dyn Traffic>,
 ) -> Vec<v1alpha1::Listener> {
     let told = Told { snapshot, tables, traffic };
-    let gateways = snapshot.gateways().iter();
-    gateways
-        .flat_map(|gateway| gateway.listeners.iter().map(move |listener| (gateway, listener)))
-        .map(|(gateway, listener)| told.listener(gateway, listener))
-        .collect()
+    let mut all = Vec::new();
+    for gateway in snapshot.gateways() {
+        all.extend(gateway.listeners.iter().map(|listener| told.listener(gateway, listener)));
+        all.extend(gateway.streams.iter().flat_map(|stream| told.stream(gateway, stream)));
+    }
+    all
 }
 
 struct Told<'a> {
@@ -42,8 +49,6 @@ struct Told<'a> {
 impl Told<'_> {
     fn listener(&self, gateway: &Gateway, listener: &Listener) -> v1alpha1::Listener {
         let each = self.traffic.map(|traffic| traffic.backends(gateway, listener));
-        let weights =
-            listener.backends.iter().map(|backend| u64::from(backend.weight.number())).sum();
         let shares = self.shares(gateway, listener);
         let protocol: v1alpha1::Protocol = listener.protocol.into();
         v1alpha1::Listener {
@@ -54,17 +59,81 @@ impl Told<'_> {
             port: listener.port.number().into(),
             route: listener.route.as_ref().map(Into::into),
             traffic: each.as_ref().map(|each| sum(each)),
-            backends: listener
-                .backends
-                .iter()
-                .enumerate()
-                .map(|(place, backend)| v1alpha1::Backend {
-                    traffic: each.as_ref().and_then(|each| each.get(place).copied()),
-                    maglev: shares.as_ref().and_then(|shares| Some((*shares.get(place)?).into())),
-                    ..self.backend(backend, weights)
-                })
-                .collect(),
+            backends: self.backends(&listener.backends, each.as_deref(), shares.as_deref()),
+            ..v1alpha1::Listener::default()
         }
+    }
+
+    /// The listeners of a port whose connections end on the node: one for each of
+    /// their routes.
+    fn stream(&self, gateway: &Gateway, stream: &Stream) -> Vec<v1alpha1::Listener> {
+        let mut told = Vec::new();
+        let mut places = 0..;
+        for listener in &stream.listeners {
+            let kind = match listener.tls {
+                StreamTls::None => v1alpha1::StreamKind::Bytes,
+                StreamTls::Passthrough => v1alpha1::StreamKind::TlsPassthrough,
+                StreamTls::Terminate { .. } => v1alpha1::StreamKind::TlsTerminate,
+            };
+            let own = listener.hostname.iter().map(ToString::to_string).collect();
+            let bare = v1alpha1::Listener {
+                gateway: Some((&gateway.name).into()),
+                name: listener.name.to_string(),
+                addresses: gateway.addresses.iter().map(ToString::to_string).collect(),
+                protocol: v1alpha1::Protocol::Tcp.into(),
+                port: stream.port.number().into(),
+                stream: Some(kind.into()),
+                hostnames: own,
+                ..v1alpha1::Listener::default()
+            };
+            if listener.routes.is_empty() {
+                let traffic = self.traffic.map(|_| v1alpha1::Traffic::default());
+                told.push(v1alpha1::Listener { traffic, ..bare });
+                continue;
+            }
+            let traffic = self.traffic.map(|traffic| traffic.routes(gateway, listener));
+            for (number, (route, place)) in listener.routes.iter().zip(&mut places).enumerate() {
+                let each = traffic.as_ref().and_then(|traffic| traffic.get(number));
+                let each = each.map(Vec::as_slice);
+                let shares = self.stream_shares(gateway, stream, place);
+                let mut shown = v1alpha1::Listener {
+                    route: Some((&route.route).into()),
+                    traffic: each.map(sum),
+                    backends: self.backends(&route.backends, each, shares.as_deref()),
+                    ..bare.clone()
+                };
+                if !route.hostnames.is_empty() {
+                    shown.hostnames = route.hostnames.iter().map(ToString::to_string).collect();
+                }
+                told.push(shown);
+            }
+        }
+        told
+    }
+
+    fn backends(
+        &self,
+        backends: &[Backend],
+        traffic: Option<&[v1alpha1::Traffic]>,
+        shares: Option<&[Share]>,
+    ) -> Vec<v1alpha1::Backend> {
+        let weights = backends.iter().map(|backend| u64::from(backend.weight.number())).sum();
+        let told = backends.iter().enumerate().map(|(place, backend)| v1alpha1::Backend {
+            traffic: traffic.and_then(|each| each.get(place).copied()),
+            maglev: shares.and_then(|shares| Some((*shares.get(place)?).into())),
+            ..self.backend(backend, weights)
+        });
+        told.collect()
+    }
+
+    fn stream_shares(
+        &self,
+        gateway: &Gateway,
+        stream: &Stream,
+        route: usize,
+    ) -> Option<Vec<Share>> {
+        let vip = SocketAddr::new(*gateway.addresses.first()?, stream.port.number());
+        self.tables?.stream_shares(vip, route)
     }
 
     /// The same on each of the Gateway's addresses, so that one tells it.

@@ -7,6 +7,7 @@
 //! kept as it is: it may be of a newer version.
 
 mod settings;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,8 +19,6 @@ use prost::bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::sync::v1alpha1 as wire;
-
-mod streams;
 
 pub use streams::{certificates_in, certificates_out};
 
@@ -364,11 +363,13 @@ pub fn address_in(bytes: &[u8]) -> Result<IpAddr, String> {
         .map_err(|_| format!("an address has 4 or 16 bytes, and this one has {}", bytes.len()))
 }
 
-fn name_out(name: &model::ObjectName) -> wire::ObjectName {
+/// A name for the wire.
+pub fn name_out(name: &model::ObjectName) -> wire::ObjectName {
     wire::ObjectName { namespace: name.namespace().to_owned(), name: name.name().to_owned() }
 }
 
-fn name_in(name: Option<wire::ObjectName>) -> Result<model::ObjectName, String> {
+/// A name off the wire.
+pub fn name_in(name: Option<wire::ObjectName>) -> Result<model::ObjectName, String> {
     let name = name.ok_or("has no name")?;
     model::ObjectName::new(name.namespace, name.name).map_err(|error| error.to_string())
 }

@@ -3,7 +3,7 @@
 
 use crate::v1alpha1::{
     Affinity, BindMode, CounterKind, EndpointState, FlowState, InterfaceState, Protocol, Side,
-    XdpMode,
+    StreamKind, XdpMode,
 };
 
 /// An enumeration of the API, as a word for people and for JSON.
@@ -55,6 +55,7 @@ words! {
     CounterKind, counter_kind, "COUNTER_KIND_";
     Side, side, "SIDE_";
     FlowState, flow_state, "FLOW_STATE_";
+    StreamKind, stream_kind, "STREAM_KIND_";
 }
 
 #[cfg(test)]

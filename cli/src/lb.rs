@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use blixt_api::Word;
 use blixt_api::v1alpha1::{
     Affinity, Backend, Endpoint, EndpointState, GetLoadBalancingResponse, Listener, ObjectName,
-    Traffic,
+    StreamKind, Traffic,
 };
 
 use crate::amounts::{Precision, amount, percent};
@@ -110,7 +110,22 @@ pub(crate) fn listener_cell(listener: &Listener) -> String {
         .map(|address| format!("{protocol} {}", socket(address, listener.port)))
         .collect();
     lines.push(format!("{}/{}, {route}", name(&listener.gateway), listener.name));
+    lines.extend(stream(listener));
     lines.join("\n")
+}
+
+/// What becomes of its connections, if they end on the node.
+fn stream(listener: &Listener) -> Option<String> {
+    listener.stream?;
+    let what = match listener.stream() {
+        StreamKind::TlsPassthrough => "TLS is passed through",
+        StreamKind::TlsTerminate => "TLS ends on the node",
+        StreamKind::Bytes | StreamKind::Unspecified => "ends on the node",
+    };
+    Some(match listener.hostnames.as_slice() {
+        [] => what.to_owned(),
+        names => format!("{what}, for {}", names.join(", ")),
+    })
 }
 
 pub(crate) fn backend_cell(backend: &Backend) -> String {

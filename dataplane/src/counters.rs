@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::drops::DropReason;
 
 /// A number that one thread changes and others read: an ordinary load and
-/// store, no locked instruction.
+/// store, no locked instruction. Where several threads change one, all of them
+/// use [`Counter::add_shared`] and [`Counter::sub_shared`].
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -22,6 +23,17 @@ impl Counter {
     #[inline(always)]
     pub fn sub(&self, amount: u64) {
         self.0.store(self.value().saturating_sub(amount), Ordering::Relaxed);
+    }
+
+    /// Counts `amount` more where several threads do.
+    pub fn add_shared(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Counts `amount` less where several threads count; never below 0 if each
+    /// takes no more than it has added.
+    pub fn sub_shared(&self, amount: u64) {
+        self.0.fetch_sub(amount, Ordering::Relaxed);
     }
 
     /// Puts it to a value.

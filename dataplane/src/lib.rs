@@ -55,7 +55,7 @@ pub use routes::{Path, Route, RouteAction, Routes};
 pub use rss::{HashedPorts, Rss};
 pub use tables::{
     AddressRole, CompileError, CompileOptions, Decision, MaglevSize, MaglevSizeError, MaglevSlot,
-    Owned, Share, SlotOwner, Slots, Tables, choose_offline,
+    Owned, Share, SlotOwner, Slots, StreamChoice, Tables, choose_offline,
 };
 pub use team::{Directory, Team};
 pub use timeouts::Timeouts;

@@ -69,7 +69,7 @@ impl Agent {
     pub fn launch_in(namespace: &Namespace, manifests: &Manifests, flags: &[String]) -> Self {
         const CONFINED: &str = "mount --bind /proc/sys /proc/sys\n\
              mount -o remount,bind,ro /proc/sys\n\
-             caps=-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock\n\
+             caps=-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock,+net_bind_service\n\
              exec setpriv --bounding-set=$caps --inh-caps=-all \"$@\"";
 
         let shell = namespace.command("unshare").args(["--mount", "sh", "-ec", CONFINED, "sh"]);

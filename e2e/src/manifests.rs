@@ -176,10 +176,22 @@ impl Manifests {
         self.directory.path()
     }
 
+    /// A new directory with this.
+    pub fn of_text(yaml: &str) -> Self {
+        let manifests = Self { directory: tempfile::tempdir().unwrap() };
+        manifests.write_text(yaml);
+        manifests
+    }
+
     /// Replaces them, as editors do: a new file takes the old one's name.
     pub fn write(&self, gateway: &Gateway) {
+        self.write_text(&gateway.yaml());
+    }
+
+    /// The same, with what is not made of parts.
+    pub fn write_text(&self, yaml: &str) {
         let new = self.path().join("all.yaml.new");
-        fs::write(&new, gateway.yaml()).unwrap();
+        fs::write(&new, yaml).unwrap();
         fs::rename(new, self.path().join("all.yaml")).unwrap();
     }
 }

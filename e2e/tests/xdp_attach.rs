@@ -9,7 +9,7 @@
     reason = "a test fails by panicking, with what went wrong"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,7 +77,7 @@ fn the_kernels_traffic_goes_on_and_ours_is_taken() {
         let attached = xdp.attach(eth0(), "eth0", Mode::Auto).unwrap();
         assert_eq!(attached.mode, AttachedMode::Native);
         assert_eq!(attached.native_refused, None);
-        addresses.set(&vips()).unwrap();
+        addresses.set(&vips(), &BTreeSet::new()).unwrap();
         (xdp, addresses)
     });
     assert!(shown(&node).contains("xdp"), "{}", shown(&node));
@@ -125,7 +125,7 @@ fn no_packet_passes_while_the_program_is_attached_again() {
     assert!(ping(&peer, VIP4), "the peer knows its neighbour");
     node.inside(move || {
         xdp.attach(ifindex, "eth0", Mode::Native).unwrap();
-        addresses.set(&vips()).unwrap();
+        addresses.set(&vips(), &BTreeSet::new()).unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&over);
         let sender = peer.thread(move || {
@@ -162,7 +162,7 @@ fn generic_mode_is_what_it_says() {
         let (mut xdp, mut addresses) = load_both();
         let attached = xdp.attach(eth0(), "eth0", Mode::Generic).unwrap();
         assert_eq!(attached.mode, AttachedMode::Generic);
-        addresses.set(&vips()).unwrap();
+        addresses.set(&vips(), &BTreeSet::new()).unwrap();
         (xdp, addresses)
     });
     assert!(shown(&node).contains("xdpgeneric"), "{}", shown(&node));

@@ -11,7 +11,7 @@
     reason = "a test fails by panicking, with what went wrong"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use aya::programs::{TestRun, TestRunOptions};
@@ -60,7 +60,7 @@ impl Judge {
         xdp.attach(LOOPBACK, "lo", Mode::Generic).unwrap();
         let socket = Socket::new(Domain::from(AF_XDP), Type::RAW, None).unwrap();
         xdp.set_socket(LOOPBACK, 0, &socket).unwrap();
-        addresses.set(&ours()).unwrap();
+        addresses.set(&ours(), &BTreeSet::new()).unwrap();
         Self { xdp, addresses, _socket: socket }
     }
 
@@ -415,20 +415,106 @@ fn addresses_come_and_go() {
     given(|judge| {
         let to_vip = frame::tcp_syn(at(CLIENT4, 40_000), at(VIP4, 80));
         let to_new = frame::tcp_syn(at(CLIENT4, 40_000), at(NODE4, 80));
-        let changes = judge.addresses.set(&ours()).unwrap();
+        let changes = judge.addresses.set(&ours(), &BTreeSet::new()).unwrap();
         assert_eq!((changes.added, changes.removed), (0, 0));
 
         let mut wanted = ours();
         wanted.remove(&ip(SNAT6));
         wanted.insert(ip(NODE4), Role::Vip);
-        let changes = judge.addresses.set(&wanted).unwrap();
+        let changes = judge.addresses.set(&wanted, &BTreeSet::new()).unwrap();
         assert_eq!((changes.added, changes.removed), (1, 1));
         judge.expect(&to_vip, Action::Redirect, &["redirected_ip"]);
         judge.expect(&to_new, Action::Redirect, &["redirected_ip"]);
 
-        judge.addresses.set(&BTreeMap::new()).unwrap();
+        judge.addresses.set(&BTreeMap::new(), &BTreeSet::new()).unwrap();
         judge.expect(&to_vip, Action::Pass, &[]);
         judge.expect(&to_new, Action::Pass, &[]);
+    });
+}
+
+/// An ICMP error to a VIP about what it sent, which quotes no more than ports.
+fn about(quoted: &Frame, kind: [u8; 2], vip: &str) -> Frame {
+    let bytes = if ip(vip).is_ipv4() { 20 + 8 } else { 40 + 8 };
+    frame::icmp_error(ip(client_of(vip)), ip(vip), kind, 1_280, quoted, bytes)
+}
+
+#[test]
+fn ports_of_streams_are_the_kernels_and_nothing_else_of_their_address_is() {
+    require_root!();
+    given(|judge| {
+        const PORT: u16 = 443;
+        judge.addresses.set(&ours(), &[at(VIP4, PORT), at(VIP6, PORT)].into()).unwrap();
+        let passes = |judge: &Judge, frame: &Frame| {
+            judge.expect(frame, Action::Pass, &["passed_stream"]);
+        };
+        let stays = |judge: &Judge, frame: &Frame| {
+            judge.expect(frame, Action::Redirect, &["redirected_ip"]);
+        };
+        for vip in [VIP4, VIP6] {
+            let client = at(client_of(vip), 40_000);
+            let segment = frame::tcp(client, at(vip, PORT)).payload(&[7; 100]);
+            let others = frame::tcp(client, at(vip, PORT + 1)).payload(&[7; 100]);
+            passes(judge, &frame::tcp_syn(client, at(vip, PORT)));
+            passes(judge, &segment);
+            passes(judge, &segment.clone().vlan(0x8100, 5));
+            passes(judge, &segment.clone().vlan(0x88a8, 5).vlan(0x8100, 6));
+            stays(judge, &others);
+            stays(judge, &others.clone().vlan(0x8100, 5));
+            stays(judge, &frame::udp(client, at(vip, PORT)));
+            stays(judge, &frame::echo_request(client.ip(), ip(vip)));
+            // The port alone is not enough.
+            stays(judge, &frame::tcp(at(client_of(vip), PORT), at(vip, 80)));
+            let snat = if ip(vip).is_ipv4() { SNAT4 } else { SNAT6 };
+            stays(judge, &frame::tcp_syn(client, at(snat, PORT)));
+            judge.expect(
+                &frame::tcp_syn(client, at(if ip(vip).is_ipv4() { NODE4 } else { NODE6 }, PORT)),
+                Action::Pass,
+                &[],
+            );
+            // Fragments have no ports to show.
+            stays(judge, &segment.clone().fragment(0, true));
+            stays(judge, &segment.clone().fragment(185, false));
+
+            let kinds: &[[u8; 2]] = if ip(vip).is_ipv4() {
+                &[[3, 4], [11, 0], [12, 0]]
+            } else {
+                &[[2, 0], [1, 4], [3, 0]]
+            };
+            let answer = frame::tcp(at(vip, PORT), client).payload(&[7; 100]);
+            let other_answer = frame::tcp(at(vip, PORT + 1), client).payload(&[7; 100]);
+            for &kind in kinds {
+                passes(judge, &about(&answer, kind, vip));
+                stays(judge, &about(&other_answer, kind, vip));
+                stays(judge, &about(&frame::udp(at(vip, PORT), client), kind, vip));
+            }
+        }
+        let with_options = frame::tcp(at(CLIENT4, 1), at(VIP4, PORT)).options(&[1; 40]);
+        passes(judge, &with_options);
+        let behind = frame::tcp(at(CLIENT6, 1), at(VIP6, PORT));
+        stays(judge, &behind.extension(frame::HOP_BY_HOP, &[0; 7]));
+
+        // Cut at every byte: before the port is there, the data plane has it.
+        for (frame, header) in [
+            (frame::tcp_syn(at(CLIENT4, 1), at(VIP4, PORT)), 14 + 20),
+            (frame::tcp_syn(at(CLIENT6, 1), at(VIP6, PORT)), 14 + 40),
+        ] {
+            let bytes = frame.bytes();
+            for length in header..bytes.len() {
+                match length < header + 4 {
+                    true => {
+                        judge.expect_bytes(&bytes[..length], Action::Redirect, &["redirected_ip"])
+                    }
+                    false => judge.expect_bytes(&bytes[..length], Action::Pass, &["passed_stream"]),
+                }
+            }
+        }
+
+        // They go as they came.
+        judge.addresses.set(&ours(), &[at(VIP6, PORT)].into()).unwrap();
+        stays(judge, &frame::tcp_syn(at(CLIENT4, 1), at(VIP4, PORT)));
+        passes(judge, &frame::tcp_syn(at(CLIENT6, 1), at(VIP6, PORT)));
+        judge.addresses.set(&ours(), &BTreeSet::new()).unwrap();
+        stays(judge, &frame::tcp_syn(at(CLIENT6, 1), at(VIP6, PORT)));
     });
 }
 
@@ -440,7 +526,7 @@ fn an_address_of_the_host_path_is_ours_there_only() {
         let hosts = ["169.254.42.1", "fd62:6c69:7874:2a::1"];
         let mut wanted = ours();
         wanted.extend(hosts.map(|address| (ip(address), Role::Host)));
-        judge.addresses.set(&wanted).unwrap();
+        judge.addresses.set(&wanted, &BTreeSet::new()).unwrap();
         let frames = hosts.map(|host| frame::tcp(at(client_of(host), 80), at(host, 1_024)));
         let asked = frame::arp_request((ROUTER_MAC, ip(CLIENT4)), ip(hosts[0]));
         let to_vip = frame::tcp_syn(at(CLIENT4, 40_000), at(VIP4, 80));
@@ -462,16 +548,20 @@ fn an_address_of_the_host_path_is_ours_there_only() {
 fn a_full_set_can_be_exchanged_and_one_more_is_refused() {
     require_root!();
     Namespace::new("full").inside(|| {
-        let capacities = Capacities { addresses: 16, interfaces: 1 };
+        let capacities = Capacities { addresses: 16, streams: 2, interfaces: 1 };
         let (_xdp, mut addresses) = Xdp::load(capacities).unwrap();
         let range = |first: u8, count: u8| -> BTreeMap<IpAddr, Role> {
             (first..first + count).map(|n| (IpAddr::from([192, 0, 2, n]), Role::Vip)).collect()
         };
-        addresses.set(&range(0, 16)).unwrap();
-        let changes = addresses.set(&range(100, 16)).unwrap();
+        addresses.set(&range(0, 16), &BTreeSet::new()).unwrap();
+        let changes = addresses.set(&range(100, 16), &BTreeSet::new()).unwrap();
         assert_eq!((changes.added, changes.removed), (16, 16));
-        let error = addresses.set(&range(0, 17)).err().unwrap().to_string();
+        let error = addresses.set(&range(0, 17), &BTreeSet::new()).err().unwrap().to_string();
         assert!(error.contains("17") && error.contains("16"), "{error}");
+        let ports = |count: u16| (1..=count).map(|port| at("192.0.2.100", port)).collect();
+        addresses.set(&range(100, 16), &ports(2)).unwrap();
+        let error = addresses.set(&range(100, 16), &ports(3)).err().unwrap().to_string();
+        assert!(error.contains('3') && error.contains('2'), "{error}");
     });
 }
 

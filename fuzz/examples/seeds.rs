@@ -50,6 +50,41 @@ fn main() {
     for (name, bytes) in told() {
         keep("sync", name, &bytes);
     }
+    for (name, bytes) in hellos() {
+        keep("hello", name, &bytes);
+    }
+}
+
+/// ClientHellos: with a name, with an address, in several records, and without
+/// extensions. The first byte says how they are cut.
+fn hellos() -> Vec<(&'static str, Vec<u8>)> {
+    let hello = |name: &str| {
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+        let mut client = rustls::ClientConnection::new(config.into(), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    };
+    let named = hello("www.example.com");
+    let (start, end) = named.split_at(105);
+    let record =
+        |part: &[u8]| [&[22, 3, 1, (part.len() >> 8) as u8, part.len() as u8], part].concat();
+    let two = [record(&start[5..]), record(end)].concat();
+    let bare =
+        [&[22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0]].concat();
+    let all = [
+        (named, "seed-name"),
+        (hello("192.0.2.1"), "seed-address"),
+        (two, "seed-records"),
+        (bare, "seed-bare"),
+    ];
+    all.map(|(bytes, name)| (name, [vec![64], bytes].concat())).into()
 }
 
 fn keep(target: &str, name: &str, bytes: &[u8]) {

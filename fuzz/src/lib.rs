@@ -15,6 +15,7 @@
 
 mod api;
 mod bytes;
+mod hello;
 mod manifests;
 mod model;
 mod packet;
@@ -24,6 +25,7 @@ mod sync;
 mod world;
 
 pub use api::api;
+pub use hello::hello;
 pub use manifests::manifests;
 pub use packet::packet;
 pub use pipeline::{pipeline, team};
@@ -33,11 +35,12 @@ pub use sync::sync;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and directories.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("packet", packet),
     ("pipeline", pipeline),
     ("team", team),
     ("manifests", manifests),
     ("api", api),
     ("sync", sync),
+    ("hello", hello),
 ];

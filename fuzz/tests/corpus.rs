@@ -55,3 +55,8 @@ fn api() {
 fn sync() {
     replay("sync");
 }
+
+#[test]
+fn hello() {
+    replay("hello");
+}

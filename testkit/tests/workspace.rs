@@ -14,11 +14,12 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Which crates of ours a crate may be built with. An arrow against this
 /// order would let I/O into what is pure.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("blixt-model", &[]),
     ("blixt-mem", &[]),
     ("blixt-xdp-abi", &[]),
     ("blixt-gateway", &["blixt-model"]),
+    ("blixt-streams", &[]),
     ("blixt-dataplane", &["blixt-mem", "blixt-model"]),
     ("blixt-afxdp", &["blixt-mem"]),
     ("blixt-api", &["blixt-dataplane", "blixt-gateway", "blixt-model"]),
@@ -33,6 +34,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
             "blixt-mem",
             "blixt-model",
             "blixt-scrape",
+            "blixt-streams",
             "blixt-xdp-abi",
         ],
     ),
@@ -55,7 +57,14 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("blixt-counted", &["blixt-dataplane", "blixt-mem", "blixt-model", "blixt-testkit"]),
     (
         "blixt-fuzz",
-        &["blixt-api", "blixt-dataplane", "blixt-gateway", "blixt-model", "blixt-testkit"],
+        &[
+            "blixt-api",
+            "blixt-dataplane",
+            "blixt-gateway",
+            "blixt-model",
+            "blixt-streams",
+            "blixt-testkit",
+        ],
     ),
     ("blixt-testkit", &[]),
     // Nothing but tests, and what they share.
@@ -70,7 +79,17 @@ const HEAVY: [(&str, &[&str]); 16] = [
     ("kube", &["blixt-controller", "blixt-e2e", "blixt-gateway"]),
     ("k8s-openapi", &["blixt-controller", "blixt-e2e", "blixt-gateway"]),
     ("gateway-api", &["blixt-gateway"]),
-    ("tokio", &["blixt-agent", "blixt-cli", "blixt-controller", "blixt-e2e", "blixt-scrape"]),
+    (
+        "tokio",
+        &[
+            "blixt-agent",
+            "blixt-cli",
+            "blixt-controller",
+            "blixt-e2e",
+            "blixt-scrape",
+            "blixt-streams",
+        ],
+    ),
     ("tonic", &["blixt-agent", "blixt-api", "blixt-cli", "blixt-controller", "blixt-e2e"]),
     ("axum", &["blixt-agent", "blixt-controller", "blixt-scrape"]),
     ("aya", &["blixt-agent", "blixt-benches", "blixt-e2e"]),
@@ -83,8 +102,29 @@ const HEAVY: [(&str, &[&str]); 16] = [
     ("protox", &["blixt-api"]),
     // Who speaks TLS, who looks whether a certificate and a key fit, and who makes
     // certificates.
-    ("rustls", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-gateway", "blixt-scrape"]),
-    ("rcgen", &["blixt-agent", "blixt-controller", "blixt-e2e", "blixt-gateway", "blixt-scrape"]),
+    (
+        "rustls",
+        &[
+            "blixt-agent",
+            "blixt-controller",
+            "blixt-e2e",
+            "blixt-fuzz",
+            "blixt-gateway",
+            "blixt-scrape",
+            "blixt-streams",
+        ],
+    ),
+    (
+        "rcgen",
+        &[
+            "blixt-agent",
+            "blixt-controller",
+            "blixt-e2e",
+            "blixt-gateway",
+            "blixt-scrape",
+            "blixt-streams",
+        ],
+    ),
 ];
 
 /// Crates that exist for tests: nothing that ships may be built with them.

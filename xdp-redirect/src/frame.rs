@@ -8,8 +8,10 @@ use blixt_xdp_abi::{AddressKey, V4_MAPPED_PREFIX, v4_key};
 
 /// What a frame could be to us, if the address is ours.
 pub enum Candidate {
-    /// A packet to this address.
-    Ip(AddressKey),
+    /// An IPv4 packet to this address, and where it starts.
+    Ipv4(AddressKey, usize),
+    /// An IPv6 packet to this address, and where it starts.
+    Ipv6(AddressKey, usize),
     /// ARP for this address.
     Arp(AddressKey),
     /// A neighbour solicitation for this address.
@@ -73,7 +75,7 @@ fn network<const START: usize>(
 /// RFC 791 §3.1: the destination ends the 20 bytes that every header has.
 #[inline(always)]
 fn ipv4(frame: &XdpContext, start: usize) -> Result<Candidate, Truncated> {
-    Ok(Candidate::Ip(v4_key(read(frame, start + 16)?)))
+    Ok(Candidate::Ipv4(v4_key(read(frame, start + 16)?), start))
 }
 
 /// RFC 826, for Ethernet and IPv4. Other kinds of ARP are not ours.
@@ -101,7 +103,7 @@ fn ipv6(frame: &XdpContext, start: usize) -> Result<Candidate, Truncated> {
         return Ok(Candidate::Foreign);
     }
     if !is_solicited_node(&destination) {
-        return Ok(Candidate::Ip(destination));
+        return Ok(Candidate::Ipv6(destination, start));
     }
     let [next_header] = read(frame, start + 6)?;
     if next_header != ICMPV6 {
@@ -133,7 +135,7 @@ fn solicitation(frame: &XdpContext, start: usize) -> Result<Candidate, Truncated
 
 /// Copies bytes out of the frame.
 #[inline(always)]
-fn read<const N: usize>(frame: &XdpContext, offset: usize) -> Result<[u8; N], Truncated> {
+pub fn read<const N: usize>(frame: &XdpContext, offset: usize) -> Result<[u8; N], Truncated> {
     let start = frame.data() + offset;
     if start + N > frame.data_end() {
         return Err(Truncated);

@@ -7,6 +7,9 @@
 //! - a neighbour solicitation for one of our addresses, sent to its
 //!   solicited-node group.
 //!
+//! TCP ports whose connections end on the kernel's own stack are the exception:
+//! segments to them, and ICMP errors about them, pass.
+//!
 //! One kind of address is ours on one interface only: what the node's kernel
 //! replies to on the host path.
 //!
@@ -14,7 +17,7 @@
 //! kernel, untouched. The addresses are ours alone: without a socket a frame
 //! for them is dropped, never given to the kernel, which might answer.
 //!
-//! It decides by address alone. Whether a packet is well formed beyond that,
+//! It decides by address, and where there are such ports, by port. Whether a packet is well formed beyond that,
 //! and what becomes of it, is for the data plane to say, and to count.
 
 #![no_std]
@@ -23,6 +26,7 @@
 mod counters;
 mod frame;
 mod maps;
+mod stream;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
@@ -30,6 +34,7 @@ use aya_ebpf::programs::XdpContext;
 use blixt_xdp_abi::Counter;
 
 use crate::frame::{Candidate, Truncated};
+use crate::maps::Whose;
 
 /// The kernel takes GPL-2.0-only programs under this name
 /// (include/linux/license.h).
@@ -41,7 +46,14 @@ static LICENSE: [u8; 4] = *b"GPL\0";
 #[xdp]
 pub fn blixt_redirect(frame: XdpContext) -> u32 {
     match frame::candidate(&frame) {
-        Ok(Candidate::Ip(address)) => redirect_if_ours(&frame, &address, Counter::RedirectedIp),
+        Ok(Candidate::Ipv4(address, start)) => {
+            let is_stream = || stream::is_of_ipv4(&frame, start, &address);
+            redirect_ip_if_ours(&frame, &address, is_stream)
+        }
+        Ok(Candidate::Ipv6(address, start)) => {
+            let is_stream = || stream::is_of_ipv6(&frame, start, &address);
+            redirect_ip_if_ours(&frame, &address, is_stream)
+        }
         Ok(Candidate::Arp(address)) => redirect_if_ours(&frame, &address, Counter::RedirectedArp),
         Ok(Candidate::Ndp(address)) => redirect_if_ours(&frame, &address, Counter::RedirectedNdp),
         Ok(Candidate::Foreign) => XDP_PASS,
@@ -51,10 +63,29 @@ pub fn blixt_redirect(frame: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn redirect_if_ours(frame: &XdpContext, address: &[u8; 16], redirected: Counter) -> u32 {
-    if !maps::is_ours(frame, address) {
-        return XDP_PASS;
+fn redirect_ip_if_ours(
+    frame: &XdpContext,
+    address: &[u8; 16],
+    is_stream: impl Fn() -> Result<bool, Truncated>,
+) -> u32 {
+    match maps::whose(frame, address) {
+        Whose::Others => XDP_PASS,
+        // What is cut off is for the data plane to say, and to count.
+        Whose::OursButStreams if is_stream().unwrap_or(false) => pass(Counter::PassedStream),
+        Whose::OursButStreams | Whose::Ours => redirect(frame, Counter::RedirectedIp),
     }
+}
+
+#[inline(always)]
+fn redirect_if_ours(frame: &XdpContext, address: &[u8; 16], redirected: Counter) -> u32 {
+    match maps::whose(frame, address) {
+        Whose::Others => XDP_PASS,
+        Whose::OursButStreams | Whose::Ours => redirect(frame, redirected),
+    }
+}
+
+#[inline(always)]
+fn redirect(frame: &XdpContext, redirected: Counter) -> u32 {
     match maps::redirect(frame) {
         Some(action) => {
             counters::count(redirected);

@@ -6,10 +6,7 @@ use std::net::IpAddr;
 
 use blixt_afxdp::nic::{Nic, Offload};
 use futures_util::StreamExt;
-use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
-};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
@@ -25,6 +22,7 @@ use rtnetlink::Handle;
 
 use super::attributes::Attributes;
 use super::{Addresses, HOST_END, HOST_STATION, OUR_END, OUR_STATION};
+use crate::netlink::{PROTOCOL, add_route, ask};
 
 /// The MAC address of our end's device. Nobody sends to it: see [`OUR_STATION`].
 const OUR_DEVICE: [u8; 6] = [0x02, 0x62, 0x6c, 0x78, 0x74, 0x03];
@@ -41,10 +39,6 @@ const ADDR_GEN_MODE: u16 = 8;
 
 /// IN6_ADDR_GEN_MODE_NONE: no link-local address.
 const NO_ADDRESS: u8 = 1;
-
-/// Who made the routes, for `ip route`: a number that nobody has in iproute2's
-/// rt_protos.
-const PROTOCOL: u8 = 178;
 
 /// Routes to VIPs come before others to the same address.
 const METRIC: u32 = 1;
@@ -261,29 +255,4 @@ fn route(ifindex: u32, to: IpAddr, via: Option<IpAddr>) -> RouteMessage {
         message.attributes.push(RouteAttribute::Gateway(address(via)));
     }
     message
-}
-
-/// Adds one, if there is none yet.
-async fn add_route(handle: &Handle, route: RouteMessage) -> io::Result<()> {
-    let flags = NLM_F_CREATE | NLM_F_EXCL;
-    match ask(handle, RouteNetlinkMessage::NewRoute(route), flags).await {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        answer => answer,
-    }
-}
-
-/// Asks the kernel for something, and waits for its answer.
-async fn ask(handle: &Handle, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-    let mut request = NetlinkMessage::from(message);
-    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-    let mut handle = handle.clone();
-    let mut answers = handle.request(request).map_err(io::Error::other)?;
-    while let Some(answer) = answers.next().await {
-        if let NetlinkPayload::Error(error) = answer.payload
-            && error.code.is_some()
-        {
-            return Err(error.to_io());
-        }
-    }
-    Ok(())
 }

@@ -1,29 +1,32 @@
 //! The flows there are: pulled out of the workers page by page, as fast as the
-//! client takes them. Nothing is kept between two pages but where to go on, so
+//! client takes them, and the streams after them. Nothing is kept between two pages but where to go on, so
 //! a client that goes away leaves nothing behind.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use blixt_api::v1alpha1 as api;
 use blixt_dataplane::{
     FLOWS_AT_ONCE, FlowFilter, FlowRecord, FlowState, Network, PeerFilter, SlotOwner,
 };
 use blixt_model::{ListenerId, ObjectName, Protocol, ServicePortId};
-use futures_util::stream::{self, Stream};
+use blixt_streams::Stream;
+use futures_util::stream;
 use tokio::sync::oneshot;
 use tonic::Status;
 
 use super::explain::answered;
 use crate::state::State;
+use crate::streams::Running;
 use crate::tables::Applied;
 use crate::worker::{FlowPage, Question, WorkerHandle};
 
 /// Flows as they come.
 pub(super) type Flows =
-    Pin<Box<dyn Stream<Item = Result<api::ListFlowsResponse, Status>> + Send + 'static>>;
+    Pin<Box<dyn stream::Stream<Item = Result<api::ListFlowsResponse, Status>> + Send + 'static>>;
 
 /// How many pages are looked through for one message, so that the client sees
 /// that something goes on where few flows are asked for.
@@ -39,6 +42,7 @@ pub(super) fn of(
     let filter = Arc::new(filter(request, &applied)?);
     let walk = Walk {
         workers,
+        streams: Some(Arc::clone(&state.streams)),
         filter,
         owners: Owners::of(&applied),
         at: Some((0, 0)),
@@ -51,6 +55,8 @@ pub(super) fn of(
 /// A walk through the flows of all workers.
 struct Walk {
     workers: Arc<Vec<WorkerHandle>>,
+    /// `None` once they are told.
+    streams: Option<Running>,
     filter: Arc<FlowFilter>,
     owners: Owners,
     /// The worker and the entry to go on with; `None` at the end.
@@ -89,7 +95,53 @@ impl Walk {
             self.page = flows;
             pages += 1;
         }
+        if pages == 0
+            && let Some(streams) = self.streams.take()
+        {
+            self.tell(&streams, &mut message);
+            pages += 1;
+        }
         Ok((pages > 0).then_some((message, self)))
+    }
+
+    /// All streams at once: there are far fewer of them than there may be flows.
+    fn tell(&mut self, streams: &Running, message: &mut api::ListFlowsResponse) {
+        let Some(streams) = streams.get() else { return };
+        for stream in streams.list() {
+            let record = record(&stream, streams.ends_in(&stream));
+            if self.left == 0 || !self.filter.admits_record(&record) {
+                continue;
+            }
+            self.left -= 1;
+            message.matched += 1;
+            // Flows are only counted if there is no room for them.
+            if self.page.capacity() > 0 {
+                let told = flow(&record, 0, &self.owners);
+                message.flows.push(api::Flow { stream: true, ..told });
+            }
+        }
+    }
+}
+
+/// A stream as a flow, as far as it is one.
+fn record(stream: &Stream, forgotten_in: Duration) -> FlowRecord {
+    FlowRecord {
+        protocol: Protocol::Tcp,
+        state: match (stream.client_finished(), stream.endpoint_finished()) {
+            (false, false) => FlowState::Established,
+            (true, false) => FlowState::ClientFinished,
+            (false, true) => FlowState::EndpointFinished,
+            (true, true) => FlowState::Closing,
+        },
+        client: stream.client,
+        vip: stream.vip,
+        snat: stream.local,
+        endpoint: stream.endpoint,
+        backend_slot: stream.backend_slot,
+        endpoint_slot: stream.slot,
+        idle: stream.idle(),
+        forgotten_in,
+        replaced: false,
     }
 }
 
@@ -209,6 +261,7 @@ pub(super) fn flow(record: &FlowRecord, worker: u32, owners: &Owners) -> api::Fl
             name: id.listener.to_string(),
         }),
         service: service.map(Into::into),
+        stream: false,
     }
 }
 

@@ -3,7 +3,7 @@
 use blixt_api::listeners;
 use blixt_api::v1alpha1 as api;
 use blixt_dataplane::Tables;
-use blixt_model::{Endpoint, Gateway, Listener, ServicePort};
+use blixt_model::{Endpoint, Gateway, Listener, ServicePort, StreamListener};
 
 use crate::traffic::{Counted, Traffic};
 
@@ -21,6 +21,11 @@ pub(super) fn of(counted: &Counted<'_>, tables: &Tables) -> api::GetLoadBalancin
 impl listeners::Traffic for Counted<'_> {
     fn backends(&self, gateway: &Gateway, listener: &Listener) -> Vec<api::Traffic> {
         self.backends(gateway, listener).into_iter().map(shown).collect()
+    }
+
+    fn routes(&self, gateway: &Gateway, listener: &StreamListener) -> Vec<Vec<api::Traffic>> {
+        let routes = self.routes(gateway, listener).into_iter();
+        routes.map(|route| route.into_iter().map(shown).collect()).collect()
     }
 
     fn endpoint(&self, service: &ServicePort, endpoint: &Endpoint) -> api::Traffic {

@@ -10,7 +10,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use blixt_dataplane::{Counter, Counters, DropReason, InterfaceSlot};
-use blixt_model::{Backend, Gateway, Listener, Snapshot, Target};
+use blixt_model::{Backend, Gateway, ListenerName, Snapshot, Target};
+use blixt_streams::{Counts, Reason, Streams};
 use page::{NONE, Page, Samples, Write};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
@@ -37,6 +38,9 @@ const NO_SOCKET_ADVICE: &str = "Nothing, in the moment an agent starts or stops;
 
 /// The metric that counts drops, as it is registered.
 const DROPS: &str = "drops";
+
+/// The one that counts streams which were refused.
+const STREAM_REFUSALS: &str = "streams_refused";
 
 const PREFIX: &str = "blixt";
 
@@ -83,6 +87,14 @@ pub fn samples(state: &State) -> Vec<Sample> {
         sample.meaning = meaning.to_owned();
         sample.advice = Some(advice);
     }
+    let refusals = format!("{PREFIX}_{STREAM_REFUSALS}_total");
+    for sample in samples.iter_mut().filter(|sample| sample.name == refusals) {
+        let name = sample.labels.get("reason").map_or("", String::as_str);
+        if let Some(reason) = Reason::ALL.into_iter().find(|reason| reason.name() == name) {
+            sample.meaning = reason.meaning().to_owned();
+            sample.advice = Some(reason.advice());
+        }
+    }
     samples
 }
 
@@ -100,6 +112,7 @@ impl Collector for Metrics {
 fn all_but_backends(page: &mut impl Write, state: &State) -> fmt::Result {
     agent(page, state)?;
     flows(page, state)?;
+    streams(page, state)?;
     drops(page, state)?;
     interfaces(page, state)?;
     workers(page, state)
@@ -224,8 +237,11 @@ fn flows(page: &mut impl Write, state: &State) -> fmt::Result {
          directory of flows and for packets between them.",
         parts.map(|(part, bytes)| ([("part", part.to_owned())], bytes)),
     )?;
-    page.counter("new_flows", "Flows started.", [(NONE, sum(|counters| &counters.flows_created))])?;
-    page.counter("ended_flows", "Flows ended.", [(NONE, sum(|counters| &counters.flows_ended))])?;
+    let counts = stream_counts(state);
+    let new = sum(|counters| &counters.flows_created) + counts.begun;
+    page.counter("new_flows", "Flows started, streams included.", [(NONE, new)])?;
+    let ended = sum(|counters| &counters.flows_ended) + counts.begun.saturating_sub(counts.live);
+    page.counter("ended_flows", "Flows ended, streams included.", [(NONE, ended)])?;
     page.counter(
         "evicted_flows",
         "Half-open TCP flows that gave way to new ones, because the flow table was full or no SNAT \
@@ -273,6 +289,46 @@ fn flows(page: &mut impl Write, state: &State) -> fmt::Result {
         "Packets answered by the agent itself: ARP and neighbour discovery, echo requests, resets \
          of refused TCP, ICMP errors of its own.",
         answers.map(|(kind, counter)| ([("kind", kind.to_owned())], sum(counter))),
+    )
+}
+
+fn stream_counts(state: &State) -> Counts {
+    state.streams.get().map(Streams::counts).unwrap_or_default()
+}
+
+fn streams(page: &mut impl Write, state: &State) -> fmt::Result {
+    let counts = stream_counts(state);
+    page.gauge(
+        "streams",
+        "Connections of HTTP, HTTPS and TLS listeners, which end on the node's own TCP stack. Near \
+         blixt_stream_capacity: raise the agent's limit of open files, or new ones are reset.",
+        [(NONE, counts.active)],
+    )?;
+    let capacity = state.streams.get().map_or(0, Streams::capacity);
+    page.gauge(
+        "stream_capacity",
+        "How many of these there may be; 0 as long as nobody wants any.",
+        [(NONE, capacity as u64)],
+    )?;
+    page.counter(
+        "streams_accepted",
+        "Connections of such listeners that came, be they served or not.",
+        [(NONE, counts.accepted)],
+    )?;
+    page.counter(
+        "streams_reset_by_peers",
+        "Streams that a client or an endpoint reset; the other end was told.",
+        [(NONE, counts.reset_by_peers)],
+    )?;
+    let reasons = state.streams.get().map(Streams::reasons);
+    page.counter(
+        STREAM_REFUSALS,
+        "Streams that were refused or reset by the agent, by reason; blixtctl counters says what \
+         each reason means.",
+        Reason::ALL.map(|reason| {
+            let count = reasons.map_or(0, |reasons| reasons.of(reason));
+            ([("reason", reason.name().to_owned())], count)
+        }),
     )
 }
 
@@ -461,7 +517,17 @@ fn backends(page: &mut impl Write, counted: &Counted<'_>) -> fmt::Result {
         for listener in &gateway.listeners {
             let traffic = counted.backends(gateway, listener);
             for ((number, backend), traffic) in listener.backends.iter().enumerate().zip(traffic) {
-                rows.push((backend_labels(gateway, listener, number, backend, snapshot), traffic));
+                let name = &listener.name;
+                rows.push((backend_labels(gateway, name, number, backend, snapshot), traffic));
+            }
+        }
+        for listener in gateway.streams.iter().flat_map(|stream| &stream.listeners) {
+            // Counted through all routes, so that no two have the same labels.
+            let backends = listener.routes.iter().flat_map(|route| &route.backends);
+            let traffic = counted.routes(gateway, listener).into_iter().flatten();
+            for ((number, backend), traffic) in backends.enumerate().zip(traffic) {
+                let name = &listener.name;
+                rows.push((backend_labels(gateway, name, number, backend, snapshot), traffic));
             }
         }
     }
@@ -495,12 +561,13 @@ fn backends(page: &mut impl Write, counted: &Counted<'_>) -> fmt::Result {
     };
     page.counter(
         "backend_packets",
-        "Packets from clients (in) and to clients (out), by backendRef.",
+        "Packets from clients (in) and to clients (out), by backendRef. Streams have none.",
         directed(|traffic| traffic.packets_in, |traffic| traffic.packets_out),
     )?;
     page.counter(
         "backend_bytes",
-        "Bytes of IP packets from clients (in) and to clients (out), by backendRef.",
+        "Bytes from clients (in) and to clients (out), by backendRef: of whole IP packets, and of \
+         streams what they carry.",
         directed(|traffic| traffic.bytes_in, |traffic| traffic.bytes_out),
     )
 }
@@ -509,7 +576,7 @@ type Labels = Vec<(&'static str, String)>;
 
 fn backend_labels(
     gateway: &Gateway,
-    listener: &Listener,
+    listener: &ListenerName,
     number: usize,
     backend: &Backend,
     snapshot: &Snapshot,
@@ -523,7 +590,7 @@ fn backend_labels(
     };
     vec![
         ("gateway", gateway.name.to_string()),
-        ("listener", listener.name.to_string()),
+        ("listener", listener.to_string()),
         // Two references may name the same Service port.
         ("backend_ref", number.to_string()),
         ("backend", target),
@@ -594,7 +661,7 @@ mod tests {
             assert!(line.ends_with(&format!(" {value}")), "{line}: {value}");
         }
         let drops: Vec<_> = samples.iter().filter(|sample| sample.advice.is_some()).collect();
-        assert_eq!(drops.len(), DropReason::ALL.len() + 1);
+        assert_eq!(drops.len(), DropReason::ALL.len() + 1 + Reason::ALL.len());
         let no_flow = drops.iter().find(|sample| sample.labels["reason"] == "no_flow").unwrap();
         assert_eq!(no_flow.meaning, DropReason::NoFlow.meaning());
     }

@@ -24,10 +24,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blixt_api::parts::{Digest, Parts, PartsError};
+use blixt_api::parts::{Digest, Parts, PartsError, certificates_in};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
+use blixt_model::ObjectName;
 use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -40,6 +41,7 @@ pub use scrapers::Scrapers;
 pub use serving::Serving;
 pub use wish::{Assignment, Wish};
 
+use crate::streams::Certificates;
 use choice::Replicas;
 use outage::Outage;
 use pauses::Pauses;
@@ -80,6 +82,9 @@ pub struct Report {
     pub taken: BTreeMap<IpAddr, String>,
     /// What was applied, to be kept for the next start.
     pub kept: Option<Arc<Wish>>,
+    /// Which Gateways of what was applied are not served as they should be, and
+    /// why.
+    pub troubles: BTreeMap<ObjectName, String>,
 }
 
 /// How it is with the controller.
@@ -107,6 +112,8 @@ pub fn kept(state_dir: &Path) -> Option<Wish> {
 pub struct Sync {
     /// What is wanted; nothing before the first word.
     pub wishes: watch::Receiver<Option<Arc<Wish>>>,
+    /// The certificates of what is wanted, as far as they have come.
+    pub certificates: watch::Receiver<Certificates>,
     /// How it is with the controller.
     pub reach: watch::Receiver<Reach>,
     /// What became of it.
@@ -138,6 +145,7 @@ impl Sync {
             Arc::new(Wish { assignment, ..wish })
         });
         let (wishes, wanted) = watch::channel(first.clone());
+        let (certificates, having) = watch::channel(Certificates::default());
         let (reach, reached) = watch::channel(Reach {
             trouble: Some("none was tried yet".to_owned()),
             ..Reach::default()
@@ -156,12 +164,23 @@ impl Sync {
             parts: first.as_ref().map(|wish| wish.parts.clone()),
             current: first,
             kept: kept.map(|wish| wish.assignment),
+            certificates,
             ..Following::new(means, peers, wishes, reach)
         };
         tokio::spawn(store.keep(reported, ends));
         tokio::spawn(places::look(settings.places.clone(), told, found));
         let task = tokio::spawn(following.run(heard, finds));
-        Self { wishes: wanted, reach: reached, report, serving, scrapers, trust, ending, task }
+        Self {
+            wishes: wanted,
+            certificates: having,
+            reach: reached,
+            report,
+            serving,
+            scrapers,
+            trust,
+            ending,
+            task,
+        }
     }
 
     /// The agent's certificate, for those who come to it by TLS.
@@ -202,6 +221,7 @@ struct Following {
     /// What was assigned in an earlier life, until it is known better.
     kept: Option<Assignment>,
     wishes: watch::Sender<Option<Arc<Wish>>>,
+    certificates: watch::Sender<Certificates>,
     reach: watch::Sender<Reach>,
     /// What is wrong with each replica, and with finding them.
     troubles: BTreeMap<String, String>,
@@ -229,6 +249,7 @@ impl Following {
             assignment: None,
             kept: None,
             wishes,
+            certificates: watch::channel(Certificates::default()).0,
             reach,
             troubles: BTreeMap::new(),
             outage: Outage::default(),
@@ -343,7 +364,8 @@ impl Following {
                 None => Err(PartsError::NoDigest("the snapshot that it changes", 0)),
             },
             Told::Assignment(assignment) => return self.assign(&assignment),
-            Told::Beat(_) | Told::Peers(_) | Told::Certificates(_) => return,
+            Told::Certificates(certificates) => return self.certify(certificates),
+            Told::Beat(_) | Told::Peers(_) => return,
         };
         self.reach.send_modify(|reach| {
             reach.snapshots += 1;
@@ -411,6 +433,23 @@ impl Following {
             }
             Err(why) => error!("an assignment is refused, the last one stays: {why}"),
         }
+    }
+
+    /// Takes certificates. Those of before stay as long as what is wanted names
+    /// them: what names the new ones is on its way.
+    fn certify(&mut self, told: wire::Certificates) {
+        let told = match certificates_in(told) {
+            Ok(told) => told,
+            Err(why) => return error!("certificates are refused, the last ones stay: {why}"),
+        };
+        let named = self.current.as_ref().map(|wish| wish.snapshot.certificates());
+        let named = named.unwrap_or_default();
+        self.certificates.send_modify(|known| {
+            let before = known.iter().filter(|(id, _)| named.contains(id));
+            let before = before.map(|(id, one)| (id.clone(), Arc::clone(one)));
+            let told = told.into_iter().map(|one| (one.id.clone(), Arc::new(one)));
+            *known = Arc::new(before.chain(told).collect());
+        });
     }
 
     /// Nobody has said what is this agent's: it is what it was.

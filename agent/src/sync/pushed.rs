@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use blixt_model::Snapshot;
+use blixt_model::{ObjectName, Snapshot};
 
 use super::damping::Damping;
 use super::{Assignment, Reach, Serving, Sync, Wish};
+use crate::streams::Certificates;
 
 /// What a controller wants, and how far it is with that here.
 #[derive(Debug)]
@@ -53,6 +54,7 @@ impl Pushed {
     pub async fn changed(&mut self) {
         let changed = tokio::select! {
             changed = self.sync.wishes.changed() => changed,
+            changed = self.sync.certificates.changed() => changed,
             changed = self.sync.reach.changed() => changed,
         };
         // It ends with the agent.
@@ -69,6 +71,11 @@ impl Pushed {
         let news = self.taken.as_ref().is_none_or(is_news);
         self.taken = Some(wish.clone());
         news.then_some(wish)
+    }
+
+    /// The certificates of what is wanted.
+    pub fn certificates(&self) -> Certificates {
+        self.sync.certificates.borrow().clone()
     }
 
     /// How it is with the controller.
@@ -134,9 +141,17 @@ impl Pushed {
     }
 
     /// All workers use the tables that are published, or an address of theirs
-    /// can't be used, for a reason.
-    pub fn adopted(&mut self, unmapped: Option<&String>) {
-        let Some(current) = self.current.clone().filter(|_| !self.reported) else { return };
+    /// can't be used, for a reason. Some Gateways may not be served as they should
+    /// be all the same.
+    pub fn adopted(&mut self, unmapped: Option<&String>, troubles: &BTreeMap<ObjectName, String>) {
+        let Some(current) = self.current.clone().filter(|_| !self.reported) else {
+            self.sync.report.send_if_modified(|report| {
+                let news = report.troubles != *troubles;
+                report.troubles.clone_from(troubles);
+                news
+            });
+            return;
+        };
         let digest = current.parts.digest();
         if let Some(reason) = unmapped {
             let refused = Some((digest, reason.clone()));
@@ -155,6 +170,7 @@ impl Pushed {
             }
             report.applied = Some(digest);
             report.taken.clone_from(&self.own);
+            report.troubles.clone_from(troubles);
             report.kept = Some(current);
         });
     }
@@ -174,7 +190,7 @@ impl Pushed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::{Places, Settings};
+    use crate::sync::{Places, Report, Settings};
     use blixt_api::parts::Parts;
     use blixt_model::{Gateway, Generation, HashSeed, Snapshot};
 
@@ -194,16 +210,17 @@ mod tests {
         let report = pushed.sync.report.subscribe();
         assert_eq!(pushed.wanted(), None);
         let (first, second) = (wish(1, 1), wish(2, 2));
+        let none = BTreeMap::new();
         let digest = |wish: &Wish| Some(wish.parts.digest());
 
         pushed.published(first.clone());
         assert_eq!(report.borrow().applied, None, "not until workers use it");
-        pushed.adopted(None);
+        pushed.adopted(None, &none);
         assert_eq!((report.borrow().applied, &report.borrow().refused), (digest(&first), &None));
 
         // Refused: the first stays, with what the second assigned.
         pushed.refused(&second, "no".to_owned());
-        pushed.adopted(None);
+        pushed.adopted(None, &none);
         {
             let report = report.borrow();
             assert_eq!(report.applied, digest(&first));
@@ -214,10 +231,19 @@ mod tests {
         // An address that the XDP program does not take is a refusal as long as
         // it does not.
         pushed.published(second.clone());
-        pushed.adopted(Some(&"full".to_owned()));
+        pushed.adopted(Some(&"full".to_owned()), &none);
         assert_eq!(report.borrow().refused, Some((second.parts.digest(), "full".to_owned())));
-        pushed.adopted(None);
+        pushed.adopted(None, &none);
         assert_eq!((report.borrow().applied, &report.borrow().refused), (digest(&second), &None));
+        // A port is taken, and free again.
+        let taken = [("edge".parse().unwrap(), "it is taken".to_owned())].into();
+        pushed.adopted(None, &taken);
+        assert_eq!(report.borrow().troubles, taken);
+        pushed.adopted(None, &none);
+        assert_eq!(
+            *report.borrow(),
+            Report { applied: digest(&second), kept: Some(second.clone()), ..Report::default() }
+        );
         pushed.end().await;
     }
 
@@ -231,7 +257,9 @@ mod tests {
         let address = |host: u8| IpAddr::from([192, 0, 2, host]);
         let wish = |vip: u8, snat: u8| {
             let name = "shop/edge".parse().unwrap();
-            let gateways = vec![Gateway { name, addresses: vec![address(vip)], listeners: vec![] }];
+            let gateway =
+                Gateway { name, addresses: vec![address(vip)], listeners: vec![], streams: vec![] };
+            let gateways = vec![gateway];
             let snapshot = Snapshot::new(Generation(1), HashSeed(1), gateways, vec![]).unwrap();
             let snat = [address(snat)].into();
             let assignment = Assignment { snat, ..Assignment::default() };
@@ -253,7 +281,7 @@ mod tests {
         assert_eq!(among(&pushed), [1, 2, 12].map(address));
         let own: BTreeMap<_, _> = [(address(1), "is 1".to_owned())].into();
         pushed.set_own(own.clone());
-        pushed.adopted(None);
+        pushed.adopted(None, &BTreeMap::new());
         assert_eq!(report.borrow().taken, own);
         assert_eq!(*pushed.own(), own);
         pushed.end().await;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blixt_api::parts::{Digest, taken_out};
+use blixt_api::parts::{Digest, name_out, taken_out};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
@@ -22,9 +22,6 @@ use super::{Report, Serving};
 
 /// The version of the protocol.
 const PROTOCOL: u32 = 1;
-
-/// Whether HTTP, HTTPS and TLS listeners are served.
-const SERVES_STREAMS: bool = false;
 
 /// A replica that says nothing for so long is taken for dead. Longer than an
 /// agent's own second: a controller that stalls costs nothing but time.
@@ -148,10 +145,11 @@ async fn follow_once(
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         digest: reported.applied.map(Digest::to_vec).unwrap_or_default(),
-        streams: SERVES_STREAMS,
+        streams: true,
     };
     // There is room in a new channel.
     let _ = say.try_send(Said::Hello(hello));
+    // A greeting has no room for what is wrong with it.
     if let Some(digest) = reported.applied {
         let _ = say.try_send(applied(digest, &reported));
     }
@@ -262,8 +260,15 @@ fn unreadable(status: &Status) -> Option<String> {
 }
 
 fn applied(digest: Digest, report: &Report) -> Said {
-    let taken = taken_out(&report.taken);
-    Said::Applied(wire::Applied { digest: digest.to_vec(), taken })
+    let troubles = report.troubles.iter().map(|(gateway, why)| wire::GatewayTrouble {
+        gateway: Some(name_out(gateway)),
+        why: why.clone(),
+    });
+    Said::Applied(wire::Applied {
+        digest: digest.to_vec(),
+        taken: taken_out(&report.taken),
+        troubles: troubles.collect(),
+    })
 }
 
 fn refused(digest: Digest, reason: String) -> Said {
@@ -275,6 +280,7 @@ fn news(before: &Report, now: &Report) -> Vec<Said> {
     let mut news = Vec::new();
     let again = before.applied != now.applied
         || before.taken != now.taken
+        || before.troubles != now.troubles
         || before.refused.is_some() && now.refused.is_none();
     if let Some(digest) = now.applied.filter(|_| again) {
         news.push(applied(digest, now));
@@ -318,5 +324,11 @@ mod tests {
         let mut taken = report(one, Some(two));
         taken.taken.insert([192, 0, 2, 1].into(), "is the node's".to_owned());
         assert_eq!(kinds(report(one, Some(two)), taken), ["applied", "refused"]);
+        // A port is taken, and free again.
+        let troubles = || [("edge".parse().unwrap(), "it is taken".to_owned())].into();
+        let taken = || Report { troubles: troubles(), ..report(one, None) };
+        assert_eq!(kinds(report(one, None), taken()), ["applied"]);
+        assert_eq!(kinds(taken(), taken()), [""; 0]);
+        assert_eq!(kinds(taken(), report(one, None)), ["applied"]);
     }
 }

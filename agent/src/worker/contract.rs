@@ -81,6 +81,9 @@ pub struct Published {
     /// Each worker's counters of slots, by worker. Grown before the tables
     /// that use the new slots are published.
     pub stats: Vec<Shared<SlotStats>>,
+    /// The counters of slots of connections that end on the node's own TCP stack,
+    /// which many threads change. Grown as those of workers are.
+    pub streams: Shared<SlotStats>,
     /// Where workers give each other packets.
     pub(super) mailboxes: Mailboxes,
     /// Which of them has which flow.
@@ -103,6 +106,7 @@ impl Published {
             tables: Shared::default(),
             fib: Shared::default(),
             stats: (0..workers).map(|_| Shared::default()).collect(),
+            streams: Shared::default(),
         }
     }
 
@@ -111,7 +115,12 @@ impl Published {
     /// published has other writers.
     pub fn reclaim_tables(&self) {
         self.tables.reclaim();
-        self.stats.iter().for_each(Shared::reclaim);
+        self.all_stats().for_each(Shared::reclaim);
+    }
+
+    /// All counters of slots: those of each worker, and those of streams.
+    pub fn all_stats(&self) -> impl Iterator<Item = &Shared<SlotStats>> {
+        self.stats.iter().chain([&self.streams])
     }
 
     /// What a pipeline must know of the others; `None` if there are none.

@@ -210,6 +210,18 @@ pub enum XdpError {
         capacity: u32,
     },
 
+    /// More ports of streams than the map has room for.
+    #[error(
+        "{wanted} TCP ports of Gateways' HTTP, HTTPS and TLS listeners are wanted, but at most {capacity} are possible: \
+         have fewer of them, or fewer addresses"
+    )]
+    TooManyStreams {
+        /// How many.
+        wanted: usize,
+        /// How many there can be.
+        capacity: u32,
+    },
+
     /// A socket for an interface that has no program.
     #[error("interface number {ifindex} is not attached")]
     NotAttached {

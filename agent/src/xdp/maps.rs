@@ -3,15 +3,15 @@
 //! Each map has one writer, this. What was written is remembered, so that a
 //! new set of addresses becomes the few updates that differ.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::{Ebpf, EbpfLoader};
 use blixt_xdp_abi::{
-    ADDRESSES, AddressKey, COUNTERS, Counter, HOST_END, INTERFACES, QUEUES_PER_INTERFACE, Role,
-    SOCKETS,
+    ADDRESSES, AddressKey, COUNTERS, Counter, HAS_STREAMS, HOST_END, INTERFACES,
+    QUEUES_PER_INTERFACE, Role, SOCKETS, STREAMS, StreamKey, stream_key,
 };
 
 use super::{Capacities, XdpError};
@@ -51,10 +51,14 @@ pub(super) struct Maps {
 /// Which addresses are ours, and what the program has counted.
 pub struct Addresses {
     capacity: u32,
+    capacity_of_streams: u32,
     addresses: HashMap<MapData, AddressKey, u32>,
+    streams: HashMap<MapData, StreamKey, u32>,
     counters: PerCpuArray<MapData, u64>,
     /// What `addresses` holds.
-    present: BTreeMap<AddressKey, Role>,
+    present: BTreeMap<AddressKey, u32>,
+    /// What `streams` holds.
+    ports: BTreeSet<StreamKey>,
 }
 
 /// Tells the loader how large the maps shall be.
@@ -62,6 +66,7 @@ pub(super) fn size(loader: &mut EbpfLoader<'_>, capacities: Capacities) {
     loader
         // Twice: a whole set can be added before the one before it goes.
         .map_max_entries(ADDRESSES, capacities.addresses.saturating_mul(2))
+        .map_max_entries(STREAMS, capacities.streams.saturating_mul(2))
         .map_max_entries(INTERFACES, capacities.interfaces)
         .map_max_entries(SOCKETS, first_socket(capacities.interfaces));
 }
@@ -125,32 +130,57 @@ impl Addresses {
     ) -> Result<Self, XdpError> {
         Ok(Self {
             capacity: capacities.addresses,
+            capacity_of_streams: capacities.streams,
             addresses: typed(bpf, ADDRESSES, origin)?,
+            streams: typed(bpf, STREAMS, origin)?,
             counters: typed(bpf, COUNTERS, origin)?,
             present: BTreeMap::new(),
+            ports: BTreeSet::new(),
         })
     }
 
-    /// Makes these the addresses that are ours. New ones are added before old
-    /// ones go, and those that stay are not touched: there is no moment at
-    /// which one of them is missing.
-    pub fn set(&mut self, wanted: &BTreeMap<IpAddr, Role>) -> Result<Changes, XdpError> {
-        let capacity = self.capacity;
-        if u32::try_from(wanted.len()).is_ok_and(|count| count <= capacity) {
-            let wanted = wanted.iter().map(|(address, role)| (key(*address), *role)).collect();
-            let (added, removed) = difference(&self.present, &wanted);
-            for (key, role) in &added {
-                self.addresses.insert(key, role.value(), 0).map_err(in_map(ADDRESSES))?;
-                self.present.insert(*key, *role);
-            }
-            for key in &removed {
-                absent_is_fine(self.addresses.remove(key)).map_err(in_map(ADDRESSES))?;
-                self.present.remove(key);
-            }
-            Ok(Changes { added: added.len(), removed: removed.len() })
-        } else {
-            Err(XdpError::TooManyAddresses { wanted: wanted.len(), capacity })
+    /// Makes these the addresses that are ours, but for TCP to these ports of
+    /// them, which is the kernel's. New ones are added before old ones go, and
+    /// those that stay are not touched: there is no moment at which one of them
+    /// is missing.
+    pub fn set(
+        &mut self,
+        wanted: &BTreeMap<IpAddr, Role>,
+        streams: &BTreeSet<SocketAddr>,
+    ) -> Result<Changes, XdpError> {
+        let (capacity, most) = (self.capacity, self.capacity_of_streams);
+        let fits = |count: usize, most| u32::try_from(count).is_ok_and(|count| count <= most);
+        if !fits(wanted.len(), capacity) {
+            return Err(XdpError::TooManyAddresses { wanted: wanted.len(), capacity });
         }
+        if !fits(streams.len(), most) {
+            return Err(XdpError::TooManyStreams { wanted: streams.len(), capacity: most });
+        }
+        let ports: BTreeSet<_> = streams.iter().map(port_key).collect();
+        for port in ports.difference(&self.ports.clone()) {
+            self.streams.insert(port, 1, 0).map_err(in_map(STREAMS))?;
+            self.ports.insert(*port);
+        }
+        let having: BTreeSet<_> = streams.iter().map(|at| at.ip()).collect();
+        let value = |(address, role): (&IpAddr, &Role)| {
+            let flag = if having.contains(address) { HAS_STREAMS } else { 0 };
+            (key(*address), role.value() | flag)
+        };
+        let wanted = wanted.iter().map(value).collect();
+        let (added, removed) = difference(&self.present, &wanted);
+        for (key, value) in &added {
+            self.addresses.insert(key, value, 0).map_err(in_map(ADDRESSES))?;
+            self.present.insert(*key, *value);
+        }
+        for key in &removed {
+            absent_is_fine(self.addresses.remove(key)).map_err(in_map(ADDRESSES))?;
+            self.present.remove(key);
+        }
+        for port in self.ports.clone().difference(&ports) {
+            absent_is_fine(self.streams.remove(port)).map_err(in_map(STREAMS))?;
+            self.ports.remove(port);
+        }
+        Ok(Changes { added: added.len(), removed: removed.len() })
     }
 
     /// What the program has counted since it was loaded, over all CPUs.
@@ -166,13 +196,13 @@ impl Addresses {
 
 /// What to write, and what to take away.
 fn difference(
-    present: &BTreeMap<AddressKey, Role>,
-    wanted: &BTreeMap<AddressKey, Role>,
-) -> (Vec<(AddressKey, Role)>, Vec<AddressKey>) {
+    present: &BTreeMap<AddressKey, u32>,
+    wanted: &BTreeMap<AddressKey, u32>,
+) -> (Vec<(AddressKey, u32)>, Vec<AddressKey>) {
     let added = wanted
         .iter()
-        .filter(|(key, role)| present.get(*key) != Some(*role))
-        .map(|(key, role)| (*key, *role))
+        .filter(|(key, value)| present.get(*key) != Some(*value))
+        .map(|(key, value)| (*key, *value))
         .collect();
     let removed = present.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
     (added, removed)
@@ -183,6 +213,10 @@ fn key(address: IpAddr) -> AddressKey {
         IpAddr::V4(v4) => blixt_xdp_abi::v4_key(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),
     }
+}
+
+fn port_key(at: &SocketAddr) -> StreamKey {
+    stream_key(key(at.ip()), at.port().to_be_bytes())
 }
 
 fn typed<M: TryFrom<Map, Error = MapError>>(
@@ -216,8 +250,9 @@ fn absent_is_fine(answer: Result<(), MapError>) -> Result<(), MapError> {
 mod tests {
     use super::*;
 
-    fn addresses(list: &[(&str, Role)]) -> BTreeMap<AddressKey, Role> {
-        list.iter().map(|(address, role)| (key(address.parse().unwrap()), *role)).collect()
+    fn addresses(list: &[(&str, Role)]) -> BTreeMap<AddressKey, u32> {
+        let list = list.iter();
+        list.map(|(address, role)| (key(address.parse().unwrap()), role.value())).collect()
     }
 
     #[test]
@@ -225,7 +260,7 @@ mod tests {
         let before = addresses(&[("192.0.2.1", Role::Vip), ("2001:db8::1", Role::Vip)]);
         let after = addresses(&[("192.0.2.1", Role::Vip), ("192.0.2.2", Role::Snat)]);
         let (added, removed) = difference(&before, &after);
-        assert_eq!(added, [(key("192.0.2.2".parse().unwrap()), Role::Snat)]);
+        assert_eq!(added, [(key("192.0.2.2".parse().unwrap()), Role::Snat.value())]);
         assert_eq!(removed, [key("2001:db8::1".parse().unwrap())]);
     }
 

@@ -37,15 +37,17 @@ pub use self::maps::{Addresses, Changes, Counts};
 pub struct Capacities {
     /// VIPs and SNAT addresses.
     pub addresses: u32,
+    /// TCP ports of VIPs whose connections end on the kernel's stack.
+    pub streams: u32,
     /// Interfaces attached at one time.
     pub interfaces: u32,
 }
 
 impl Default for Capacities {
-    /// 4,096 addresses: a /20 of VIPs, under 1 MiB of kernel memory. 64
-    /// interfaces: more than a node has ports.
+    /// 4,096 addresses: a /20 of VIPs, under 1 MiB of kernel memory. Two ports
+    /// of each, as for HTTP and HTTPS. 64 interfaces: more than a node has ports.
     fn default() -> Self {
-        Self { addresses: 4_096, interfaces: 64 }
+        Self { addresses: 4_096, streams: 8_192, interfaces: 64 }
     }
 }
 

@@ -196,14 +196,21 @@ struct Entry {
 /// Listeners, each followed by its backendRefs, each followed by its endpoints.
 fn named(listeners: &[Listener]) -> impl Iterator<Item = (Key, Entry)> {
     listeners.iter().flat_map(|listener| {
-        let name = format!("{}/{}", lb::name(&listener.gateway), listener.name);
+        let shown = format!("{}/{}", lb::name(&listener.gateway), listener.name);
+        // A listener of streams is there once for each of its routes.
+        let name = match &listener.route {
+            Some(route) if listener.stream.is_some() => {
+                format!("{shown} {} {}", route.kind, lb::name(&route.name))
+            }
+            _ => shown.clone(),
+        };
         let entry = |shown: String, traffic: Option<Traffic>| Entry {
             shown,
             traffic: traffic.unwrap_or_default(),
         };
         let mut entries = vec![(
             [name.clone(), String::new(), String::new()],
-            entry(listener_shown(listener, &name), listener.traffic),
+            entry(listener_shown(listener, &shown), listener.traffic),
         )];
         for (place, backend) in listener.backends.iter().enumerate() {
             let shown = lb::backend_name(backend);

@@ -89,6 +89,8 @@ struct Agent {
     refused: Option<Refused>,
     /// Whether it has said how far it is since it came.
     answered: bool,
+    /// Gateways that it does not serve as it should, and why.
+    troubles: BTreeMap<ObjectName, String>,
     health: Health,
 }
 
@@ -228,11 +230,14 @@ impl Agents {
             applied: known,
             unsure: None,
             refused: None,
+            troubles: BTreeMap::new(),
             health: Health::default(),
         };
         if let Some(before) = before {
             agent.answered |= before.answered;
             agent.health = before.health;
+            // It says soon whether these are over.
+            agent.troubles = before.troubles;
             agent.refused = before.refused.filter(|refused| Some(refused.digest) != has);
             if agent.applied.is_none() {
                 agent.applied = before.applied;
@@ -288,6 +293,20 @@ impl Agents {
         now: Instant,
     ) -> bool {
         self.speaking(node, stream).is_some() && self.taken.said(node, addresses, now)
+    }
+
+    /// These are the Gateways that an agent does not serve as it should, and why.
+    /// `true` if that is news.
+    pub(crate) fn troubled(
+        &mut self,
+        node: &str,
+        stream: StreamId,
+        troubles: BTreeMap<ObjectName, String>,
+    ) -> bool {
+        let Some(agent) = self.speaking(node, stream) else { return false };
+        let news = agent.troubles != troubles;
+        agent.troubles = troubles;
+        news
     }
 
     /// An agent can't use a snapshot. `true` if that is news.
@@ -403,6 +422,9 @@ impl Agents {
                     return Some(Programming::Refused { node: node.clone(), reason });
                 }
                 _ if uses => {
+                    if let Some(reason) = agent.troubles.get(name).cloned() {
+                        return Some(Programming::Refused { node: node.clone(), reason });
+                    }
                     found.get_or_insert(Programming::Applied);
                 }
                 _ => found = Some(Programming::Pending),

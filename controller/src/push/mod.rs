@@ -79,7 +79,13 @@ struct Assigned {
 
 /// How far an agent says it is.
 enum Said {
-    Applied(Digest, BTreeMap<IpAddr, String>),
+    Applied {
+        digest: Digest,
+        /// Addresses that its node has itself, and why they stay there.
+        taken: BTreeMap<IpAddr, String>,
+        /// Gateways that it does not serve as it should, and why.
+        troubles: BTreeMap<ObjectName, String>,
+    },
     Refused(Digest, String),
 }
 
@@ -417,7 +423,7 @@ impl Push {
     fn said(&self, node: &str, stream: StreamId, said: Said) {
         let mut state = self.state();
         match said {
-            Said::Applied(digest, taken) => {
+            Said::Applied { digest, taken, troubles } => {
                 state.news |= state.agents.applied(node, stream, digest);
                 let why = taken.iter().map(|(address, why)| format!("{address} {why}"));
                 let why = why.collect::<Vec<_>>().join("; ");
@@ -426,6 +432,12 @@ impl Push {
                     match why.is_empty() {
                         true => info!(node, "all addresses of Gateways can be used again"),
                         false => warn!(node, "addresses of Gateways stay a node's own: {why}"),
+                    }
+                }
+                if state.agents.troubled(node, stream, troubles.clone()) {
+                    state.news = true;
+                    for (gateway, why) in troubles {
+                        warn!(node, "an agent does not serve all of Gateway {gateway}: {why}");
                     }
                 }
             }

@@ -10,12 +10,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use blixt_api::parts::{Digest, Parts, assignment_out, taken_in};
+use blixt_api::parts::{Digest, Parts, assignment_out, name_in, taken_in};
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::controller_server::Controller;
 use blixt_api::sync::v1alpha1::follow_request::Message as Said;
 use blixt_api::sync::v1alpha1::follow_response::Message as Told;
 use blixt_api::sync::{BEAT, MAX_MESSAGE_BYTES};
+use blixt_model::ObjectName;
 use blixt_scrape::Decisions;
 use futures_util::{Stream, stream};
 use prost::Message;
@@ -261,7 +262,8 @@ async fn listen(
         match message {
             Some(Said::Applied(it)) => {
                 if let Some(digest) = Digest::read(&it.digest) {
-                    push.said(&node, stream, News::Applied(digest, taken(it.taken)));
+                    let (taken, troubles) = (taken(it.taken), troubles(it.troubles));
+                    push.said(&node, stream, News::Applied { digest, taken, troubles });
                 }
             }
             Some(Said::Refused(it)) => {
@@ -283,6 +285,11 @@ async fn listen(
     push.left(&node, stream, for_good);
     push.meters().streams.dec();
     info!(node, %from, "an agent follows no more: {end}");
+}
+
+/// A Gateway without a name has no trouble.
+fn troubles(told: Vec<wire::GatewayTrouble>) -> BTreeMap<ObjectName, String> {
+    told.into_iter().filter_map(|it| Some((name_in(it.gateway).ok()?, short(it.why)))).collect()
 }
 
 fn short(mut text: String) -> String {

@@ -138,6 +138,21 @@ impl PeerFilter {
 }
 
 impl FlowFilter {
+    /// Whether a flow that is told already is asked for.
+    pub fn admits_record(&self, record: &FlowRecord) -> bool {
+        let peer = |filter: &PeerFilter, at: SocketAddr| {
+            filter.admits(address::from_ip(at.ip()), at.port())
+        };
+        let slots = self.endpoint_slots.as_ref();
+        self.protocol.is_none_or(|protocol| protocol == record.protocol)
+            && (self.states.is_empty() || self.states.contains(&record.state))
+            && peer(&self.client, record.client)
+            && peer(&self.vip, record.vip)
+            && peer(&self.snat, record.snat)
+            && peer(&self.endpoint, record.endpoint)
+            && slots.is_none_or(|slots| slots.binary_search(&record.endpoint_slot).is_ok())
+    }
+
     fn admits(&self, flow: &Flow) -> bool {
         self.protocol.is_none_or(|protocol| protocol.ip_number() == flow.protocol)
             && (self.states.is_empty()

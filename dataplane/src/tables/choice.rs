@@ -57,7 +57,12 @@ impl Tables {
         let Some(listener) = self.listeners.get(&key) else {
             return Choice::refused(DropReason::NoListener);
         };
-        let shares: &Shares = &listener.shares;
+        self.choose_by(&listener.shares, tuple)
+    }
+
+    /// Chooses by these shares.
+    #[inline]
+    pub(super) fn choose_by(&self, shares: &Shares, tuple: &Tuple) -> Choice {
         // Mostly one of them is asked for.
         let by_flow = LazyCell::new(|| hash(self.seed, tuple, Affinity::None));
         let by_client = LazyCell::new(|| hash(self.seed, tuple, Affinity::ClientIp));

@@ -5,15 +5,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use blixt_model::{
-    Affinity, Backend, Bytes, EndpointState, Gateway, HashSeed, Listener, ListenerId, ServicePort,
-    ServicePortId, Snapshot, Target,
+    Affinity, Backend, Bytes, EndpointState, Gateway, HashSeed, ListenerId, ListenerName, Protocol,
+    RouteId, ServicePort, ServicePortId, Snapshot, Stream, Target,
 };
 
 use super::choice::EndpointChoice;
 use super::maglev::{self, Candidate};
 use super::{
     AddressRole, BackendEntry, ByShare, EndpointFate, Known, ListenerKey, ListenerTable,
-    MaglevSize, Members, Roles, ServiceTable, Shares, SlotOwner, Slots, SnatAddresses, Tables,
+    MaglevSize, Members, Roles, ServiceTable, Shares, SlotOwner, Slots, SnatAddresses, StreamTable,
+    Tables,
 };
 use crate::address;
 use crate::drops::DropReason;
@@ -148,19 +149,35 @@ impl Tables {
                 service_table(service, snapshot.seed(), options.maglev, slots, &mut named, known)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let mut listeners = Known::default();
+        let (mut listeners, mut streams) = (Known::default(), Known::default());
+        let mut levels = Levels { snapshot, size: options.maglev, slots, named: &mut named };
         for gateway in snapshot.gateways() {
+            let keys = |port, protocol: Protocol| {
+                gateway.addresses.iter().map(move |&vip| ListenerKey {
+                    vip: address::from_ip(vip),
+                    port,
+                    protocol: protocol.ip_number(),
+                })
+            };
             for listener in &gateway.listeners {
-                let shares =
-                    shares(gateway, listener, snapshot, options.maglev, slots, &mut named)?;
-                let shares = Arc::new(shares);
-                for &vip in &gateway.addresses {
-                    let key = ListenerKey {
-                        vip: address::from_ip(vip),
-                        port: listener.port.number(),
-                        protocol: listener.protocol.ip_number(),
-                    };
+                let backends = Backends {
+                    listener: id(gateway, &listener.name),
+                    route: None,
+                    refused: match listener.route {
+                        None => DropReason::NoRoute,
+                        Some(_) => DropReason::NoWeight,
+                    },
+                    refs: &listener.backends,
+                };
+                let shares = Arc::new(levels.shares(backends, &mut BTreeMap::new())?);
+                for key in keys(listener.port.number(), listener.protocol) {
                     listeners.insert(key, ListenerTable { shares: Arc::clone(&shares) });
+                }
+            }
+            for stream in &gateway.streams {
+                let routes: Arc<[_]> = levels.routes(gateway, stream)?.into();
+                for key in keys(stream.port.number(), Protocol::Tcp) {
+                    streams.insert(key, StreamTable { routes: Arc::clone(&routes) });
                 }
             }
         }
@@ -177,6 +194,7 @@ impl Tables {
                 .map(address::from_ip)
                 .collect(),
             listeners,
+            streams,
             services,
             endpoints,
             snat: snat_addresses(options),
@@ -186,20 +204,24 @@ impl Tables {
 }
 
 /// What the Maglev tables of a snapshot take: two bytes for each slot of a service
-/// with several endpoints of a family, one for each slot of a listener with several
-/// backendRefs. One choice needs no table.
+/// with several endpoints of a family, one for each slot of a listener, or of a
+/// stream's route, with several backendRefs. One choice needs no table.
 fn maglev_bytes(snapshot: &Snapshot, size: MaglevSize) -> u64 {
     let services = snapshot.services().iter().flat_map(|service| {
         let ready = service.endpoints.iter().filter(|it| it.state == EndpointState::Ready);
         let v4 = ready.clone().filter(|endpoint| endpoint.address.is_ipv4()).count();
         [v4, ready.count() - v4]
     });
-    let listeners = snapshot.gateways().iter().flat_map(|gateway| &gateway.listeners);
-    let weighted = |listener: &Listener| {
-        listener.backends.iter().filter(|backend| backend.weight.number() > 0).count()
+    let gateways = snapshot.gateways().iter();
+    let listeners = gateways.clone().flat_map(|gateway| &gateway.listeners);
+    let streams = gateways.flat_map(|gateway| &gateway.streams);
+    let routes = streams.flat_map(|it| &it.listeners).flat_map(|listener| &listener.routes);
+    let all = listeners.map(|it| &it.backends).chain(routes.map(|route| &route.backends));
+    let weighted = |backends: &[Backend]| {
+        backends.iter().filter(|backend| backend.weight.number() > 0).count()
     };
     let bytes_per_slot = 2 * services.filter(|&endpoints| endpoints > 1).count()
-        + listeners.filter(|listener| weighted(listener) > 1).count();
+        + all.filter(|backends| weighted(backends) > 1).count();
     bytes_per_slot as u64 * u64::from(size.slots())
 }
 
@@ -298,59 +320,99 @@ fn service_table(
     Ok(Arc::new(ServiceTable { source: service.clone(), size, v4: members(v4)?, v6: members(v6)? }))
 }
 
-fn shares(
-    gateway: &Gateway,
-    listener: &Listener,
-    snapshot: &Snapshot,
+fn id(gateway: &Gateway, listener: &ListenerName) -> ListenerId {
+    ListenerId { gateway: gateway.name.clone(), listener: listener.clone() }
+}
+
+/// The backendRefs of a listener, or of one route of it.
+struct Backends<'a> {
+    listener: ListenerId,
+    /// See [`SlotOwner::Backend`].
+    route: Option<RouteId>,
+    /// Why flows are refused if nobody has a weight.
+    refused: DropReason,
+    refs: &'a [Backend],
+}
+
+/// References to each target so far, by which those to the same one are told
+/// apart.
+type Occurrences = BTreeMap<(Option<RouteId>, Option<ServicePortId>), u32>;
+
+/// Makes first levels.
+struct Levels<'a> {
+    snapshot: &'a Snapshot,
     size: MaglevSize,
-    slots: &mut Slots,
-    named: &mut HashSet<u32>,
-) -> Result<Shares, CompileError> {
-    let id = ListenerId { gateway: gateway.name.clone(), listener: listener.name.clone() };
-    if listener.backends.len() > MAX_BACKENDS {
-        return Err(CompileError::TooManyBackends {
-            listener: id,
-            count: listener.backends.len(),
-            max: MAX_BACKENDS,
-        });
-    }
-    let mut backends = Vec::new();
-    let mut weighted = Vec::new();
-    let mut occurrences: BTreeMap<Option<ServicePortId>, u32> = BTreeMap::new();
-    let mut by_client = true;
-    for (place, backend) in listener.backends.iter().enumerate() {
-        let service = service_of(backend, snapshot);
-        let service_id = service.map(|service| service.id.clone());
-        let occurrence = occurrences.entry(service_id.clone()).or_default();
-        let identity = match &service_id {
-            Some(service) => format!("{service}#{occurrence}"),
-            None => format!("#{occurrence}"),
-        };
-        let slot = slots.lease(SlotOwner::Backend {
-            listener: id.clone(),
-            service: service_id,
-            occurrence: *occurrence,
-        });
-        *occurrence += 1;
-        named.insert(slot);
-        backends.push(BackendEntry {
-            slot,
-            service: match backend.target {
-                Target::Service(index) => Some(index.0),
-                Target::Rejected(_) => None,
-            },
-        });
-        if backend.weight.number() > 0 {
-            by_client &= service.is_none_or(|s| s.affinity == Affinity::ClientIp);
-            weighted.push((place, backend.weight.number(), identity));
+    slots: &'a mut Slots,
+    named: &'a mut HashSet<u32>,
+}
+
+impl Levels<'_> {
+    /// Those of a port's routes, in the order of its listeners and theirs.
+    fn routes(&mut self, gateway: &Gateway, stream: &Stream) -> Result<Vec<Shares>, CompileError> {
+        let mut all = Vec::new();
+        for listener in &stream.listeners {
+            let mut occurrences = Occurrences::new();
+            for route in &listener.routes {
+                let backends = Backends {
+                    listener: id(gateway, &listener.name),
+                    route: Some(route.route.clone()),
+                    refused: DropReason::NoWeight,
+                    refs: &route.backends,
+                };
+                all.push(self.shares(backends, &mut occurrences)?);
+            }
         }
+        Ok(all)
     }
-    let by_slot = by_share(listener, &mut weighted, snapshot.seed(), size);
-    Ok(Shares { backends, by_slot, by_client })
+
+    fn shares(
+        &mut self,
+        of: Backends<'_>,
+        occurrences: &mut Occurrences,
+    ) -> Result<Shares, CompileError> {
+        let Backends { listener, route, refused, refs } = of;
+        if refs.len() > MAX_BACKENDS {
+            let count = refs.len();
+            return Err(CompileError::TooManyBackends { listener, count, max: MAX_BACKENDS });
+        }
+        let mut backends = Vec::new();
+        let mut weighted = Vec::new();
+        let mut by_client = true;
+        for (place, backend) in refs.iter().enumerate() {
+            let service = service_of(backend, self.snapshot);
+            let service_id = service.map(|service| service.id.clone());
+            let occurrence = occurrences.entry((route.clone(), service_id.clone())).or_default();
+            let identity = match &service_id {
+                Some(service) => format!("{service}#{occurrence}"),
+                None => format!("#{occurrence}"),
+            };
+            let slot = self.slots.lease(SlotOwner::Backend {
+                listener: listener.clone(),
+                route: route.clone(),
+                service: service_id,
+                occurrence: *occurrence,
+            });
+            *occurrence += 1;
+            self.named.insert(slot);
+            backends.push(BackendEntry {
+                slot,
+                service: match backend.target {
+                    Target::Service(index) => Some(index.0),
+                    Target::Rejected(_) => None,
+                },
+            });
+            if backend.weight.number() > 0 {
+                by_client &= service.is_none_or(|s| s.affinity == Affinity::ClientIp);
+                weighted.push((place, backend.weight.number(), identity));
+            }
+        }
+        let by_slot = by_share(refused, &mut weighted, self.snapshot.seed(), self.size);
+        Ok(Shares { backends, by_slot, by_client })
+    }
 }
 
 fn by_share(
-    listener: &Listener,
+    refused: DropReason,
     weighted: &mut [(usize, u32, String)],
     seed: HashSeed,
     size: MaglevSize,
@@ -358,8 +420,7 @@ fn by_share(
     // `shares` refused more backends than a u8 can count.
     let narrow = |place: usize| u8::try_from(place).unwrap_or(u8::MAX);
     match weighted {
-        [] if listener.route.is_none() => ByShare::Nobody(DropReason::NoRoute),
-        [] => ByShare::Nobody(DropReason::NoWeight),
+        [] => ByShare::Nobody(refused),
         [(place, ..)] => ByShare::One(narrow(*place)),
         weighted => {
             weighted.sort_by(|a, b| a.2.cmp(&b.2));
@@ -409,9 +470,7 @@ fn fates(snapshot: &Snapshot, slots: &Slots, named: &HashSet<u32>) -> Vec<Endpoi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blixt_model::{
-        Endpoint, Generation, ListenerName, Port, Protocol, RejectReason, ServiceIndex, Weight,
-    };
+    use blixt_model::{Endpoint, Generation, Listener, Port, RejectReason, ServiceIndex, Weight};
 
     fn port(number: u16) -> Port {
         Port::new(number).unwrap()

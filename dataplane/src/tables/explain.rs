@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use blixt_model::{Port, Protocol};
 
-use super::{AddressRole, ByShare, EndpointFate, ListenerKey, Members, Tables};
+use super::{AddressRole, ByShare, EndpointFate, ListenerKey, Members, Shares, Tables};
 use crate::address;
 use crate::classify;
 use crate::drops::DropReason;
@@ -50,16 +50,7 @@ impl Tables {
     /// What a listener's backendRefs get of its new flows, in the order of the
     /// snapshot. `None` if nothing listens there.
     pub fn backend_shares(&self, vip: SocketAddr, protocol: Protocol) -> Option<Vec<Share>> {
-        let shares = &self.listeners.get(&ListenerKey::of(vip, protocol))?.shares;
-        let mut each = vec![Share::default(); shares.backends.len()];
-        match &shares.by_slot {
-            ByShare::Nobody(_) => {}
-            ByShare::One(place) => count(&mut each, [usize::from(*place)], 1),
-            ByShare::Table(table) => {
-                count(&mut each, table.iter().map(|&place| usize::from(place)), table.len());
-            }
-        }
-        Some(each)
+        Some(count_places(&self.listeners.get(&ListenerKey::of(vip, protocol))?.shares))
     }
 
     /// What the endpoints of a Service port get of the new flows of their
@@ -146,7 +137,7 @@ impl Tables {
 }
 
 impl ListenerKey {
-    fn of(vip: SocketAddr, protocol: Protocol) -> Self {
+    pub(super) fn of(vip: SocketAddr, protocol: Protocol) -> Self {
         Self { vip: address::from_ip(vip.ip()), port: vip.port(), protocol: protocol.ip_number() }
     }
 }
@@ -162,6 +153,19 @@ impl Members {
             .map(|endpoint| SocketAddr::new(address::to_ip(endpoint.address), endpoint.port));
         endpoints.zip(each).collect()
     }
+}
+
+/// What each backendRef gets.
+pub(super) fn count_places(shares: &Shares) -> Vec<Share> {
+    let mut each = vec![Share::default(); shares.backends.len()];
+    match &shares.by_slot {
+        ByShare::Nobody(_) => {}
+        ByShare::One(place) => count(&mut each, [usize::from(*place)], 1),
+        ByShare::Table(table) => {
+            count(&mut each, table.iter().map(|&place| usize::from(place)), table.len());
+        }
+    }
+    each
 }
 
 fn count(each: &mut [Share], places: impl IntoIterator<Item = usize>, of: usize) {

@@ -9,6 +9,7 @@ mod explain;
 mod maglev;
 mod roles;
 mod slots;
+mod streams;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use maglev::{MaglevSize, MaglevSizeError};
 pub use roles::AddressRole;
 use roles::Roles;
 pub use slots::{SlotOwner, Slots};
+pub use streams::StreamChoice;
 
 /// The compiled tables of one snapshot.
 #[derive(Debug, Default)]
@@ -35,6 +37,9 @@ pub struct Tables {
     /// an address.
     elsewhere: HashSet<u128, FxBuildHasher>,
     listeners: Known<ListenerKey, ListenerTable>,
+    /// Ports whose connections end on the node's own TCP stack. No packet asks
+    /// for them.
+    streams: Known<ListenerKey, StreamTable>,
     services: Vec<Arc<ServiceTable>>,
     /// By slot.
     endpoints: Vec<EndpointFate>,
@@ -76,6 +81,12 @@ struct ListenerKey {
 #[derive(Debug)]
 struct ListenerTable {
     shares: Arc<Shares>,
+}
+
+/// The first level of a port's routes, in the order of its listeners and theirs.
+#[derive(Debug)]
+struct StreamTable {
+    routes: Arc<[Shares]>,
 }
 
 #[derive(Debug)]

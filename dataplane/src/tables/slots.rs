@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
-use blixt_model::{Generation, ListenerId, Port, ServicePortId};
+use blixt_model::{Generation, ListenerId, Port, RouteId, ServicePortId};
 
 /// Who has a slot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +18,8 @@ pub enum SlotOwner {
     Backend {
         /// The listener.
         listener: ListenerId,
+        /// The route, where a listener has several at once: those of streams.
+        route: Option<RouteId>,
         /// The service, or `None` for references that do not resolve.
         service: Option<ServicePortId>,
         /// Counts references of one listener to the same target.

@@ -69,7 +69,7 @@ fn pods_have_few_privileges() {
         (
             ("DaemonSet", "blixt-agent"),
             json!(0),
-            json!(["BPF", "IPC_LOCK", "NET_ADMIN", "NET_RAW", "PERFMON"]),
+            json!(["BPF", "IPC_LOCK", "NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "PERFMON"]),
         ),
         (("Deployment", "blixt-controller"), json!(65_532), Value::Null),
     ] {

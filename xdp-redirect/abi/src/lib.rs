@@ -11,9 +11,19 @@
 /// kernel keeps 15 characters (`BPF_OBJ_NAME_LEN`, include/uapi/linux/bpf.h).
 pub const PROGRAM: &str = "blixt_redirect";
 
-/// Hash map from [`AddressKey`] to [`Role`] as `u32`: the addresses that are
-/// ours. All traffic to them, and ARP and NDP for them, leaves the kernel's path.
+/// Hash map from [`AddressKey`] to [`Role`] as `u32`, with [`HAS_STREAMS`] where
+/// it is so: the addresses that are ours. All traffic to them, and ARP and NDP
+/// for them, leaves the kernel's path, but for what is in [`STREAMS`].
 pub const ADDRESSES: &str = "ADDRESSES";
+
+/// The bit in [`ADDRESSES`] of those that have ports in [`STREAMS`]: nobody else
+/// pays for a second look-up.
+pub const HAS_STREAMS: u32 = 1 << 31;
+
+/// Hash map from [`StreamKey`] to anything (`u32`): the TCP ports of addresses of
+/// ours whose connections end on the kernel's own stack. What is sent to them,
+/// and ICMP errors that quote what they sent, passes.
+pub const STREAMS: &str = "STREAMS";
 
 /// Hash map from interface index (`u32`) to the index in [`SOCKETS`] of the
 /// interface's queue 0 (`u32`), with [`HOST_END`] where it is that: one program
@@ -40,6 +50,18 @@ pub const QUEUES_PER_INTERFACE: u32 = 256;
 /// An address as a key: IPv6 as it is, IPv4 as IPv4-mapped IPv6 address
 /// (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2).
 pub type AddressKey = [u8; 16];
+
+/// An address and a TCP port of it as a key: an [`AddressKey`], then the port as
+/// it is on the wire.
+pub type StreamKey = [u8; 18];
+
+/// The key of a port.
+#[inline(always)]
+pub const fn stream_key(address: AddressKey, port: [u8; 2]) -> StreamKey {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+    let [high, low] = port;
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, high, low]
+}
 
 /// The first 96 bits of every IPv4 address's key, as a number.
 pub const V4_MAPPED_PREFIX: u128 = 0xffff;
@@ -91,17 +113,21 @@ pub enum Counter {
     PassedTruncated = 4,
     /// Frames with more than two VLAN tags. Passed unread.
     PassedVlanDepth = 5,
+    /// TCP segments to ports of [`STREAMS`], and ICMP errors about them, given to
+    /// the kernel.
+    PassedStream = 6,
 }
 
 impl Counter {
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::RedirectedIp,
         Self::RedirectedArp,
         Self::RedirectedNdp,
         Self::DroppedNoSocket,
         Self::PassedTruncated,
         Self::PassedVlanDepth,
+        Self::PassedStream,
     ];
 
     /// Its place in [`COUNTERS`].
@@ -118,6 +144,7 @@ impl Counter {
             Self::DroppedNoSocket => "dropped_no_socket",
             Self::PassedTruncated => "passed_truncated",
             Self::PassedVlanDepth => "passed_vlan_depth",
+            Self::PassedStream => "passed_stream",
         }
     }
 }

@@ -220,6 +220,23 @@ fn a_refusal_names_node_and_reason_and_others_are_left_alone() {
 }
 
 #[test]
+fn trouble_with_a_gateway_is_that_gateway_s_alone() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    replica.come("n2", 2, Some(first));
+    let troubles = || [("b".parse().unwrap(), "port 80 is taken".to_owned())].into();
+    assert!(replica.agents.troubled("n2", 2, troubles()));
+    assert!(!replica.agents.troubled("n2", 2, troubles()), "no news");
+    let reason = "port 80 is taken".to_owned();
+    let refused = Programming::Refused { node: "n2".to_owned(), reason };
+    assert_eq!(replica.both(), [APPLIED, Some(refused)]);
+    assert!(replica.agents.troubled("n2", 2, BTreeMap::new()));
+    assert!(!replica.agents.troubled("n2", 1, troubles()), "from a stream that has ended");
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+}
+
+#[test]
 fn lost_agents_do_not_count_after_ten_seconds() {
     let mut replica = Replica::old();
     let first = replica.publish(80, 1);
