@@ -168,8 +168,10 @@ impl Agent {
             let Some(message) = message else { return Err("the stream has ended".to_owned()) };
             if self.takes(message.message)? {
                 let digest = self.has.clone();
-                let applied =
-                    Said::Applied(wire::Applied { digest: digest.clone(), ..Default::default() });
+                let applied = Said::Applied(wire::Applied {
+                    digest: digest.clone(),
+                    ..wire::Applied::default()
+                });
                 say.send(applied).await.map_err(|error| text(&error))?;
                 // Nobody listens any more when the test is over.
                 let _ = self.applies.send(Applied { digest, at: Instant::now() });
