@@ -28,7 +28,7 @@ impl Attempt {
     }
 
     /// It went well, or was ended from outside.
-    pub(crate) fn is_over(self) {
+    pub(crate) fn end(self) {
         // Mostly there is none.
         let _ = fs::remove_file(self.0);
     }
@@ -56,7 +56,7 @@ mod tests {
         drop(Attempt::begin(state, &large));
         assert!(failed(state, &large) && !failed(state, &none), "it died");
         // The next one goes without that.
-        Attempt::begin(state, &large).is_over();
+        Attempt::begin(state, &large).end();
         assert!(!failed(state, &large));
         drop(Attempt::begin(state, &none));
         assert!(!failed(state, &none), "flags alone are always tried");

@@ -276,7 +276,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
                 None
             }
         };
-        attempt.take().into_iter().for_each(Attempt::is_over);
+        attempt.take().into_iter().for_each(Attempt::end);
         control.run(changes, asked).await
     };
     let ended = tokio::select! {
@@ -286,7 +286,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
         ended = served => ended,
     };
     if ended.is_ok() {
-        attempt.take().into_iter().for_each(Attempt::is_over);
+        attempt.take().into_iter().for_each(Attempt::end);
     }
     control.stop().await;
     drop(control);

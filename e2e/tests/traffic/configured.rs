@@ -23,7 +23,7 @@ fn a_gateway_config_is_in_force() {
     });
     let _servers = names_everywhere(&stage);
     let is = |stage: &Stage, metric: &str, wanted: f64| {
-        eventually(&format!("{metric} to be {wanted}"), SOON, || {
+        eventually(format!("{metric} to be {wanted}"), SOON, || {
             stage.agent().metrics().sum(metric, &[]) == wanted
         });
     };
@@ -87,7 +87,7 @@ fn interfaces_that_cannot_be_attached_keep_no_agent_from_starting() {
     // One that is not there, one whose packets fit no frame, and those that serve.
     stage.lab.lb.ip("link add huge type veth peer name huge-peer");
     stage.lab.lb.ip("link set huge mtu 9000 up");
-    stage.gateway.config = names(&[&["absent", "huge"][..], &own[..]].concat());
+    stage.gateway.config = names(&[&["absent", "huge"][..], own].concat());
     stage.tell();
     let agent = Agent::start_in(&stage.lab.lb, &stage.manifests, &flags);
     assert_eq!(agent.metrics().sum("blixt_settings_unusable", &[]), 2.0);
@@ -102,7 +102,7 @@ fn interfaces_that_cannot_be_attached_keep_no_agent_from_starting() {
     stage.lab.lb.ip(&format!("route replace default dev {}", own[0]));
     let agent = Agent::start_in(&stage.lab.lb, &stage.manifests, &flags);
     assert_eq!(agent.metrics().sum("blixt_restart_awaited", &[]), 0.0);
-    stage.gateway.config = names(&own);
+    stage.gateway.config = names(own);
     stage.tell();
     eventually("it to hear", SOON, || agent.metrics().sum("blixt_restart_awaited", &[]) == 1.0);
     agent.stop();
