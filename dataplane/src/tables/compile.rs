@@ -470,7 +470,10 @@ fn fates(snapshot: &Snapshot, slots: &Slots, named: &HashSet<u32>) -> Vec<Endpoi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blixt_model::{Endpoint, Generation, Listener, Port, RejectReason, ServiceIndex, Weight};
+    use blixt_model::{
+        Endpoint, Generation, Listener, Port, RejectReason, RouteKind, ServiceIndex, StreamKind,
+        StreamListener, StreamRoute, StreamTls, Weight,
+    };
 
     fn port(number: u16) -> Port {
         Port::new(number).unwrap()
@@ -589,6 +592,34 @@ mod tests {
             refuse(&snapshot(1, vec![], vec![]), &CompileOptions { snat_addresses, ..options() }),
             "gateway default/edge has the address 198.51.100.1, which is given as --snat-address"
         );
+    }
+
+    #[test]
+    fn each_choice_among_several_takes_a_table() {
+        let size = MaglevSize::new(251).unwrap();
+        let share = |weight| Backend {
+            weight: Weight::new(weight).unwrap(),
+            target: Target::Rejected(RejectReason::InvalidKind),
+        };
+        let (two, one) = (vec![share(1), share(1), share(0)], vec![share(1), share(0)]);
+        let services = vec![service("a", 0..2), service("b", 2..3)];
+        let packets = snapshot(1, two.clone(), services.clone());
+        assert_eq!(maglev_bytes(&packets, size), 251 * (2 + 1));
+        let route = |name: &str, backends| StreamRoute {
+            route: RouteId { kind: RouteKind::Http, name: name.parse().unwrap() },
+            hostnames: vec![],
+            backends,
+        };
+        let listener = StreamListener {
+            name: ListenerName::new("http").unwrap(),
+            hostname: None,
+            tls: StreamTls::None,
+            routes: vec![route("a", two), route("b", one)],
+        };
+        let stream = Stream { port: port(81), kind: StreamKind::Plain, listeners: vec![listener] };
+        let gateway = Gateway { streams: vec![stream], ..packets.gateways()[0].clone() };
+        let both = Snapshot::new(Generation(1), HashSeed(7), vec![gateway], services).unwrap();
+        assert_eq!(maglev_bytes(&both, size), 251 * (2 + 2));
     }
 
     #[test]

@@ -230,9 +230,12 @@ fn trouble_with_a_gateway_is_that_gateway_s_alone() {
     assert!(!replica.agents.troubled("n2", 2, troubles()), "no news");
     let reason = "port 80 is taken".to_owned();
     let refused = Programming::Refused { node: "n2".to_owned(), reason };
+    assert_eq!(replica.both(), [APPLIED, Some(refused.clone())]);
+    // It comes back, and has yet to say whether it still is so.
+    replica.come("n2", 3, Some(first));
     assert_eq!(replica.both(), [APPLIED, Some(refused)]);
-    assert!(replica.agents.troubled("n2", 2, BTreeMap::new()));
-    assert!(!replica.agents.troubled("n2", 1, troubles()), "from a stream that has ended");
+    assert!(replica.agents.troubled("n2", 3, BTreeMap::new()));
+    assert!(!replica.agents.troubled("n2", 2, troubles()), "from a stream that has ended");
     assert_eq!(replica.both(), [APPLIED, APPLIED]);
 }
 
