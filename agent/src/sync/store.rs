@@ -53,7 +53,13 @@ enum StoreError {
     #[error("it is cut off or damaged")]
     Damaged,
     #[error("{0}")]
-    Parts(#[from] PartsError),
+    Parts(Box<PartsError>),
+}
+
+impl From<PartsError> for StoreError {
+    fn from(error: PartsError) -> Self {
+        Self::Parts(Box::new(error))
+    }
 }
 
 impl Store {

@@ -10,7 +10,7 @@ pub(super) fn rules(secret: &mut Secret) -> Vec<Problem> {
         return Vec::new();
     }
     let has = |key: &str| secret.data.as_ref().is_some_and(|data| data.contains_key(key));
-    let missing = ["tls.crt", "tls.key"].into_iter().filter(|key| !has(*key));
+    let missing = ["tls.crt", "tls.key"].into_iter().filter(|key| !has(key));
     missing
         .map(|key| {
             let reason = "is missing: a Secret of type kubernetes.io/tls has it";
