@@ -12,6 +12,7 @@
 
 mod addresses;
 mod conditions;
+mod infrastructure;
 mod leaders;
 mod objects;
 mod outages;
@@ -30,10 +31,11 @@ use libtest_mimic::{Arguments, Trial};
 /// Every test begins with an API server without objects.
 type Test = fn(&mut ApiServer);
 
-const ROOMS: [&[(&str, Test)]; 8] = [
+const ROOMS: [&[(&str, Test)]; 9] = [
     conditions::TESTS,
     addresses::TESTS,
     writes::TESTS,
+    infrastructure::TESTS,
     told::TESTS,
     leaders::TESTS,
     outages::TESTS,

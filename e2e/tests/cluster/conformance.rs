@@ -37,7 +37,7 @@ const UNUSABLE: &str = "192.0.2.200";
 const GOLDEN: &str = "BLIXT_GOLDEN";
 
 pub(crate) fn of_tcp_and_udp(cluster: &Cluster) {
-    cluster.shell(&format!("kubectl apply -f - <<'YAML'{POOL}YAML")).ok();
+    cluster.apply(POOL);
     let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance.yaml");
     let log = report.with_extension("log");
     if let Err(error) = fs::remove_file(&report) {
@@ -80,7 +80,11 @@ pub(crate) fn of_tcp_and_udp(cluster: &Cluster) {
         "{} is not what the suite reports: {GOLDEN}=write keeps the new one\n{new}",
         kept.display()
     );
-    cluster.kubectl(&["delete", "addresspool", "conformance"]).ok();
+    cluster.delete(POOL);
+    // What the suite has made goes with its namespaces, which it does not wait for.
+    let mine = ["namespaces", "--selector", "gateway-conformance"];
+    let gone = ["wait", "--for=delete", "--timeout=180s"];
+    cluster.kubectl(&[&gone[..], &mine[..]].concat()).ok();
 }
 
 /// The report that goes with this version.
