@@ -33,6 +33,20 @@ need_linux() {
         die "this needs Linux $OLDEST_KERNEL or newer, and here is $running: start a newer kernel"
 }
 
+# build_programs PROFILE PACKAGE...: sets `bin` to where their programs are. With
+# BLIXT_BUILT in the environment they are there already: scripts/test has built all
+# at once. Cargo builds a package alone with other features of its dependencies than
+# with others, and so would build most of them again.
+build_programs() {
+    local profile=$1
+    shift
+    bin=${BLIXT_BUILT:-}
+    [ -z "$bin" ] || return 0
+    cargo build --profile "$profile" "${@/#/--package=}"
+    # shellcheck disable=SC2034 # those who source this use it
+    bin=${CARGO_TARGET_DIR:-target}/${profile/#dev/debug}
+}
+
 # rustup puts cargo where a root shell may not look.
 find_cargo() {
     have cargo && return

@@ -475,7 +475,7 @@ impl Control {
         let stuck = self.stuck();
         let Shown { states, faults, .. } = self.interfaces.shown();
         let host_path_faults = self.host_path_faults(&states);
-        if let Some(pushed) = &self.pushed {
+        if let Some(pushed) = &mut self.pushed {
             // One that serves something keeps its VIPs, whatever else is wrong.
             let cut_off = || is_cut_off(&states).then(|| faults.join("; "));
             pushed.serves(stuck.clone().or_else(cut_off));

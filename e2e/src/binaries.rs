@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// Says where the programs are, if they are built already: `scripts/test` builds
+/// all of the workspace at once.
+const BUILT: &str = "BLIXT_BUILT";
+
 /// The agent.
 pub(crate) fn agent() -> PathBuf {
     directory().join("blixt-agent")
@@ -30,6 +34,9 @@ fn directory() -> &'static Path {
 /// Cargo builds a test's own package only, so it is asked for others, in the
 /// profile and place of the test; gives the place.
 fn build(packages: &[&str]) -> PathBuf {
+    if let Some(directory) = env::var_os(BUILT) {
+        return directory.into();
+    }
     // TARGET/debug/deps/TEST-HASH
     let test = env::current_exe().unwrap();
     let directory = test.parent().and_then(Path::parent).unwrap().to_owned();

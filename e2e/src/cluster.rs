@@ -98,6 +98,14 @@ impl Cluster {
         self.ours
     }
 
+    /// The same, and says that this is not done if not: it takes a hand on nodes.
+    pub fn is_ours_or_skip(&self, what: &str) -> bool {
+        if !self.ours {
+            println!("SKIPPED {what}: this is somebody else's cluster");
+        }
+        self.ours
+    }
+
     /// kubectl, not run yet.
     pub fn kubectl(&self, arguments: &[&str]) -> Program {
         let kubectl = if self.is_ours() { script("kubectl") } else { program("kubectl") };

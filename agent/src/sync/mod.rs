@@ -5,6 +5,7 @@
 //! newest, and says what became of it in a [`Report`].
 
 mod choice;
+mod damping;
 mod pauses;
 mod places;
 mod pushed;

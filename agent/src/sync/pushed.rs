@@ -3,7 +3,9 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::damping::Damping;
 use super::{Assignment, Reach, Serving, Sync, Wish};
 
 /// What a controller wants, and how far it is with that here.
@@ -18,12 +20,20 @@ pub struct Pushed {
     reported: bool,
     /// Whether there was a newer one, which could not be used.
     newer_is_refused: bool,
+    damping: Damping,
 }
 
 impl Pushed {
     /// Nothing is in force yet.
     pub fn new(sync: Sync) -> Self {
-        Self { sync, taken: None, current: None, reported: true, newer_is_refused: false }
+        Self {
+            sync,
+            taken: None,
+            current: None,
+            reported: true,
+            newer_is_refused: false,
+            damping: Damping::default(),
+        }
     }
 
     /// The way to the controller.
@@ -111,8 +121,9 @@ impl Pushed {
     }
 
     /// Says whether traffic can be served, and if not, why.
-    pub fn serves(&self, trouble: Option<String>) {
-        self.sync.serving.send_replace(Serving::now(trouble));
+    pub fn serves(&mut self, trouble: Option<String>) {
+        let unsteady = self.damping.now(trouble.is_none(), Instant::now());
+        self.sync.serving.send_replace(Serving::now(trouble, unsteady));
     }
 
     /// Says goodbye.

@@ -224,6 +224,27 @@ mod tests {
         }
     }
 
+    /// An agent that was upgraded starts from what the older one has kept.
+    #[test]
+    fn what_version_0_1_has_kept_is_of_use() {
+        const MESSAGES: &str = include_str!("../../../api/tests/golden/messages-0.1.txt");
+        let kept = MESSAGES.lines().find_map(|line| line.strip_prefix("kept ")).unwrap();
+        let digits: Vec<_> = kept.chars().map(|digit| digit.to_digit(16).unwrap()).collect();
+        let body: Vec<_> =
+            digits.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).unwrap()).collect();
+        let file = [b"blixt snapshot 1\n", &Digest::of(&body).to_vec()[..], &body].concat();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        fs::write(&store.file, file).unwrap();
+        let wish = store.load().unwrap();
+        let names: Vec<_> =
+            wish.snapshot.gateways().iter().map(|gateway| gateway.name.to_string()).collect();
+        assert_eq!(names, ["infra/dns", "shop/edge"]);
+        assert_eq!(wish.snapshot.services().len(), 3);
+        assert_eq!(wish.assignment.owned.len(), 2);
+        assert_eq!(wish.assignment.snat, ["192.0.2.200".parse().unwrap()].into());
+    }
+
     #[tokio::test]
     async fn what_could_not_be_written_is_written_when_it_can_be() {
         let directory = tempfile::tempdir().unwrap();

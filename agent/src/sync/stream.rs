@@ -198,8 +198,12 @@ async fn follow_once(
                     return Err(End::Failed(format!("it says nothing for {SILENCE:?}")));
                 }
                 // One that does not fit is one that nobody takes.
-                let trouble = means.serving.borrow().trouble();
-                let _ = say.try_send(Said::Beat(wire::AgentBeat { trouble }));
+                let serving = means.serving.borrow().clone();
+                let beat = wire::AgentBeat {
+                    trouble: serving.trouble(),
+                    unsteady: serving.is_unsteady(),
+                };
+                let _ = say.try_send(Said::Beat(beat));
             }
             turn = &mut newer => return Ok(End::Renewed(turn)),
             changed = means.report.changed() => {

@@ -303,7 +303,7 @@ fn messages_of_other_versions_are_read_as_far_as_they_go() {
     let inner = with_field(beat.encode_to_vec());
     let outer = [&[0x2a, inner.len() as u8][..], &inner].concat();
     assert_eq!(told(&outer), Some(Told::Beat(beat)));
-    let beat = wire::AgentBeat { trouble: "no link".to_owned() };
+    let beat = wire::AgentBeat { trouble: "no link".to_owned(), unsteady: true };
     let inner = with_field(beat.encode_to_vec());
     let outer = [&[0x22, inner.len() as u8][..], &inner].concat();
     assert_eq!(said(&outer), Some(Said::Beat(beat)));

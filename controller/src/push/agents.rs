@@ -224,15 +224,16 @@ impl Agents {
         }
     }
 
-    /// An agent says whether it can serve traffic.
+    /// An agent says whether it can serve traffic: what its trouble is, and
+    /// whether it was in trouble again and again.
     pub(crate) fn beats(
         &mut self,
         node: &str,
         stream: StreamId,
-        trouble: &str,
+        (trouble, unsteady): (&str, bool),
         now: Instant,
     ) -> Option<Turn> {
-        self.speaking(node, stream)?.health.said(trouble, now)
+        self.speaking(node, stream)?.health.said(trouble, unsteady, now)
     }
 
     /// An agent uses a snapshot. `true` if that is news.

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// and counts.
 pub(crate) const STEADY: Duration = Duration::from_secs(2);
 
+/// What is said of an agent that did not say what its trouble was.
+const UNSTEADY: &str = "it was in trouble again and again of late";
+
 /// How an agent is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Health {
@@ -37,9 +40,14 @@ pub(crate) enum Turn {
 impl Health {
     /// The agent says how it is: an empty reason says well. Agents say it all
     /// the time, so that nobody has to look whether a while is over.
-    pub(crate) fn said(&mut self, trouble: &str, now: Instant) -> Option<Turn> {
+    pub(crate) fn said(&mut self, trouble: &str, unsteady: bool, now: Instant) -> Option<Turn> {
         let is_well = trouble.is_empty();
         match self {
+            // It can serve, but its while has not begun yet.
+            Self::Ill { over, .. } if is_well && unsteady => *over = Some(now),
+            Self::Unknown | Self::Well if is_well && unsteady => {
+                *self = Self::Ill { why: UNSTEADY.to_owned(), over: Some(now) };
+            }
             Self::Ill { over: Some(since), .. }
                 if is_well && now.saturating_duration_since(*since) >= STEADY =>
             {
@@ -92,22 +100,41 @@ mod tests {
     fn trouble_is_over_when_it_has_been_over_for_a_while() {
         let (mut health, mut now) = (Health::default(), Instant::now());
         assert!(!health.is_well() && health.trouble().is_none(), "it has said nothing");
-        assert_eq!(health.said("", now), None);
+        assert_eq!(health.said("", false, now), None);
         assert!(health.is_well());
-        assert_eq!(health.said("eth0 is down", now), Some(Turn::Fell));
+        assert_eq!(health.said("eth0 is down", false, now), Some(Turn::Fell));
         assert_eq!(health.trouble(), Some("eth0 is down"));
         // It comes and goes, faster than that: told once.
         for _ in 0..10 {
             now += STEADY - Duration::from_millis(250);
-            assert_eq!(health.said("", now), None);
+            assert_eq!(health.said("", false, now), None);
             now += Duration::from_millis(250);
-            assert_eq!(health.said("eth1 is down", now), None);
+            assert_eq!(health.said("eth1 is down", false, now), None);
             assert_eq!(health.trouble(), Some("eth1 is down"));
         }
-        assert_eq!(health.said("", now), None);
+        assert_eq!(health.said("", false, now), None);
         now += STEADY;
-        assert_eq!(health.said("", now), Some(Turn::Recovered));
+        assert_eq!(health.said("", false, now), Some(Turn::Recovered));
         assert!(health.is_well());
+    }
+
+    #[test]
+    fn one_that_is_unsteady_serves_only_where_nobody_else_can() {
+        let now = Instant::now();
+        let mut new = Health::default();
+        new.said("", true, now);
+        let mut ill = Health::default();
+        ill.said("eth0 is down", false, now);
+        ill.said("", true, now);
+        for health in [&mut new, &mut ill] {
+            // For as long as it says so, however long, and a while more.
+            health.said("", true, now + 10 * STEADY);
+            assert!(!health.is_well() && health.can_serve() && health.trouble().is_some());
+            assert_eq!(health.said("", false, now + 10 * STEADY + STEADY / 2), None);
+            assert!(!health.is_well() && health.can_serve());
+            assert_eq!(health.said("", false, now + 11 * STEADY), Some(Turn::Recovered));
+            assert!(health.is_well() && health.trouble().is_none());
+        }
     }
 
     proptest! {
@@ -120,7 +147,7 @@ mod tests {
             for (ms, is_well) in beats {
                 now += Duration::from_millis(ms);
                 let was_well = health.is_well();
-                let turn = health.said(if is_well { "" } else { "no" }, now);
+                let turn = health.said(if is_well { "" } else { "no" }, false, now);
                 if !is_well {
                     ill_at = Some(now);
                 }

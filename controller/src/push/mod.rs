@@ -381,9 +381,9 @@ impl Push {
         self.state().agents.heard(node, stream, Instant::now());
     }
 
-    fn beats(&self, node: &str, stream: StreamId, trouble: &str) {
+    fn beats(&self, node: &str, stream: StreamId, trouble: &str, unsteady: bool) {
         let mut state = self.state();
-        let turn = state.agents.beats(node, stream, trouble, Instant::now());
+        let turn = state.agents.beats(node, stream, (trouble, unsteady), Instant::now());
         state.news |= turn.is_some();
         drop(state);
         match turn {

@@ -258,7 +258,7 @@ async fn listen(
                 let wanted = Wants { tables: it.tables, base: Digest::read(&it.digest) };
                 wants.send_replace(Some(wanted));
             }
-            Some(Said::Beat(it)) => push.beats(&node, stream, &short(it.trouble)),
+            Some(Said::Beat(it)) => push.beats(&node, stream, &short(it.trouble), it.unsteady),
             Some(Said::Bye(wire::Bye {})) => for_good = true,
             // Also what only a newer version knows.
             Some(Said::Hello(_)) | None => {}

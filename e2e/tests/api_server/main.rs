@@ -43,21 +43,25 @@ const ROOMS: [&[(&str, Test)]; 9] = [
     trust::TESTS,
 ];
 
+/// How many tests run at once, each with an API server: they mostly wait.
+const AT_ONCE: usize = 2;
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // They share a server, and a controller looks at all of its objects.
-    arguments.test_threads = Some(1);
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(AT_ONCE).min(AT_ONCE));
     lab::require(&ApiServer::PROGRAMS);
     let tests = if root_or_skip("api_server") { ROOMS.concat() } else { Vec::new() };
-    let server = Arc::new(Mutex::new(None));
+    // Those that no test has at the moment. One whose test failed does not come back.
+    let idle = Arc::new(Mutex::new(Vec::new()));
     let trials = tests.into_iter().map(|(name, test)| {
-        let server = Arc::clone(&server);
+        let idle = Arc::clone(&idle);
         Trial::test(name, move || {
-            // One that failed leaves objects, which the next one removes.
-            let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
-            let server = server.get_or_insert_with(ApiServer::start);
-            objects::remove_all(server);
-            test(server);
+            let servers = || idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let free = servers().pop();
+            let mut server = free.unwrap_or_else(ApiServer::start);
+            objects::remove_all(&server);
+            test(&mut server);
+            servers().push(server);
             Ok(())
         })
     });

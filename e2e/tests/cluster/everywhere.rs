@@ -95,7 +95,7 @@ impl Place {
 }
 
 pub(crate) fn with_and_without_sources(cluster: &Cluster) {
-    if !cluster.is_ours() {
+    if !cluster.is_ours_or_skip("requests from nodes and pods") {
         return;
     }
     cluster.apply(IN_NODES);

@@ -6,25 +6,25 @@ use blixt_e2e::cluster::{Cluster, processes, root};
 use blixt_e2e::lab;
 use blixt_testkit::netns::eventually_some;
 
-/// What is in a README between the fences that follow `heading`.
-fn commands(heading: &str) -> Vec<String> {
+/// The README's two commands: for Gateway API's CRDs, and for Blixt.
+fn commands() -> [String; 2] {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let (_, section) = readme.split_once(heading).unwrap_or_else(|| panic!("no {heading}"));
+    let (_, section) = readme.split_once("### In a cluster").unwrap();
     let block = section.split("\n\n    ").nth(1).unwrap().split("\n\n").next().unwrap();
-    block.lines().map(|line| line.trim().to_owned()).collect()
+    let lines: Vec<_> = block.lines().map(|line| line.trim().to_owned()).collect();
+    lines.try_into().unwrap_or_else(|lines| panic!("not two commands: {lines:?}"))
 }
 
 /// Its two commands.
 pub(crate) fn from_the_readme(cluster: &Cluster) {
-    let commands = commands("### In a cluster");
-    let [crds, ours] = &commands[..] else { panic!("not two commands: {commands:?}") };
-    gateway_api(cluster, crds);
+    let [_, ours] = commands();
+    gateway_api(cluster);
     // The namespace first, without which a trial run finds nowhere to try.
     cluster.shell("kubectl apply -f manifests/default/namespace.yaml").ok();
     cluster.shell(&ours.replace("apply", "apply --dry-run=server")).ok();
     cluster.kubectl(&["delete", "--wait", "namespace", "blixt-system"]).ok();
 
-    cluster.shell(ours).ok();
+    cluster.shell(&ours).ok();
     is_there(cluster);
     // It is what was asked for, with nothing left to apply.
     cluster.shell(&ours.replace("apply", "diff")).ok();
@@ -32,7 +32,7 @@ pub(crate) fn from_the_readme(cluster: &Cluster) {
 
 /// The same with Helm, as the page for operators says.
 pub(crate) fn with_helm(cluster: &Cluster) {
-    gateway_api(cluster, &commands("### In a cluster")[0]);
+    gateway_api(cluster);
     cluster
         .shell(
             "helm install blixt manifests/helm/blixt --namespace blixt-system --create-namespace
@@ -45,7 +45,8 @@ pub(crate) fn with_helm(cluster: &Cluster) {
 /// The CRDs of Gateway API. The command names a release's page, which no test
 /// downloads: the same come from the release's Go module. Somebody else's cluster
 /// may have them.
-fn gateway_api(cluster: &Cluster, command: &str) {
+pub(crate) fn gateway_api(cluster: &Cluster) {
+    let [command, _] = commands();
     let page = command.split_whitespace().last().unwrap();
     assert!(page.contains("/v1.6.3/standard-install.yaml"), "{page}");
     if cluster.is_ours() {
@@ -54,7 +55,7 @@ fn gateway_api(cluster: &Cluster, command: &str) {
         cluster.shell(&command.replace(page, local.to_str().unwrap())).ok();
     } else if !cluster.shell("kubectl get crd tcproutes.gateway.networking.k8s.io").status.success()
     {
-        cluster.shell(command).ok();
+        cluster.shell(&command).ok();
     }
 }
 
@@ -73,7 +74,7 @@ pub(crate) fn is_there(cluster: &Cluster) {
 
 /// What the kernel says of the agents' processes, whatever manifests say.
 pub(crate) fn with_few_privileges(cluster: &Cluster) {
-    if !cluster.is_ours() {
+    if !cluster.is_ours_or_skip("a look at the processes") {
         return;
     }
     let agents = processes("blixt-agent", "blixt-cluster/");

@@ -20,8 +20,10 @@ mod everywhere;
 mod failures;
 mod gone;
 mod installed;
+mod nonsense;
 mod restarts;
 mod served;
+mod versions;
 
 use std::time::Instant;
 
@@ -78,13 +80,21 @@ fn gateway_api_conformance() {
     gone::uninstalled(&cluster);
 }
 
+/// With an older version that BLIXT_OLDER leads to.
+#[test]
+#[ignore = "takes the images of an older version"]
+fn versions_side_by_side() {
+    versions::side_by_side("a cluster of two versions");
+}
+
 fn a_day_in(what: &str, offloads: bool, way: &Way) {
     let Some(cluster) = Cluster::up(what, offloads) else { return };
-    let rooms: [(&str, Room); 9] = [
+    let rooms: [(&str, Room); 10] = [
         ("install, as users are told", way.install),
         ("pods may do no more than they must", installed::with_few_privileges),
         ("requests to the samples", served::both_samples),
         ("from everywhere to everywhere", everywhere::with_and_without_sources),
+        ("what makes no sense", nonsense::disturbs_nobody),
         ("backends restart under load", restarts::of_backends),
         ("agents restart", restarts::of_agents),
         ("controllers restart", restarts::of_controllers),

@@ -9,9 +9,9 @@ use blixt_testkit::netns::eventually_some;
 /// How long a sample may take from `kubectl apply` to its first answer.
 const SOON: Duration = Duration::from_secs(60);
 
-/// With two pods and Maglev each request falls on either alike: that 64 all fall
-/// on one has the probability 2^-63.
-const REQUESTS: usize = 64;
+/// With two pods and Maglev each request falls on either alike: that 20 all fall
+/// on one has the probability 2^-19, and they are sent again then.
+const REQUESTS: usize = 20;
 
 pub(crate) fn both_samples(cluster: &Cluster) {
     for (sample, gateway) in [("tcproute", "web"), ("udproute", "dns")] {

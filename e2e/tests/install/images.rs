@@ -1,4 +1,4 @@
-//! Images, as `scripts/oci.sh` writes them.
+//! Images, as `scripts/oci.sh` writes them, and as the Containerfile does.
 
 use std::fs;
 use std::path::Path;
@@ -72,4 +72,48 @@ fn an_image_is_an_oci_layout_and_a_docker_archive() {
     if nix::unistd::geteuid().is_root() {
         program("chroot").arg(&tree).arg("/true").ok();
     }
+}
+
+/// The lines of a file at the root of the repository that say something.
+fn lines(path: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(path)).unwrap();
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_containerfile_makes_the_same_images_as_the_script() {
+    let mut expected = Vec::new();
+    for line in lines("scripts/images") {
+        let words: Vec<_> = line.split(' ').collect();
+        let ["image", name, user, program, ..] = words[..] else { continue };
+        expected.push(format!("FROM scratch AS {name}"));
+        expected.push(format!("COPY --from=build /images/{name}.tree/ /"));
+        expected.push("ENV PATH=/".to_owned());
+        // Who is not named is root.
+        expected.extend((user != "0:0").then(|| format!("USER {user}")));
+        expected.push(format!("ENTRYPOINT [\"/{program}\"]"));
+    }
+    let found = lines("Containerfile");
+    let (build, images) = found.split_at(4);
+    assert_eq!(images, expected);
+    assert!(expected.len() > 4, "scripts/images makes no images any more: {expected:?}");
+
+    // The oldest compiler that is tried, on the Debian that is.
+    let rust = env!("CARGO_PKG_RUST_VERSION");
+    assert_eq!(
+        build,
+        [
+            &format!("FROM docker.io/library/rust:{rust}-bookworm AS build"),
+            "WORKDIR /src",
+            "COPY . .",
+            "RUN scripts/setup && scripts/images --trees /images"
+        ]
+    );
+    let comment = fs::read_to_string(root().join("Containerfile")).unwrap();
+    for name in ["blixt-agent", "blixt-controller"] {
+        let tag = format!("--tag ghcr.io/kubernetes-sigs/{name}:v{}", env!("CARGO_PKG_VERSION"));
+        assert!(comment.contains(&tag), "{tag}");
+    }
+    assert_eq!(lines(".containerignore"), lines(".dockerignore"));
 }

@@ -213,7 +213,7 @@ impl Agent {
         let serving = sync.serving.clone();
         tokio::spawn(async move {
             while !serving.is_closed() {
-                serving.send_replace(Serving::now(None));
+                serving.send_replace(Serving::now(None, None));
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         });

@@ -43,7 +43,7 @@ impl Puppet {
         let beats = futures_util::stream::unfold(troubled, async |troubled| {
             tokio::time::sleep(BEAT).await;
             let trouble = troubled.borrow().clone();
-            Some((Said::Beat(wire::AgentBeat { trouble }), troubled))
+            Some((Said::Beat(wire::AgentBeat { trouble, unsteady: false }), troubled))
         });
         let said = begin.chain(beats);
         let said = said.map(|message| wire::FollowRequest { message: Some(message) });

@@ -80,7 +80,7 @@ impl Replica {
 
     fn beats(&mut self, node: &str, stream: StreamId, trouble: &str) -> Option<Turn> {
         self.agents.heard(node, stream, self.now);
-        self.agents.beats(node, stream, trouble, self.now)
+        self.agents.beats(node, stream, (trouble, false), self.now)
     }
 
     fn live(&self) -> Vec<String> {

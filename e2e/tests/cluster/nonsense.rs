@@ -1,0 +1,200 @@
+//! What makes no sense, and what is taken away under traffic: it is told, clients
+//! are refused rather than left waiting, and nobody else notices.
+
+use std::time::Duration;
+
+use blixt_e2e::cluster::Cluster;
+use blixt_e2e::lab;
+use blixt_testkit::netns::eventually_some;
+use serde_json::json;
+
+use crate::served::{addresses, in_url, programmed};
+
+/// How long tables may take to change.
+const SOON: Duration = Duration::from_secs(60);
+
+/// As many endpoints as a slice can have.
+const MANY: usize = 1_000;
+
+/// Where these endpoints are: behind the nodes' router, all of them one server.
+const NETWORK: &str = "10.99.0.0/22";
+
+/// A Gateway whose route leads into another namespace.
+const CROWD: &str = r"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: crowd, labels: {pool: web}}
+spec:
+  gatewayClassName: blixt
+  listeners: [{name: web, protocol: TCP, port: 8080}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: crowd}
+spec:
+  parentRefs: [{name: crowd}]
+  rules: [{backendRefs: [{name: crowd, namespace: shop, port: 8080}]}]
+";
+
+const GRANT: &str = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: crowd, namespace: shop}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: TCPRoute, namespace: default}]
+  to: [{group: '', kind: Service}]
+";
+
+const SERVICE: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: crowd, namespace: shop}
+spec: {ports: [{port: 8080}]}
+";
+
+/// A pool with addresses that are another's too.
+const AGAIN: &str = r"
+apiVersion: blixt.dev/v1alpha1
+kind: AddressPool
+metadata: {name: again}
+spec: {addresses: [192.0.2.100-192.0.2.101]}
+";
+
+pub(crate) fn disturbs_nobody(cluster: &Cluster) {
+    if !cluster.is_ours_or_skip("what makes no sense") {
+        return;
+    }
+    cluster.at("control", "ip").args(["route", "add", "local", NETWORK, "dev", "lo"]).ok();
+    let agnhost = lab::bin("agnhost");
+    let server = cluster
+        .at("control", agnhost.to_str().unwrap())
+        .args(["netexec", "--http-port=8080"])
+        .spawn();
+    let web = addresses(cluster, "web");
+    let load = cluster.load(&format!("{}:8080", in_url(&web[0])));
+
+    for yaml in [CROWD, GRANT, SERVICE, &slice(MANY)] {
+        cluster.apply(yaml);
+    }
+    let found = || programmed(cluster, "crowd");
+    eventually_some("crowd to be programmed", SOON, found);
+    let crowd = addresses(cluster, "crowd").remove(0);
+    answers(cluster, &crowd);
+
+    cluster.delete(GRANT);
+    told(cluster, "tcproute/crowd", "ResolvedRefs=False RefNotPermitted");
+    refuses(cluster, &crowd);
+    cluster.apply(GRANT);
+    answers(cluster, &crowd);
+
+    cluster.apply(&slice(0));
+    refuses(cluster, &crowd);
+    told(cluster, "tcproute/crowd", "ResolvedRefs=True ResolvedRefs");
+    cluster.apply(&slice(MANY));
+    answers(cluster, &crowd);
+
+    let of_crowd = cluster.load(&format!("{crowd}:8080"));
+    cluster.delete(SERVICE);
+    told(cluster, "tcproute/crowd", "ResolvedRefs=False BackendNotFound");
+    refuses(cluster, &crowd);
+    // Its slice goes with it, sooner or later.
+    for yaml in [SERVICE, &slice(MANY)] {
+        cluster.apply(yaml);
+    }
+    answers(cluster, &crowd);
+    let outcome = of_crowd.stop();
+    let waited: Vec<_> =
+        outcome.failures.iter().filter(|failure| failure.contains("curl: (28)")).collect();
+    assert!(waited.is_empty(), "who is refused need not wait to know it: {waited:#?}");
+
+    pools_that_change(cluster, &web);
+    for yaml in [CROWD, AGAIN] {
+        cluster.delete(yaml);
+    }
+    let outcome = load.stop();
+    server.into_output();
+    println!("the other Gateway meanwhile: {} requests answered", outcome.answered);
+    assert!(outcome.failures.is_empty(), "requests failed: {:#?}", outcome.failures);
+}
+
+/// A pool is emptied, shrinks to what one Gateway has, grows again, and gets a
+/// double.
+fn pools_that_change(cluster: &Cluster, web: &[String]) {
+    let set = |addresses: serde_json::Value| {
+        let patch = json!({"spec": {"addresses": addresses}}).to_string();
+        cluster.kubectl(&["patch", "addresspool", "web", "--type=merge", "-p", &patch]).run()
+    };
+    let get = ["get", "addresspool", "web", "-o", "jsonpath={.spec.addresses}"];
+    let before: serde_json::Value = serde_json::from_str(&cluster.kubectl(&get).ok()).unwrap();
+
+    let refused = set(json!([]));
+    assert!(refused.stderr.contains("spec.addresses"), "{refused:?}");
+    set(json!(web)).ok();
+    told(cluster, "gateway/crowd", "Programmed=False AddressNotAssigned");
+    set(before).ok();
+    eventually_some("crowd to be programmed again", SOON, || programmed(cluster, "crowd"));
+    answers(cluster, &addresses(cluster, "crowd")[0]);
+    cluster.apply(AGAIN);
+    told(cluster, "addresspool/web", "Accepted=True Overlaps");
+    assert_eq!(addresses(cluster, "web"), web);
+}
+
+/// The Service's endpoints.
+fn slice(count: usize) -> String {
+    let endpoints: Vec<_> = (0..count)
+        .map(|n| json!({"addresses": [format!("10.99.{}.{}", n / 250, n % 250 + 1)]}))
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "crowd-1",
+            "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": "crowd"},
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"port": 8080}],
+    })
+    .to_string()
+}
+
+/// Waits until a condition of the object says this.
+fn told(cluster: &Cluster, object: &str, what: &str) {
+    let conditions = match object.starts_with("tcproute") {
+        true => ".status.parents[*].conditions[*]",
+        false => ".status.conditions[*]",
+    };
+    let path = format!(
+        "jsonpath={{range {conditions}}}{{.type}}={{.status}} {{.reason}}{{\"\\n\"}}{{end}}"
+    );
+    eventually_some(format!("{object} to say {what}"), SOON, || {
+        let said = cluster.kubectl(&["get", object, "-o", &path]).ok();
+        if said.lines().any(|line| line == what) { Ok(()) } else { Err(said) }
+    });
+}
+
+/// Waits until every request is answered.
+fn answers(cluster: &Cluster, address: &str) {
+    comes_to(cluster, address, "0");
+}
+
+/// Waits until every client hears at once that nobody is there for it.
+fn refuses(cluster: &Cluster, address: &str) {
+    comes_to(cluster, address, "7");
+}
+
+/// Waits until each of 20 requests makes curl end with this code.
+fn comes_to(cluster: &Cluster, address: &str, code: &str) {
+    let url = format!("http://{}:8080/hostname", in_url(address));
+    let line =
+        format!("for n in {{1..20}}; do curl -s -o /dev/null --max-time 2 {url}; echo $?; done");
+    eventually_some(format!("curl {url} to end with {code}"), SOON, || {
+        let ended = cluster.client("bash").args(["-c", &line]).limit(SOON).run().stdout;
+        if ended.lines().all(|ended| ended == code) { Ok(()) } else { Err(ended) }
+    });
+}
