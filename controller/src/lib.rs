@@ -12,6 +12,8 @@ mod clients;
 mod events;
 pub mod flags;
 mod http;
+mod infrastructure;
+mod known;
 mod leader;
 mod metrics;
 mod patience;

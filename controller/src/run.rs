@@ -26,6 +26,7 @@ use crate::clients::Clients;
 use crate::events::{self, Standing};
 use crate::flags::Flags;
 use crate::http::{self, HttpError, Shown};
+use crate::infrastructure::{self, Wanted};
 use crate::metrics::{FAILED, GONE, Metrics, OUTDATED, WRITTEN};
 use crate::patience::{Failure, Patience};
 use crate::push::Push;
@@ -108,6 +109,7 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
         pushing.scraped(door, http::page(shown));
     }
     let looping = Loop {
+        infrastructure: infrastructure::begin(&clients),
         standing: events::begin(clients.asking.clone(), identity, metrics.clone()),
         client: clients.asking,
         world,
@@ -148,9 +150,14 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
 
 fn tell_awaited(world: &World, awaited: &watch::Sender<Vec<String>>) {
     let kinds: Vec<_> = world.awaited().map(|kind| kind.to_string()).collect();
-    awaited.send_if_modified(|shown| {
-        let changed = *shown != kinds;
-        *shown = kinds;
+    publish(awaited, kinds);
+}
+
+/// Tells it if it is news.
+fn publish<T: PartialEq>(shown: &watch::Sender<T>, news: T) {
+    shown.send_if_modified(|before| {
+        let changed = *before != news;
+        *before = news;
         changed
     });
 }
@@ -198,6 +205,8 @@ struct Loop {
     awaited: watch::Sender<Vec<String>>,
     /// Where refusals are told.
     standing: watch::Sender<Standing>,
+    /// Where objects for Gateways are made.
+    infrastructure: watch::Sender<Wanted>,
     lead: Lead,
     /// Writes under way; what failed comes out.
     writing: Option<JoinHandle<Vec<Failure>>>,
@@ -263,6 +272,7 @@ impl Loop {
         } else {
             self.lead = Lead::No;
             self.standing.send_replace(None);
+            self.infrastructure.send_replace(None);
         }
     }
 
@@ -298,6 +308,8 @@ impl Loop {
         self.metrics.wanted(&compiled.compiled.snapshot);
         if self.lead == Lead::Yes {
             self.tell_refusals(&compiled.compiled);
+            let wanted = infrastructure::wanted(self.world.objects(), &compiled.compiled);
+            publish(&self.infrastructure, Some(wanted));
             self.write(&compiled, begin);
         }
     }
@@ -317,12 +329,7 @@ impl Loop {
             let uid = self.world.uid(&refusal.object).map(str::to_owned);
             (refusal, uid)
         });
-        let standing = Some(with_uid.collect());
-        self.standing.send_if_modified(|before| {
-            let changed = *before != standing;
-            *before = standing;
-            changed
-        });
+        publish(&self.standing, Some(with_uid.collect()));
     }
 
     fn write(&mut self, outcome: &Outcome, now: Instant) {

@@ -25,8 +25,8 @@ const PROGRAMS: [&str; 6] = ["kubelet", "kube-apiserver", "etcd", "containerd", 
 /// The network of its client.
 const CLIENT: &str = "/run/netns/blixt-cluster-client";
 
-/// What leads to it, from the network of its control plane.
-const KUBECONFIG: &str = "/var/lib/blixt-cluster/kubeconfig";
+/// What leads to it, from the networks of its control plane and its client.
+pub const KUBECONFIG: &str = "/var/lib/blixt-cluster/kubeconfig";
 
 /// The tag of images that are the same and yet another version, for upgrades.
 pub const NEXT: &str = "next";

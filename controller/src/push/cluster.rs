@@ -9,16 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::PostParams;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::events::{Event as NewEvent, EventType, Recorder, Reporter};
-use kube::runtime::reflector::{self, Store};
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,7 +21,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::watch::{Patience, config, describe};
+use crate::known::Known;
+use crate::watch::config;
 
 use super::certificates::Material;
 use super::{Push, Trust};
@@ -150,56 +146,6 @@ pub async fn keep(keeping: Keeping, trust: Trust, push: Push) {
             }
             () = sleep(wait) => {}
         }
-    }
-}
-
-/// Objects as a watch tells them.
-struct Known<K: Resource + 'static>
-where
-    K::DynamicType: Eq + std::hash::Hash,
-{
-    told: BoxStream<'static, Result<Event<K>, watcher::Error>>,
-    all: Store<K>,
-    is_listed: bool,
-    trouble: Option<String>,
-}
-
-impl<K> Known<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    fn follow(api: Api<K>, config: watcher::Config) -> Self {
-        let (all, writer) = reflector::store();
-        let told = reflector::reflector(writer, watcher(api, config).backoff(Patience::default()));
-        Self { told: told.boxed(), all, is_listed: false, trouble: None }
-    }
-
-    /// All there are, once that is known.
-    fn all(&self) -> Option<Vec<Arc<K>>> {
-        self.is_listed.then(|| self.all.state())
-    }
-
-    /// Waits until something is other than it was. May be cut short.
-    async fn changed(&mut self) {
-        while let Some(event) = self.told.next().await {
-            match event {
-                Ok(Event::Init | Event::InitApply(_)) => continue,
-                Ok(Event::InitDone) => self.is_listed = true,
-                Ok(Event::Apply(_) | Event::Delete(_)) => {}
-                Err(error) => {
-                    let text = describe(&error);
-                    if self.trouble.as_ref() != Some(&text) {
-                        warn!("watching {} of our own: {text}; trying again", K::kind(&()));
-                        self.trouble = Some(text);
-                    }
-                    continue;
-                }
-            }
-            self.trouble = None;
-            return;
-        }
-        // A watch does not end.
-        std::future::pending().await
     }
 }
 

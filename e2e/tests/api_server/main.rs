@@ -13,6 +13,7 @@
 mod addresses;
 mod conditions;
 mod configs;
+mod infrastructure;
 mod leaders;
 mod objects;
 mod outages;
@@ -31,11 +32,12 @@ use libtest_mimic::{Arguments, Trial};
 /// Every test begins with an API server without objects.
 type Test = fn(&mut ApiServer);
 
-const ROOMS: [&[(&str, Test)]; 9] = [
+const ROOMS: [&[(&str, Test)]; 10] = [
     conditions::TESTS,
     configs::TESTS,
     addresses::TESTS,
     writes::TESTS,
+    infrastructure::TESTS,
     told::TESTS,
     leaders::TESTS,
     outages::TESTS,

@@ -84,6 +84,11 @@ pub(crate) fn remove_all(server: &ApiServer) {
             kube.delete(&Id::of(&service));
         }
     }
+    for account in kube.list("ServiceAccount") {
+        if account["metadata"]["namespace"] == "shop" {
+            kube.delete(&Id::of(&account));
+        }
+    }
     for name in [NAMESPACE, "shop", "kitchen"] {
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace",

@@ -1,6 +1,6 @@
 //! Blixt in a real cluster, from installing it to nothing left: once with
 //! kustomize where veths have their offloads, as in kind, and once with Helm where
-//! they have none.
+//! they have none; and what Gateway API's conformance suite says of it.
 //!
 //! One test is one cluster, and goes through the rooms in the order of a
 //! user's day. Without the lab's programs it is skipped, and says so; with
@@ -15,6 +15,7 @@
     reason = "a test fails by panicking, with what went wrong"
 )]
 
+mod conformance;
 mod everywhere;
 mod failures;
 mod gone;
@@ -69,6 +70,15 @@ fn a_day_of_failures() {
 #[ignore = "takes a quarter of an hour"]
 fn ten_days_of_failures() {
     failures::of_everything("ten days of failures", 10);
+}
+
+#[test]
+#[ignore = "the suite wants Gateways of HTTP and HTTPS to be programmed"]
+fn gateway_api_conformance() {
+    let Some(cluster) = Cluster::up("a cluster for the conformance suite", true) else { return };
+    installed::from_the_readme(&cluster);
+    conformance::of_tcp_and_udp(&cluster);
+    gone::uninstalled(&cluster);
 }
 
 /// With an older version that BLIXT_OLDER leads to.

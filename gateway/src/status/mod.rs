@@ -19,7 +19,15 @@ pub use merge::{
 
 /// The features of Gateway API that work today, sorted by name as
 /// `GatewayClass.status.supportedFeatures` has to be.
-pub const SUPPORTED_FEATURES: [&str; 4] = ["Gateway", "ReferenceGrant", "TCPRoute", "UDPRoute"];
+pub const SUPPORTED_FEATURES: [&str; 7] = [
+    "Gateway",
+    "GatewayAddressEmpty",
+    "GatewayInfrastructure",
+    "GatewayStaticAddresses",
+    "ReferenceGrant",
+    "TCPRoute",
+    "UDPRoute",
+];
 
 /// The status of every object that is ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
