@@ -9,6 +9,8 @@ use blixt_e2e::cluster::{Cluster, KUBECONFIG, root};
 use blixt_e2e::lab;
 use serde_json::Value;
 
+use crate::installed;
+
 /// What Blixt claims to conform to.
 const PROFILES: [&str; 2] = ["GATEWAY-TCP", "GATEWAY-UDP"];
 
@@ -37,6 +39,9 @@ const UNUSABLE: &str = "192.0.2.200";
 const GOLDEN: &str = "BLIXT_GOLDEN";
 
 pub(crate) fn of_tcp_and_udp(cluster: &Cluster) {
+    // HTTPS listeners take their certificates from Secrets.
+    cluster.shell("kubectl kustomize manifests/tls-secrets | kubectl apply -f -").ok();
+    installed::is_there(cluster);
     cluster.apply(POOL);
     let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance.yaml");
     let log = report.with_extension("log");

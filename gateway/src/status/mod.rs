@@ -19,11 +19,12 @@ pub use merge::{
 
 /// The features of Gateway API that work today, sorted by name as
 /// `GatewayClass.status.supportedFeatures` has to be.
-pub const SUPPORTED_FEATURES: [&str; 7] = [
+pub const SUPPORTED_FEATURES: [&str; 8] = [
     "Gateway",
     "GatewayAddressEmpty",
     "GatewayInfrastructure",
     "GatewayStaticAddresses",
+    "ListenerSet",
     "ReferenceGrant",
     "TCPRoute",
     "UDPRoute",
