@@ -8,7 +8,7 @@ use blixt_model::ObjectName;
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Event, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
@@ -64,6 +64,15 @@ impl Drop for Secrets {
     }
 }
 
+/// Whether trying again does not help by itself.
+fn is_final(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+            if matches!(status.code, 403 | 404)
+    )
+}
+
 /// Tells of one Secret until nobody listens.
 async fn watch(api: Api<Secret>, name: ObjectName, changes: UnboundedSender<Change>) {
     let config = config().fields(&format!("metadata.name={}", name.name()));
@@ -79,6 +88,10 @@ async fn watch(api: Api<Secret>, name: ObjectName, changes: UnboundedSender<Chan
                 }
                 warn!("Secret {name} can't be read: {why}; trying again");
                 trouble = Some(why.clone());
+                // What passes is waited for: who has just begun knows no last good one.
+                if !is_final(&error) {
+                    continue;
+                }
                 Told::Unreadable(why)
             }
             Ok(Event::Init) => {

@@ -24,7 +24,7 @@ const KNOWN_BUNDLE: &str = "v1.6.";
 
 /// How long it is waited for a Secret that is referred to: without it a
 /// listener that was served would be served no more.
-const SECRET: Duration = Duration::from_secs(2);
+const SECRET: Duration = Duration::from_secs(10);
 
 /// The cluster as it is.
 #[derive(Debug)]

@@ -16,6 +16,9 @@ const TYPE: &str = "kubernetes.io/tls";
 const CHAIN: &str = "tls.crt";
 const KEY: &str = "tls.key";
 
+/// Certificates travel together to each agent, so none may be large.
+const MOST_BYTES: usize = 64 << 10;
+
 /// The certificate in a Secret; or why there is none, as the end of a sentence
 /// that begins with the Secret.
 pub(crate) fn read(name: &ObjectName, secret: &Secret) -> Result<Certificate, String> {
@@ -29,6 +32,11 @@ pub(crate) fn read(name: &ObjectName, secret: &Secret) -> Result<Certificate, St
     };
     let chain_pem = field(CHAIN).ok_or_else(|| format!("has no {CHAIN}"))?;
     let key_pem = field(KEY).ok_or_else(|| format!("has no {KEY}"))?;
+    if let Some((large, _)) =
+        [(CHAIN, chain_pem), (KEY, key_pem)].iter().find(|(_, pem)| pem.len() > MOST_BYTES)
+    {
+        return Err(format!("has a {large} of more than {} KiB", MOST_BYTES >> 10));
+    }
     let chain = CertificateDer::pem_slice_iter(chain_pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|why| no_pem(CHAIN, &why))?;
     if chain.is_empty() {
@@ -97,6 +105,17 @@ mod tests {
 
     fn read_from(secret: &Secret) -> Result<Certificate, String> {
         read(&"shop/web".parse().unwrap(), secret)
+    }
+
+    #[test]
+    fn one_that_is_large_is_refused() {
+        let (chain, key) = pair();
+        let filler = "#\n".repeat(MOST_BYTES / 2);
+        let of = |chain: &str, key: &str| secret(Some(TYPE), &[(CHAIN, chain), (KEY, key)]);
+        let why = read_from(&of(&format!("{filler}{chain}"), &key)).unwrap_err();
+        assert_eq!(why, "has a tls.crt of more than 64 KiB");
+        let why = read_from(&of(&chain, &format!("{filler}{key}"))).unwrap_err();
+        assert_eq!(why, "has a tls.key of more than 64 KiB");
     }
 
     #[test]

@@ -107,8 +107,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Under 2 GiB if all of them end TLS and are full.
-            streams: 16_384,
+            // Under 512 MiB if all of them end TLS and are full: half of what the
+            // DaemonSet allows.
+            streams: 4_096,
             // As long as Envoy waits for its listener filters
             // (listener_filters_timeout).
             hello: Duration::from_secs(15),

@@ -8,6 +8,18 @@ use crate::manifest::{Path, Problem};
 
 /// Refuses fields that the type does not know.
 pub(super) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Problem>> {
+    decode_and(value, reason)
+}
+
+/// The same, of what nobody may read in a log.
+pub(super) fn decode_secret<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Problem>> {
+    decode_and(value, |_| "is of the wrong type".to_owned())
+}
+
+fn decode_and<T: DeserializeOwned>(
+    value: Value,
+    reason: fn(&serde_json::Error) -> String,
+) -> Result<T, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut track = Track::new();
     let mut unknown = |path: serde_ignored::Path<'_>| {
@@ -70,6 +82,15 @@ mod tests {
 
     fn problems<T: DeserializeOwned + std::fmt::Debug>(value: Value) -> Vec<String> {
         decode::<T>(value).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_a_secret_says_is_not_repeated() {
+        let value = json!({"metadata": "-----BEGIN PRIVATE KEY-----"});
+        let told = decode::<Service>(value.clone()).unwrap_err()[0].to_string();
+        assert!(told.contains("PRIVATE KEY"), "{told}");
+        let told = decode_secret::<Service>(value).unwrap_err()[0].to_string();
+        assert_eq!(told, "metadata is of the wrong type");
     }
 
     #[test]

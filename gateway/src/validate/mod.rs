@@ -20,7 +20,7 @@ use crate::manifest::{Node, Path, Problem};
 use crate::object::{Kind, Object};
 use crate::route::RouteSpec;
 use crate::schema;
-use decode::decode;
+use decode::{decode, decode_secret};
 
 /// Fills in what an API server fills in, and returns the object or all that
 /// is wrong with it.
@@ -119,7 +119,7 @@ fn read(kind: Kind, value: Value) -> Result<Object, Vec<Problem>> {
         Kind::HttpRoute => Object::HttpRoute(decode(value)?),
         Kind::TlsRoute => Object::TlsRoute(decode(value)?),
         Kind::ReferenceGrant => Object::ReferenceGrant(decode(value)?),
-        Kind::Secret => Object::Secret(decode(value)?),
+        Kind::Secret => Object::Secret(decode_secret(value)?),
         Kind::Service => Object::Service(decode(value)?),
         Kind::EndpointSlice => Object::EndpointSlice(decode(value)?),
         Kind::AddressPool => Object::AddressPool(decode(value)?),
