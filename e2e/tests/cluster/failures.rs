@@ -130,7 +130,7 @@ pub(crate) fn of_everything(what: &str, times: usize) {
     }
     old_connections_are_reset(&cluster, &vip);
     cluster.delete(GATEWAY);
-    gone::uninstalled(&cluster);
+    gone::uninstalled(&cluster, "manifests/default");
 }
 
 /// One failure: the outage when it comes, and that when all becomes as it was.

@@ -25,7 +25,7 @@ const TRACES: [(&str, &[&str], &[&str]); 6] = [
 
 pub(crate) fn without_a_trace(cluster: &Cluster) {
     without_the_samples(cluster);
-    uninstalled(cluster);
+    uninstalled(cluster, "manifests/default");
 }
 
 /// With Helm, which leaves CRDs and namespace to the one who takes it away.
@@ -48,8 +48,8 @@ fn without_the_samples(cluster: &Cluster) {
 }
 
 /// Takes it away as it was installed with kustomize.
-pub(crate) fn uninstalled(cluster: &Cluster) {
-    cluster.shell("kubectl kustomize manifests/default | kubectl delete -f -").ok();
+pub(crate) fn uninstalled(cluster: &Cluster, manifests: &str) {
+    cluster.shell(&format!("kubectl kustomize {manifests} | kubectl delete -f -")).ok();
     nothing_is_left(cluster);
 }
 

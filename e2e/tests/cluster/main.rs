@@ -73,12 +73,11 @@ fn ten_days_of_failures() {
 }
 
 #[test]
-#[ignore = "the suite wants Gateways of HTTP and HTTPS to be programmed"]
 fn gateway_api_conformance() {
     let Some(cluster) = Cluster::up("a cluster for the conformance suite", true) else { return };
     installed::from_the_readme(&cluster);
     conformance::of_tcp_and_udp(&cluster);
-    gone::uninstalled(&cluster);
+    gone::uninstalled(&cluster, "manifests/tls-secrets");
 }
 
 /// With an older version that BLIXT_OLDER leads to.
