@@ -186,6 +186,8 @@ fn old_connections_are_reset(cluster: &Cluster, vip: &str) {
     let (stdout, stderr) = talk.into_output();
     assert!(stderr.contains("reset by peer"), "{ended:?}: {stdout}{stderr}");
     start_again(cluster);
+    // What a dead node's agent has left, the next one takes away.
+    installed::is_there(cluster);
 }
 
 /// Whose MAC address the client has for an address, asked anew.

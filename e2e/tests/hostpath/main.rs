@@ -223,7 +223,8 @@ fn nothing_goes_round(cluster: &Cluster) {
     });
     std::thread::sleep(Duration::from_millis(100));
     let (sent_now, back_now) = cluster.on_the_pair();
-    assert_eq!(back_now, back, "something came back out of the pair");
+    // The kernel may report a multicast group meanwhile; all that goes round comes back.
+    assert!(back_now - back < EACH, "{} came back out of the pair", back_now - back);
     assert!(sent_now - sent <= expected(4) + 20, "{} packets", sent_now - sent);
 }
 
