@@ -17,6 +17,9 @@ use crate::streams::Certificates;
 #[derive(Debug)]
 pub struct Pushed {
     sync: Sync,
+    /// What was kept over the start, until it was looked at: what has come since
+    /// may be refused, and then it is what stays.
+    kept: Option<Arc<Wish>>,
     /// The one that was looked at last.
     taken: Option<Arc<Wish>>,
     /// The one whose tables are published.
@@ -33,8 +36,10 @@ pub struct Pushed {
 impl Pushed {
     /// Nothing is in force yet.
     pub fn new(sync: Sync) -> Self {
+        let kept = sync.wishes.borrow().clone();
         Self {
             sync,
+            kept,
             taken: None,
             current: None,
             reported: true,
@@ -65,6 +70,10 @@ impl Pushed {
 
     /// What is wanted now, unless that was looked at already.
     pub fn wanted(&mut self) -> Option<Arc<Wish>> {
+        if let Some(kept) = self.kept.take() {
+            self.taken = Some(kept.clone());
+            return Some(kept);
+        }
         self.sync.reach.mark_unchanged();
         let wish = self.sync.wishes.borrow_and_update().clone()?;
         let is_news = |taken: &Arc<Wish>| !Arc::ptr_eq(taken, &wish);
@@ -199,6 +208,23 @@ mod tests {
         let owned = [[192, 0, 2, owned].into()].into();
         let assignment = Assignment { owned, ..Assignment::default() };
         Arc::new(Wish::new(Parts::of(&snapshot), assignment).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_comes_first_whatever_has_come_since() {
+        let state = tempfile::tempdir().unwrap();
+        let places = Places::Directory(state.path().join("nothing"));
+        let settings = Settings { places, token: state.path().join("token") };
+        let mut sync = Sync::start(&settings, state.path());
+        let (kept, newer) = (wish(1, 1), wish(2, 2));
+        let (wishes, wanted) = tokio::sync::watch::channel(Some(kept.clone()));
+        sync.wishes = wanted;
+        let mut pushed = Pushed::new(sync);
+        wishes.send_replace(Some(newer.clone()));
+        assert_eq!(pushed.wanted(), Some(kept));
+        pushed.changed().await;
+        assert_eq!(pushed.wanted(), Some(newer));
+        assert_eq!(pushed.wanted(), None);
     }
 
     #[tokio::test]
