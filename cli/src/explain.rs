@@ -72,6 +72,10 @@ pub(crate) fn draw(told: &ExplainResponse, width: Option<u16>) -> String {
         }
     }
     let (opening, other) = (told.opening.as_ref(), told.other.as_ref());
+    if told.stream {
+        rows.push(("Then", stream_told(told)));
+        return draw_rows(rows, width);
+    }
     let is_tcp = told.protocol() == Protocol::Tcp;
     match &told.flow {
         Some(_) => {
@@ -87,8 +91,27 @@ pub(crate) fn draw(told: &ExplainResponse, width: Option<u16>) -> String {
         let why = refusal.drop.as_ref().map(dropped).unwrap_or_default();
         rows.push(("But", format!("on a queue of worker {}: {why}", refusal.worker)));
     }
+    draw_rows(rows, width)
+}
+
+fn draw_rows(rows: Vec<(&str, String)>, width: Option<u16>) -> String {
     let rows: Vec<_> = rows.into_iter().map(|(name, said)| vec![name.to_owned(), said]).collect();
     table::draw_list(&rows, width)
+}
+
+/// What becomes of a connection that ends on the node.
+fn stream_told(told: &ExplainResponse) -> String {
+    let ends = "it ends on the node's own TCP stack";
+    match (told.opening.as_ref().and_then(|opening| opening.drop.as_ref()), &told.endpoint) {
+        (Some(drop), _) => format!("{ends}, and is reset, {}: {}", drop.reason, drop.meaning),
+        (None, Some(endpoint)) => {
+            format!("{ends}, and its bytes go to {} on another connection", at(&endpoint.address))
+        }
+        (None, None) => format!(
+            "{ends}; the name that it asks for decides which listener and route it gets, \
+             see `blixtctl lb`"
+        ),
+    }
 }
 
 fn packet(told: &ExplainResponse) -> String {
@@ -108,7 +131,9 @@ fn packet(told: &ExplainResponse) -> String {
 }
 
 fn listener(told: &ExplainResponse) -> String {
-    let Some(listener) = &told.listener else { return "none".to_owned() };
+    let Some(listener) = &told.listener else {
+        return if told.stream { "one of several" } else { "none" }.to_owned();
+    };
     let route = match &told.route {
         Some(route) => format!("{} {}", route.kind, lb::name(&route.name)),
         None => "no route".to_owned(),
