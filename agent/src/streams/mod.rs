@@ -114,6 +114,7 @@ impl StreamServer {
             choosing: choosing.clone(),
             ways: None,
             ports: Ports::default(),
+            served: BTreeSet::new(),
             told: BTreeMap::new(),
         };
         tokio::spawn(task.run(wanted, shows, stopped));
@@ -188,6 +189,8 @@ struct Task {
     choosing: Choosing,
     ways: Option<Ways>,
     ports: Ports,
+    /// The ports that somebody listens on.
+    served: BTreeSet<SocketAddr>,
     /// What the log said last.
     told: BTreeMap<ObjectName, String>,
 }
@@ -238,26 +241,29 @@ impl Task {
             self.ports.make(&wish.applied.snapshot, &wish.certificates);
         let wanted: BTreeSet<_> = ports.keys().copied().collect();
         let mut refused = self.lead(&wanted).await;
-        ports.retain(|port, _| !refused.contains_key(port));
-        let led: BTreeSet<_> = ports.keys().copied().collect();
+        // Who is served already stays, be the kernel's tables touched or not.
+        ports.retain(|port, _| self.served.contains(port) || !refused.contains_key(port));
+        let mut served: BTreeSet<_> = ports.keys().copied().collect();
         match self.streams(!ports.is_empty()) {
             Ok(None) => {}
             Ok(Some(streams)) => {
                 let balancer = Arc::new(ByTables::new(wish.tables, Arc::clone(&self.published)));
                 self.choosing.add(&balancer);
                 let taken = streams.take(blixt_streams::Wanted { ports, balancer });
+                served.retain(|port| !taken.contains_key(port));
                 refused.extend(taken.into_iter().map(|(port, why)| (port, why.to_string())));
             }
             Err(why) => {
                 let why = format!("the system refuses threads for streams: {why}");
-                refused.extend(led.into_iter().map(|port| (port, why.clone())));
+                refused.extend(served.iter().map(|port| (*port, why.clone())));
+                served.clear();
             }
         }
         // After nobody listens there any more.
         if let Some(ways) = &mut self.ways {
             ways.keep(&wanted).await;
         }
-        let served = wanted.iter().filter(|port| !refused.contains_key(port)).copied().collect();
+        self.served.clone_from(&served);
         for (port, why) in refused {
             if let Some(gateway) = owners.get(&port) {
                 troubles.entry(gateway.clone()).or_insert(why);
