@@ -153,7 +153,7 @@ fn what_ends_tls_stays_until_there_is_something_newer_that_works() {
     let (still, why) = make(&[&broken], &[&first, &broken]);
     assert_eq!(still, with_first);
     let why = why.unwrap();
-    assert!(why.starts_with("listener default/edge/https: of its Secrets (shop/cert), "), "{why}");
+    assert!(why.starts_with("listener https: of its Secrets (shop/cert), "), "{why}");
     let (with_second, why) = make(&[&second], &[&second]);
     assert_eq!((with_second.is_some(), why), (true, None));
     assert_ne!(with_second, with_first);
