@@ -6,8 +6,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let crds = match blixt_gateway::crds() {
+        Ok(crds) => crds,
+        Err(error) => return fail(&format!("a CRD can't be written as JSON: {error}")),
+    };
     let mut text = String::new();
-    for crd in blixt_gateway::crds() {
+    for crd in crds {
         match serde_saphyr::to_string(&crd) {
             Ok(yaml) => text += &format!("---\n{yaml}"),
             Err(error) => return fail(&format!("a CRD can't be written as YAML: {error}")),

@@ -4,11 +4,35 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
+use serde_json::Value;
 
 use crate::apis::{AddressPool, GatewayConfig};
 
-/// All of them, as `manifests/crds` has them.
-pub fn crds() -> Vec<CustomResourceDefinition> {
+/// All of them, as `manifests/crds` has them: JSON, since of a schema's whole
+/// numbers the Rust type makes floating ones, which no other tool writes so.
+pub fn crds() -> Result<Vec<Value>, serde_json::Error> {
+    let whole = |crd| {
+        let mut crd = serde_json::to_value(crd)?;
+        whole_numbers(&mut crd);
+        Ok(crd)
+    };
+    types().into_iter().map(whole).collect()
+}
+
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|float| float.fract() == 0.0) {
+                *value = Value::from(whole as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
+fn types() -> Vec<CustomResourceDefinition> {
     let mut crds = vec![AddressPool::crd(), GatewayConfig::crd()];
     for crd in &mut crds {
         for version in &mut crd.spec.versions {
@@ -61,8 +85,8 @@ mod tests {
 
     #[test]
     fn the_manifests_are_those_of_the_types() {
-        let yaml = |crd| format!("---\n{}", serde_saphyr::to_string(crd).unwrap());
-        let wanted: String = crds().iter().map(yaml).collect();
+        let yaml = |crd: &Value| format!("---\n{}", serde_saphyr::to_string(crd).unwrap());
+        let wanted: String = crds().unwrap().iter().map(yaml).collect();
         let found = include_str!("../../manifests/crds/blixt.dev.yaml");
         assert!(wanted == found, "make them anew: see gateway/examples/crds.rs");
     }

@@ -69,23 +69,8 @@ fn template(values: &[&str]) -> String {
     helm.args(values.iter().flat_map(|value| ["--set", value])).ok()
 }
 
-/// Kustomize writes 16.0 as 16, and Helm CRDs as they are.
-fn whole_numbers(value: &mut Value) {
-    match value {
-        Value::Number(number) => {
-            if let Some(whole) = number.as_f64().filter(|it| it.fract() == 0.0) {
-                *value = Value::from(whole as i64);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
-        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
-        _ => {}
-    }
-}
-
 fn by_name(objects: Objects) -> BTreeMap<String, Value> {
     let named = objects.all.into_iter().map(|mut object| {
-        whole_numbers(&mut object);
         let name = format!(
             "{}/{}",
             object["kind"].as_str().unwrap(),
