@@ -9,8 +9,7 @@ pub use gateway_api::gatewayclasses::{
 };
 pub use gateway_api::gateways::{
     Gateway, GatewayAddresses, GatewayAllowedListeners, GatewayAllowedListenersNamespacesFrom,
-    GatewayAllowedListenersNamespacesSelector, GatewayListeners, GatewayListenersAllowedRoutes,
-    GatewayListenersAllowedRoutesNamespacesFrom, GatewayListenersAllowedRoutesNamespacesSelector,
+    GatewayListeners, GatewayListenersAllowedRoutes, GatewayListenersAllowedRoutesNamespacesFrom,
     GatewayListenersTlsCertificateRefs, GatewayListenersTlsMode, GatewaySpec, GatewayStatus,
     GatewayStatusAddresses, GatewayStatusListeners, GatewayStatusListenersSupportedKinds,
     GatewayTls,

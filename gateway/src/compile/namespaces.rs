@@ -2,9 +2,8 @@
 
 use crate::apis::{
     GatewayAllowedListeners, GatewayAllowedListenersNamespacesFrom as SetsFrom,
-    GatewayAllowedListenersNamespacesSelector, GatewayListenersAllowedRoutes as AllowedRoutes,
-    GatewayListenersAllowedRoutesNamespacesFrom as From,
-    GatewayListenersAllowedRoutesNamespacesSelector, LabelSelector, LabelSelectorRequirement,
+    GatewayListenersAllowedRoutes as AllowedRoutes,
+    GatewayListenersAllowedRoutesNamespacesFrom as From, LabelSelector, LabelSelectorRequirement,
 };
 use crate::compile::selector::Selector;
 use crate::index::Index;
@@ -12,6 +11,23 @@ use crate::index::Index;
 /// Every namespace has this label, also one whose object we do not see
 /// (`LabelMetadataName` of Kubernetes).
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// The same selector as a type of its own: of the generated ones each place has
+/// another.
+macro_rules! plain {
+    ($selector:expr) => {{
+        let requirements = $selector.match_expressions.iter().flatten();
+        let requirements = requirements.map(|expression| LabelSelectorRequirement {
+            key: expression.key.clone(),
+            operator: expression.operator.clone(),
+            values: expression.values.clone(),
+        });
+        LabelSelector {
+            match_expressions: Some(requirements.collect()),
+            match_labels: $selector.match_labels.clone(),
+        }
+    }};
+}
 
 /// From which namespaces something is taken.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +48,7 @@ impl AllowedNamespaces {
             Some(From::All) => Ok(Self::All),
             Some(From::Same) | None => Ok(Self::Same),
             Some(From::Selector) => match &namespaces.selector {
-                Some(selector) => Selector::new(&plain(selector))
+                Some(selector) => Selector::new(&plain!(selector))
                     .map(Self::Selected)
                     .map_err(|why| format!("{here}.selector can't be used: {why}")),
                 None => Err(format!("{here}.from is Selector: set {here}.selector too")),
@@ -53,7 +69,7 @@ impl AllowedNamespaces {
             Some(SetsFrom::Same) => Ok(Some(Self::Same)),
             Some(SetsFrom::None) | None => Ok(None),
             Some(SetsFrom::Selector) => match &namespaces.selector {
-                Some(selector) => Selector::new(&plain_of_sets(selector))
+                Some(selector) => Selector::new(&plain!(selector))
                     .map(|selector| Some(Self::Selected(selector)))
                     .map_err(|why| format!("{here}.selector can't be used: {why}")),
                 None => Err(format!("{here}.from is Selector: set {here}.selector too")),
@@ -78,32 +94,4 @@ pub(super) fn is_selected(selector: &Selector, namespace: &str, index: &Index) -
         NAME_LABEL => Some(namespace),
         _ => labels.and_then(|labels| labels.get(key)).map(String::as_str),
     })
-}
-
-/// The same selector, as every other kind has it.
-fn plain_of_sets(selector: &GatewayAllowedListenersNamespacesSelector) -> LabelSelector {
-    let requirements = selector.match_expressions.iter().flatten();
-    let requirements = requirements.map(|expression| LabelSelectorRequirement {
-        key: expression.key.clone(),
-        operator: expression.operator.clone(),
-        values: expression.values.clone(),
-    });
-    LabelSelector {
-        match_expressions: Some(requirements.collect()),
-        match_labels: selector.match_labels.clone(),
-    }
-}
-
-/// The same selector, as every other kind has it.
-fn plain(selector: &GatewayListenersAllowedRoutesNamespacesSelector) -> LabelSelector {
-    let requirements = selector.match_expressions.iter().flatten();
-    let requirements = requirements.map(|expression| LabelSelectorRequirement {
-        key: expression.key.clone(),
-        operator: expression.operator.clone(),
-        values: expression.values.clone(),
-    });
-    LabelSelector {
-        match_expressions: Some(requirements.collect()),
-        match_labels: selector.match_labels.clone(),
-    }
 }
