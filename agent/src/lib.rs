@@ -26,6 +26,7 @@ pub mod state;
 pub mod streams;
 pub mod sync;
 pub mod tables;
+mod told;
 pub mod traffic;
 pub mod wanted;
 pub mod worker;

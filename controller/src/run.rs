@@ -29,7 +29,7 @@ use crate::http::{self, HttpError, Shown};
 use crate::infrastructure::{self, Wanted};
 use crate::metrics::{FAILED, GONE, Metrics, OUTDATED, WRITTEN};
 use crate::patience::{Failure, Patience};
-use crate::push::Push;
+use crate::push::{Push, tell};
 use crate::secrets::Secrets;
 use crate::status::{self, Write};
 use crate::watch::{All, Change, Watches};
@@ -150,16 +150,7 @@ pub async fn run(flags: &Flags, identity: String) -> Result<(), RunError> {
 
 fn tell_awaited(world: &World, awaited: &watch::Sender<Vec<String>>) {
     let kinds: Vec<_> = world.awaited().map(|kind| kind.to_string()).collect();
-    publish(awaited, kinds);
-}
-
-/// Tells it if it is news.
-fn publish<T: PartialEq>(shown: &watch::Sender<T>, news: T) {
-    shown.send_if_modified(|before| {
-        let changed = *before != news;
-        *before = news;
-        changed
-    });
+    tell(awaited, kinds);
 }
 
 /// Whether we lead, and may write.
@@ -309,7 +300,7 @@ impl Loop {
         if self.lead == Lead::Yes {
             self.tell_refusals(&compiled.compiled);
             let wanted = infrastructure::wanted(self.world.objects(), &compiled.compiled);
-            publish(&self.infrastructure, Some(wanted));
+            tell(&self.infrastructure, Some(wanted));
             self.write(&compiled, begin);
         }
     }
@@ -329,7 +320,7 @@ impl Loop {
             let uid = self.world.uid(&refusal.object).map(str::to_owned);
             (refusal, uid)
         });
-        publish(&self.standing, Some(with_uid.collect()));
+        tell(&self.standing, Some(with_uid.collect()));
     }
 
     fn write(&mut self, outcome: &Outcome, now: Instant) {

@@ -38,6 +38,7 @@ use tracing::{info, warn};
 
 use self::pair::Found;
 use self::table::Rules;
+use crate::told::tell;
 
 /// The kernel's end of the pair.
 pub const HOST_END: &str = "blixt-host";
@@ -179,11 +180,7 @@ impl HostPath {
 
     /// Has these VIPs, and no others, led to us from within the node.
     pub fn lead(&self, vips: BTreeSet<IpAddr>) {
-        self.vips.send_if_modified(|known| {
-            let changed = *known != vips;
-            *known = vips;
-            changed
-        });
+        tell(&self.vips, vips);
     }
 
     /// What keeps packets from going this way.
@@ -241,12 +238,7 @@ impl Task {
             }
             let vips = wanted.borrow_and_update().clone();
             self.look(&vips).await;
-            let faults = self.faults.clone();
-            shows.send_if_modified(|shown| {
-                let changed = *shown != faults;
-                *shown = faults;
-                changed
-            });
+            tell(&shows, self.faults.clone());
         }
     }
 

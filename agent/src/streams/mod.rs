@@ -33,6 +33,7 @@ use self::balancer::ByTables;
 use self::ports::{Made, Ports};
 use self::ways::Ways;
 use crate::tables::Applied;
+use crate::told::tell;
 use crate::worker::Published;
 
 /// How often is looked whether everything is as it should be, and tried again
@@ -223,11 +224,7 @@ impl Task {
             }
             let now = self.look(wish).await;
             self.tell(&now.troubles);
-            shows.send_if_modified(|shown| {
-                let changed = *shown != now;
-                *shown = now;
-                changed
-            });
+            tell(&shows, now);
         }
     }
 

@@ -42,6 +42,7 @@ pub use serving::Serving;
 pub use wish::{Assignment, Wish};
 
 use crate::streams::Certificates;
+use crate::told::tell;
 use choice::Replicas;
 use outage::Outage;
 use pauses::Pauses;
@@ -344,11 +345,7 @@ impl Following {
             }
             Told::Peers(peers) => {
                 let read = peers.urls.iter().filter_map(|url| url.parse().ok()).collect();
-                self.peers.send_if_modified(|peers| {
-                    let news = *peers != read;
-                    *peers = read;
-                    news
-                });
+                tell(&self.peers, read);
                 return;
             }
             Told::Snapshot(_) | Told::Delta(_) | Told::Assignment(_) | Told::Certificates(_) => {}

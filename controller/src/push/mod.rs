@@ -475,7 +475,8 @@ async fn until(mut ending: watch::Receiver<bool>) {
     let _ = ending.wait_for(|ends| *ends).await;
 }
 
-fn tell<T: PartialEq>(told: &watch::Sender<T>, value: T) {
+/// Tells it, if it is another value than before.
+pub(crate) fn tell<T: PartialEq>(told: &watch::Sender<T>, value: T) {
     told.send_if_modified(|told| {
         let news = *told != value;
         *told = value;
