@@ -120,13 +120,15 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     }
     let files = match &settings.source {
         Source::Manifests(path) => Opening::Files(manifests::objects(manifests::watch(path)?)?),
-        Source::Controller(controller) => Opening::Controller(controller.clone()),
+        Source::Controller(controller) => {
+            Opening::Controller(controller.clone(), sync::kept(&settings.state_dir).map(Box::new))
+        }
     };
     let wanted = match &files {
         Opening::Files(files) => wanted::settings(&files.first),
-        Opening::Controller(_) => sync::kept(&settings.state_dir)
-            .map(|wish| wish.snapshot.settings().clone())
-            .unwrap_or_default(),
+        Opening::Controller(_, kept) => {
+            kept.as_ref().map(|wish| wish.snapshot.settings().clone()).unwrap_or_default()
+        }
     };
     let failed = attempt::failed(&settings.state_dir, &wanted);
     let Settled { settings, sizes, mtu, memory } =
@@ -253,8 +255,9 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     interfaces.extend(host.is_some().then(|| OUR_END.to_owned()));
     let source = match source {
         Opening::Files(objects) => Opened::Files(objects),
-        Opening::Controller(controller) => {
-            Opened::Controller(Pushed::new(Sync::start(&controller, &settings.state_dir)))
+        Opening::Controller(controller, kept) => {
+            let sync = Sync::start(&controller, &settings.state_dir, kept.map(|kept| *kept));
+            Opened::Controller(Pushed::new(sync))
         }
     };
     if let (Some(door), Opened::Controller(pushed)) = (door, &source) {
@@ -313,7 +316,8 @@ async fn start_host_path(settings: &Settings, mtu: u32) -> Option<Arc<HostPath>>
 /// Where is told what is wanted.
 enum Opening {
     Files(Objects),
-    Controller(sync::Settings),
+    /// With what was wanted of the last agent.
+    Controller(sync::Settings, Option<Box<sync::Wish>>),
 }
 
 /// The same, from now on.

@@ -105,7 +105,7 @@ pub struct Reach {
 
 /// What an agent with this state directory applied last, if that can be read.
 pub fn kept(state_dir: &Path) -> Option<Wish> {
-    Store::new(state_dir).peek()
+    Store::new(state_dir).load()
 }
 
 /// The way to the controller, for the control thread.
@@ -129,9 +129,9 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// Begins. What was applied before, by an agent with this state directory,
-    /// is wanted until a controller says otherwise.
-    pub fn start(settings: &Settings, state_dir: &Path) -> Self {
+    /// Begins. What was applied before, by an agent with this state directory
+    /// ([`kept`]), is wanted until a controller says otherwise.
+    pub fn start(settings: &Settings, state_dir: &Path, kept: Option<Wish>) -> Self {
         let store = Store::new(state_dir);
         let (events, heard) = mpsc::channel(64);
         let (found, finds) = mpsc::channel(1);
@@ -139,12 +139,14 @@ impl Sync {
         let (serving, served) = watch::channel(Serving::default());
         let (peers, told) = watch::channel(BTreeSet::new());
         let (ending, ends) = watch::channel(false);
-        let kept = store.load();
         // Whether its VIPs still are its own, others know better.
-        let first = kept.clone().map(|wish| {
-            let assignment = Assignment { owned: BTreeSet::new(), ..wish.assignment };
-            Arc::new(Wish { assignment, ..wish })
-        });
+        let (first, kept) = kept
+            .map(|wish| {
+                let kept = wish.assignment.clone();
+                let assignment = Assignment { owned: BTreeSet::new(), ..wish.assignment };
+                (Arc::new(Wish { assignment, ..wish }), kept)
+            })
+            .unzip();
         let (wishes, wanted) = watch::channel(first.clone());
         let (certificates, having) = watch::channel(Certificates::default());
         let (reach, reached) = watch::channel(Reach {
@@ -164,7 +166,7 @@ impl Sync {
         let following = Following {
             parts: first.as_ref().map(|wish| wish.parts.clone()),
             current: first,
-            kept: kept.map(|wish| wish.assignment),
+            kept,
             certificates,
             ..Following::new(means, peers, wishes, reach)
         };

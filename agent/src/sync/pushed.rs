@@ -215,7 +215,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let places = Places::Directory(state.path().join("nothing"));
         let settings = Settings { places, token: state.path().join("token") };
-        let mut sync = Sync::start(&settings, state.path());
+        let mut sync = Sync::start(&settings, state.path(), None);
         let (kept, newer) = (wish(1, 1), wish(2, 2));
         let (wishes, wanted) = tokio::sync::watch::channel(Some(kept.clone()));
         sync.wishes = wanted;
@@ -232,7 +232,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let places = Places::Directory(state.path().join("nothing"));
         let settings = Settings { places, token: state.path().join("token") };
-        let mut pushed = Pushed::new(Sync::start(&settings, state.path()));
+        let mut pushed = Pushed::new(Sync::start(&settings, state.path(), None));
         let report = pushed.sync.report.subscribe();
         assert_eq!(pushed.wanted(), None);
         let (first, second) = (wish(1, 1), wish(2, 2));
@@ -278,7 +278,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let places = Places::Directory(state.path().join("nothing"));
         let settings = Settings { places, token: state.path().join("token") };
-        let mut pushed = Pushed::new(Sync::start(&settings, state.path()));
+        let mut pushed = Pushed::new(Sync::start(&settings, state.path(), None));
         let report = pushed.sync.report.subscribe();
         let address = |host: u8| IpAddr::from([192, 0, 2, host]);
         let wish = |vip: u8, snat: u8| {

@@ -67,11 +67,6 @@ impl Store {
         Self { file: state_dir.join(FILE) }
     }
 
-    /// The same as [`Store::load`], without a word.
-    pub(super) fn peek(&self) -> Option<Wish> {
-        decode(&fs::read(&self.file).ok()?).ok()
-    }
-
     /// What was kept, if it is good.
     pub(super) fn load(&self) -> Option<Wish> {
         match self.read() {

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use blixt_agent::sync::{Places, Report, Serving, Settings, Sync, Wish};
+use blixt_agent::sync::{Places, Report, Serving, Settings, Sync, Wish, kept};
 use blixt_controller::push::{Material, Push, ReviewError, Reviewer, Trust};
 use blixt_gateway::Programming;
 use blixt_model::{
@@ -210,7 +210,8 @@ impl Agent {
             ca: files.path("ca.crt"),
         };
         let settings = Settings { places, token: files.path("token") };
-        let sync = Sync::start(&settings, Path::new(&files.path("state")));
+        let state = files.path("state");
+        let sync = Sync::start(&settings, &state, kept(&state));
         let serving = sync.serving.clone();
         tokio::spawn(async move {
             while !serving.is_closed() {
