@@ -12,6 +12,7 @@
 )]
 
 mod agent;
+mod alone;
 mod announcements;
 mod api_server;
 mod binaries;
@@ -30,6 +31,7 @@ pub mod stream;
 mod transfers;
 
 pub use agent::{Agent, Metrics, Stopped};
+pub use alone::alone;
 pub use announcements::Announcements;
 pub use api_server::ApiServer;
 pub use clients::{Answer, Prober, ask, ask_from, ask_over, ask_udp, ask_udp_from, connect};

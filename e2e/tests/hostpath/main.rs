@@ -13,20 +13,13 @@ mod cluster;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, UdpSocket};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use blixt_e2e::{Agent, ask, ask_udp, connect, serve_names, stream};
+use blixt_e2e::{Agent, alone, ask, ask_udp, connect, serve_names, stream};
 use blixt_testkit::netns::{Namespace, eventually, eventually_some};
 use blixt_testkit::require_root;
 
 use crate::cluster::{BACKENDS, Cluster, SNAT, VIPS, to_name, to_streams};
-
-/// Both cores have enough to do with one of them.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The place of the backend that is another node.
 const OTHER_NODE: usize = 3;

@@ -1,13 +1,12 @@
 //! A node whose links are down says so with its beats, by the real agent.
 
-use std::net::TcpListener;
 use std::time::Instant;
 
 use blixt_e2e::Agent;
 use blixt_testkit::netns::{Lab, LabPlan, eventually_some};
 use blixt_testkit::require_root;
 
-use crate::replica::{Files, SOON, ca, snapshot_of};
+use crate::replica::{Files, SOON, ca, listen_in, snapshot_of};
 use crate::scripted::Scripted;
 
 #[test]
@@ -16,19 +15,14 @@ fn an_agent_without_a_link_says_that_it_cannot_serve_until_it_has_one() {
     let lab = Lab::new(LabPlan::default());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let ca = ca();
-    let listener = lab.lb.inside(|| TcpListener::bind("127.0.0.1:9874").unwrap());
-    listener.set_nonblocking(true).unwrap();
+    let listener = listen_in(&lab, &runtime);
     let tables = snapshot_of(lab.vips().into(), 80, vec![], 8_080);
     let replica = {
         let _inside = runtime.enter();
-        Scripted::serve(&ca, tokio::net::TcpListener::from_std(listener).unwrap(), &tables)
+        Scripted::serve(&ca, listener, &tables)
     };
     let files = Files::new(&ca, "token of node-1");
-    let source = [
-        format!("--controller=https://{}", replica.at),
-        format!("--ca={}", files.path("ca.crt").display()),
-        format!("--token={}", files.path("token").display()),
-    ];
+    let source = files.flags(replica.at);
     let says = |what: &str, is_so: &dyn Fn(&str) -> bool| {
         let begin = Instant::now();
         eventually_some(what, SOON, || match replica.script(|script| script.trouble()) {

@@ -17,6 +17,7 @@ use blixt_model::{
     ServicePortId, Snapshot, Target, Weight,
 };
 use blixt_scrape::{Review, Unavailable, Verdict};
+use blixt_testkit::netns::Lab;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -110,6 +111,13 @@ impl Replica {
         Self { push, at, end: Some(end), tokens, task }
     }
 
+    /// Serves in the load balancer's network.
+    pub(crate) fn serve_in(lab: &Lab, runtime: &Runtime, ca: &Material) -> Self {
+        let listener = listen_in(lab, runtime);
+        let _inside = runtime.enter();
+        Self::serve(ca, listener)
+    }
+
     /// Ends, and waits until its socket is free.
     pub(crate) async fn stop(mut self) {
         drop(self.end.take());
@@ -173,6 +181,14 @@ pub(crate) fn snapshot_of(
     Snapshot::new(Generation(1), HashSeed(1), vec![gateway], vec![service]).unwrap()
 }
 
+/// A socket in the load balancer's network, for a replica of this runtime.
+pub(crate) fn listen_in(lab: &Lab, runtime: &Runtime) -> TcpListener {
+    let listener = lab.lb.inside(|| std::net::TcpListener::bind("127.0.0.1:9874").unwrap());
+    listener.set_nonblocking(true).unwrap();
+    let _inside = runtime.enter();
+    TcpListener::from_std(listener).unwrap()
+}
+
 /// The files that an agent is given.
 pub(crate) struct Files(pub(crate) TempDir);
 
@@ -187,6 +203,15 @@ impl Files {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// What the real agent is told of them, and of a replica.
+    pub(crate) fn flags(&self, replica: SocketAddr) -> [String; 3] {
+        [
+            format!("--controller=https://{replica}"),
+            format!("--ca={}", self.path("ca.crt").display()),
+            format!("--token={}", self.path("token").display()),
+        ]
     }
 }
 

@@ -1,6 +1,6 @@
 //! The real agent serves what a controller pushes, and goes on without it.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use blixt_e2e::{Agent, Announcements, ask, serve_names};
@@ -19,12 +19,7 @@ fn an_agent_serves_what_is_pushed_and_after_a_restart_without_a_controller() {
         .map(|(name, backend)| serve_names(&backend.namespace, 8_080, name));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let ca = ca();
-    let listener = lab.lb.inside(|| TcpListener::bind("127.0.0.1:9874").unwrap());
-    listener.set_nonblocking(true).unwrap();
-    let replica = {
-        let _inside = runtime.enter();
-        Replica::serve(&ca, tokio::net::TcpListener::from_std(listener).unwrap())
-    };
+    let replica = Replica::serve_in(&lab, &runtime, &ca);
     let vips = lab.vips();
     let before = |hosts: &[&blixt_testkit::netns::Backend]| {
         let endpoints = hosts.iter().flat_map(|host| host.addresses).collect();
@@ -32,13 +27,7 @@ fn an_agent_serves_what_is_pushed_and_after_a_restart_without_a_controller() {
     };
     replica.push.publish(&before(&[first]));
     let files = Files::new(&ca, "token of node-1");
-    let flag = |name: &str, value: String| [name.to_owned(), value];
-    let source: Vec<_> = [
-        flag("--controller", format!("https://{}", replica.at)),
-        flag("--ca", files.path("ca.crt").display().to_string()),
-        flag("--token", files.path("token").display().to_string()),
-    ]
-    .concat();
+    let source = files.flags(replica.at);
     let served = |name: &str| {
         for vip in vips {
             let answer = eventually_some(format!("{name} behind {vip}"), SOON, || {
@@ -110,23 +99,13 @@ fn an_address_of_the_node_stays_its_own_and_the_rest_is_served() {
     let _own = serve_names(&lab.lb, 80, "node");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let ca = ca();
-    let listener = lab.lb.inside(|| TcpListener::bind("127.0.0.1:9874").unwrap());
-    listener.set_nonblocking(true).unwrap();
-    let replica = {
-        let _inside = runtime.enter();
-        Replica::serve(&ca, tokio::net::TcpListener::from_std(listener).unwrap())
-    };
+    let replica = Replica::serve_in(&lab, &runtime, &ca);
     let [vip, _] = lab.vips();
     let other = IpAddr::from([192, 0, 2, 77]);
     let own = IpAddr::from(net::FRONT.v4(net::LB));
     let endpoints = || backend.addresses.to_vec();
     let files = Files::new(&ca, "token of node-1");
-    let source = [
-        ("--controller", format!("https://{}", replica.at)),
-        ("--ca", files.path("ca.crt").display().to_string()),
-        ("--token", files.path("token").display().to_string()),
-    ];
-    let source: Vec<_> = source.into_iter().flat_map(|(name, at)| [name.to_owned(), at]).collect();
+    let source = files.flags(replica.at);
     let answers = |address: IpAddr, name: &str| {
         eventually_some(format!("{name} behind {address}"), SOON, || {
             let answer = lab.client.namespace.inside(move || ask((address, 80).into()));

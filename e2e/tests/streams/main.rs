@@ -15,20 +15,13 @@ mod world;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use blixt_e2e::{Agent, connect};
+use blixt_e2e::{Agent, alone, connect};
 use blixt_testkit::netns::eventually;
 use blixt_testkit::require_root;
 
 use crate::world::{VIPS, World, curl, get, vips};
-
-/// Both cores have enough to do with one of them.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Ports with a listener.
 const TCP: u16 = 5_000;
