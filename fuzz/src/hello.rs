@@ -39,7 +39,9 @@ fn by_rustls(mut bytes: &[u8]) -> Option<Option<String>> {
         match acceptor.accept() {
             Ok(None) => {}
             Ok(Some(accepted)) => {
-                return Some(accepted.client_hello().server_name().map(str::to_ascii_lowercase));
+                let hello = accepted.client_hello();
+                let name = hello.server_name().map(str::to_ascii_lowercase);
+                return Some(name.map(|name| name.trim_end_matches('.').to_owned()));
             }
             Err(_) => return None,
         }

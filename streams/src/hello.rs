@@ -164,7 +164,8 @@ fn server_name(body: &[u8]) -> Option<Option<String>> {
 }
 
 /// The name in the extension. An address is no name (RFC 6066 §3), and clients
-/// that send one are served as if they had sent none.
+/// that send one are served as if they had sent none; a dot at the end, which may
+/// not be there either, is taken for what it means.
 fn host_name(extension: &[u8]) -> Option<Option<String>> {
     let mut rest = Reader(extension);
     let length = rest.u16()?;
@@ -173,19 +174,17 @@ fn host_name(extension: &[u8]) -> Option<Option<String>> {
         return None;
     }
     let mut found = None;
-    while !names.0.is_empty() {
-        let kind = names.u8()?;
+    // How long a name of another type is nobody knows, so none is read behind it.
+    while !names.0.is_empty() && names.u8()? == HOST_NAME {
         let length = names.u16()?;
         let name = names.take(length.into())?;
-        if kind == HOST_NAME {
-            if found.is_some() {
-                return None;
-            }
-            found = Some(name);
+        if found.replace(name).is_some() {
+            return None;
         }
     }
     let Some(name) = found else { return Some(None) };
     let name = std::str::from_utf8(name).ok()?;
+    let name = name.strip_suffix('.').unwrap_or(name);
     if name.parse::<IpAddr>().is_ok() {
         return Some(None);
     }

@@ -44,8 +44,9 @@ fn oracle(mut bytes: &[u8]) -> Option<Option<String>> {
         match acceptor.accept() {
             Ok(None) => {}
             Ok(Some(accepted)) => {
-                let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
-                return Some(name);
+                let hello = accepted.client_hello();
+                let name = hello.server_name().map(str::to_ascii_lowercase);
+                return Some(name.map(|name| name.trim_end_matches('.').to_owned()));
             }
             Err(_) => return None,
         }
@@ -67,6 +68,17 @@ fn in_records(bytes: &[u8], most: usize) -> Vec<u8> {
     records
 }
 
+/// A ClientHello with an extension that lists these names, and the other one that
+/// rustls asks for.
+fn with_names(names: &[u8]) -> Vec<u8> {
+    let sized = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let signatures = [0, 13, 0, 4, 0, 2, 8, 4];
+    let extensions = [&signatures[..], &[0, 0], &sized(&sized(names))].concat();
+    let start = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0]].concat();
+    let message = [&[1, 0][..], &sized(&[start, sized(&extensions)].concat())].concat();
+    [&[22, 3, 1][..], &sized(&message)].concat()
+}
+
 fn named(name: &str) -> Result<Option<Hello>, HelloError> {
     Ok(Some(Hello { server_name: Some(name.to_owned()) }))
 }
@@ -78,6 +90,23 @@ fn the_name_is_read_in_small_letters_and_nothing_is_taken_away() {
     assert_eq!(reader.take(&bytes), named("www.example.com"));
     assert_eq!(reader.raw(), bytes);
     assert_eq!(read(&hello_for("192.0.2.1", &[])), Ok(Some(Hello { server_name: None })));
+}
+
+/// As rustls reads them.
+#[test]
+fn a_dot_at_the_end_and_names_of_other_types_keep_nobody_out() {
+    for (names, expected) in [
+        (&b"\0\0\x04a.b."[..], named("a.b")),
+        (b"\0\0\x03a.b\x01\xff", named("a.b")),
+        (b"\0\0\x03a.b\0\0\x01c", Err(HelloError::Malformed)),
+        (b"\0\0\x05a.b..", Err(HelloError::Malformed)),
+        (b"\0\0\x01.", Err(HelloError::Malformed)),
+    ] {
+        let bytes = with_names(names);
+        assert_eq!(read(&bytes), expected, "{names:?}");
+        let by_rustls = oracle(&bytes).map(|server_name| Some(Hello { server_name }));
+        assert_eq!(by_rustls, expected.ok(), "{names:?}");
+    }
 }
 
 #[test]
