@@ -13,10 +13,10 @@ use blixt_api::sync::{BEAT, MAX_MESSAGE_BYTES};
 use futures_util::stream::poll_fn;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use super::pauses::Pauses;
-use super::scrapers::Scrapers;
+use super::scrapers::{Asked, Scrapers};
 use super::trust::{Identity, Trust, TrustError, Turn, client, connect, describe};
 use super::{Report, Serving};
 
@@ -125,14 +125,19 @@ async fn follow(replica: &str, at: SocketAddr, means: &mut Means, turn: Option<T
     }
 }
 
-/// Whoever waits for a turn gets it when this one is up, or failed.
-async fn follow_once(
-    replica: &str,
-    at: SocketAddr,
-    means: &mut Means,
-    mut turn: Option<Turn>,
-) -> Result<End, End> {
-    let trust = means.trust.clone();
+/// A stream that has been answered.
+struct Open {
+    identity: Arc<Identity>,
+    /// What was said of tables.
+    reported: Report,
+    say: mpsc::Sender<Said>,
+    told: Streaming<wire::FollowResponse>,
+    /// As long as the connection lives.
+    _asked: Asked,
+}
+
+async fn open(replica: &str, at: SocketAddr, means: &mut Means) -> Result<Open, End> {
+    let trust = &means.trust;
     let identity = trust.identity(at).await?;
     let connected = connect(at, trust.config(&identity)?).await;
     if let Err(TrustError::HungUp(_)) = &connected {
@@ -140,7 +145,7 @@ async fn follow_once(
     }
     let mut client = client(connected?);
     let (say, mut said) = mpsc::channel(WAITING);
-    let mut reported = means.report.borrow_and_update().clone();
+    let reported = means.report.borrow_and_update().clone();
     let hello = wire::Hello {
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -162,11 +167,29 @@ async fn follow_once(
     });
     let answered = timeout(SILENCE, client.follow(outwards)).await;
     let _asked = means.scrapers.may_ask(replica, client);
-    let mut told = match answered {
+    let told = match answered {
         Ok(Ok(response)) => response.into_inner(),
-        Ok(Err(status)) => return Err(failed(&status, &trust, &identity, false)),
+        Ok(Err(status)) => return Err(failed(&status, trust, &identity, false)),
         Err(_) => return Err(End::Failed(format!("it says nothing for {SILENCE:?}"))),
     };
+    Ok(Open { identity, reported, say, told, _asked })
+}
+
+/// Whoever waits for a turn gets it when this one is up, or failed.
+async fn follow_once(
+    replica: &str,
+    at: SocketAddr,
+    means: &mut Means,
+    mut turn: Option<Turn>,
+) -> Result<End, End> {
+    let trust = means.trust.clone();
+    let mut ending = means.ending.clone();
+    // Who has not been spoken to is told no goodbye, and nobody waits for it.
+    let opened = tokio::select! {
+        opened = open(replica, at, means) => opened?,
+        () = ends(&mut ending) => return Ok(End::Over),
+    };
+    let Open { identity, mut reported, say, mut told, _asked } = opened;
     let newer = trust.newer(&identity, at);
     tokio::pin!(newer);
     let mut is_up = false;
@@ -219,7 +242,7 @@ async fn follow_once(
                 }
                 reported = report;
             }
-            () = ends(&mut means.ending) => {
+            () = ends(&mut ending) => {
                 let _ = say.try_send(Said::Bye(wire::Bye {}));
                 // A moment for it to get out.
                 sleep(BEAT / 5).await;

@@ -277,7 +277,11 @@ async fn listen(
                 wants.send_replace(Some(wanted));
             }
             Some(Said::Beat(it)) => push.beats(&node, stream, &short(it.trouble), it.unsteady),
-            Some(Said::Bye(wire::Bye {})) => for_good = true,
+            // What it owned is others' from now on: it serves a moment longer, for that.
+            Some(Said::Bye(wire::Bye {})) => {
+                for_good = true;
+                break "it has said goodbye".to_owned();
+            }
             // Also what only a newer version knows.
             Some(Said::Hello(_)) | None => {}
         }

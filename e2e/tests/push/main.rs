@@ -9,6 +9,7 @@
 )]
 
 mod cut_off;
+mod goodbye;
 mod renewal;
 mod replica;
 mod scraped;

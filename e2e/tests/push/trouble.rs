@@ -22,7 +22,7 @@ async fn vips_leave_a_node_in_trouble_at_once_and_come_back_when_it_is_over_for_
     eventually("both to own some", both).await;
     let before = (one.owned(), two.owned());
 
-    one.trouble.send_replace("eth0 is down".to_owned());
+    one.has_trouble("eth0 is down");
     let took =
         eventually("the other one to own all", || (one.owned(), two.owned()) == (0, all)).await;
     println!("a node in trouble lost its VIPs within {took:?}");
@@ -31,25 +31,25 @@ async fn vips_leave_a_node_in_trouble_at_once_and_come_back_when_it_is_over_for_
     let mut owns = two.owns.clone();
     owns.mark_unchanged();
     for _ in 0..4 {
-        one.trouble.send_replace(String::new());
+        one.has_trouble("");
         tokio::time::sleep(Duration::from_millis(600)).await;
-        one.trouble.send_replace("eth0 is down".to_owned());
+        one.has_trouble("eth0 is down");
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
     assert!(!owns.has_changed().unwrap(), "VIPs went to and fro");
-    one.trouble.send_replace(String::new());
+    one.has_trouble("");
     eventually("what it had", || (one.owned(), two.owned()) == before).await;
 
     // The last one.
-    one.trouble.send_replace("eth0 is down".to_owned());
-    two.trouble.send_replace("no worker answers".to_owned());
+    one.has_trouble("eth0 is down");
+    two.has_trouble("no worker answers");
     let nobody = || match replica.programming() {
         Some(Programming::NoNode { why }) => why.contains("node-1: eth0 is down"),
         _ => false,
     };
     eventually("the Gateway to say so", nobody).await;
     eventually("both to own nothing", || (one.owned(), two.owned()) == (0, 0)).await;
-    two.trouble.send_replace(String::new());
+    two.has_trouble("");
     eventually("it to serve again", || two.owned() == all).await;
     let applied = || replica.programming() == Some(Programming::Applied);
     eventually("the Gateway to be programmed", applied).await;

@@ -25,7 +25,8 @@ use crate::replica::{Replica, SOON};
 
 /// An agent that has a snapshot, and says how it is.
 pub(crate) struct Puppet {
-    pub(crate) trouble: watch::Sender<String>,
+    /// What it says, at each beat.
+    says: watch::Sender<Said>,
     /// How many VIPs it owns.
     pub(crate) owns: watch::Receiver<usize>,
     task: JoinHandle<()>,
@@ -35,7 +36,7 @@ impl Puppet {
     pub(crate) async fn start(replica: &Replica, ca: &Material, node: &str, has: Digest) -> Self {
         let identity = signed(ca, node, SystemTime::now());
         let mut client = client(replica, ca, Some(identity)).await.unwrap();
-        let (trouble, troubled) = watch::channel(String::new());
+        let (says, said) = watch::channel(trouble(""));
         let (own, owns) = watch::channel(0);
         let hello = wire::Hello {
             protocol: 1,
@@ -45,10 +46,10 @@ impl Puppet {
         };
         let want = wire::Want { tables: true, digest: has.to_vec() };
         let begin = futures_util::stream::iter([Said::Hello(hello), Said::Want(want)]);
-        let beats = futures_util::stream::unfold(troubled, async |troubled| {
+        let beats = futures_util::stream::unfold(said, async |said| {
             tokio::time::sleep(BEAT).await;
-            let trouble = troubled.borrow().clone();
-            Some((Said::Beat(wire::AgentBeat { trouble, unsteady: false }), troubled))
+            let now = said.borrow().clone();
+            Some((now, said))
         });
         let said = begin.chain(beats);
         let said = said.map(|message| wire::FollowRequest { message: Some(message) });
@@ -60,12 +61,26 @@ impl Puppet {
                 }
             }
         });
-        Self { trouble, owns, task }
+        Self { says, owns, task }
+    }
+
+    /// Has this trouble from now on; none if it is empty.
+    pub(crate) fn has_trouble(&self, why: &str) {
+        self.says.send_replace(trouble(why));
+    }
+
+    /// Says goodbye, and stays.
+    pub(crate) fn says_goodbye(&self) {
+        self.says.send_replace(Said::Bye(wire::Bye {}));
     }
 
     pub(crate) fn owned(&self) -> usize {
         *self.owns.borrow()
     }
+}
+
+fn trouble(why: &str) -> Said {
+    Said::Beat(wire::AgentBeat { trouble: why.to_owned(), unsteady: false })
 }
 
 impl Drop for Puppet {
