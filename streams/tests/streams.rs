@@ -19,6 +19,7 @@ use blixt_streams::{
     Balancer, Chosen, Counts, Direction, Hostname, Limits, ListenError, Listener, Port, Reason,
     Route, RoutePlace, Streams, Tally, Tls, Wanted, server_config,
 };
+use blixt_testkit::netns::{Namespace, veth};
 use blixt_testkit::require_root;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::aws_lc_rs;
@@ -257,6 +258,120 @@ fn there_is_room_for_so_many() {
     drop(first);
     eventually("room", || streams.counts().active == 0);
     assert_eq!(read(&mut connect(at), 1), "a");
+}
+
+#[test]
+fn one_client_leaves_room_for_others() {
+    require_root!();
+    let streams = Streams::start(1, Limits { streams: 8, ..limits() }).unwrap();
+    let at = free();
+    streams.take(wanted(at, Port::Plain(Some(PLACE)), to(echo("a"))));
+    let connected = |host: u8| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into()).unwrap();
+        socket.connect(&at.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    };
+    // Three times as many as there are left then.
+    let mut open: Vec<_> = (0..6).map(|_| connected(1)).collect();
+    for client in &mut open {
+        assert_eq!(read(client, 1), "a");
+    }
+    is_reset(&mut connected(1));
+    is_counted(&streams, Reason::ClientShare);
+    let mut other = connected(2);
+    assert_eq!(read(&mut other, 1), "a");
+    is_counted(&streams, Reason::ClientShare);
+}
+
+#[test]
+fn an_endpoint_that_is_a_stream_port_itself_gets_nothing() {
+    require_root!();
+    let streams = Streams::start(1, limits()).unwrap();
+    let (one, two, real) = (free(), free(), echo("a"));
+    let port = |place| Arc::new(Port::Plain(Some(RoutePlace(place))));
+    let ports: BTreeMap<_, _> = [(one, port(0)), (two, port(1))].into();
+    // Each leads to the other; then one to itself.
+    for (of_one, of_two) in [(two, one), (one, real)] {
+        let endpoints = [(0, of_one), (1, of_two)].into();
+        let balancer = Arc::new(Fixed { endpoints, ..Fixed::default() });
+        let ledger = Arc::clone(&balancer.ledger);
+        let (accepted, refused) = (streams.counts().accepted, streams.reasons().of(Reason::Loop));
+        streams.take(Wanted { ports: ports.clone(), balancer });
+        is_reset(&mut connect(one));
+        eventually("a loop", || streams.reasons().of(Reason::Loop) == refused + 1);
+        assert_eq!(streams.counts().accepted, accepted + 1, "it came back");
+        assert_eq!(ledger.began.load(Ordering::Relaxed), 0);
+    }
+    assert_eq!(read(&mut connect(two), 1), "a");
+}
+
+#[test]
+fn an_answer_that_comes_early_gets_there() {
+    require_root!();
+    const ANSWER: &str = "HTTP/1.1 413 Content Too Large\r\n\r\n";
+    for says_so in [true, false] {
+        let streams = Streams::start(1, limits()).unwrap();
+        let endpoint = serve(move |mut stream| {
+            stream.read_exact(&mut [0; 1_000])?;
+            // So that there is more that it has not read, for which its kernel
+            // resets the connection when it closes.
+            thread::sleep(Duration::from_millis(100));
+            stream.write_all(ANSWER.as_bytes())?;
+            if says_so {
+                stream.shutdown(Shutdown::Write)?;
+                thread::sleep(Duration::from_millis(100));
+            }
+            Ok(())
+        });
+        let at = free();
+        let balancer = to(endpoint);
+        let ledger = Arc::clone(&balancer.ledger);
+        streams.take(wanted(at, Port::Plain(Some(PLACE)), balancer));
+        let mut client = connect(at);
+        // More than buffers take (net.ipv4.tcp_wmem, tcp_rmem: 4 and 6 MiB, twice).
+        const MUCH: usize = 60_000_000;
+        client.write_all(&vec![0; MUCH]).unwrap();
+        assert_eq!(read(&mut client, ANSWER.len()), ANSWER);
+        if says_so {
+            assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        } else {
+            is_reset(&mut client);
+        }
+        drop(client);
+        eventually("nothing to be left", || streams.counts().active == 0);
+        assert_eq!(streams.counts().reset_by_peers, u64::from(!says_so));
+        let taken = ledger.to_endpoint.load(Ordering::Relaxed);
+        assert!(taken < MUCH as u64, "what was let go of was counted");
+        assert_eq!(ledger.to_client.load(Ordering::Relaxed), ANSWER.len() as u64);
+    }
+}
+
+#[test]
+fn who_is_there_no_more_is_noticed() {
+    require_root!();
+    let (node, far) = (Namespace::new("node"), Namespace::new("far"));
+    veth(&node, "eth0", &far, "eth0");
+    node.ip("address add 10.9.0.1/24 dev eth0");
+    far.ip("address add 10.9.0.2/24 dev eth0");
+    let at = SocketAddr::from(([10, 9, 0, 1], 80));
+    let keepalive = Duration::from_secs(1);
+    let streams = node.inside(move || {
+        let streams = Streams::start(1, Limits { keepalive, ..limits() }).unwrap();
+        streams.take(wanted(at, Port::Plain(Some(PLACE)), to(echo("a"))));
+        streams
+    });
+    let mut client = far.inside(move || connect(at));
+    assert_eq!(read(&mut client, 1), "a");
+    // One who is there and says nothing stays.
+    thread::sleep(3 * keepalive);
+    assert_eq!(streams.counts().live, 1);
+    far.ip("link set eth0 down");
+    eventually("it to be noticed", || streams.counts().active == 0);
+    is_counted(&streams, Reason::PeerLost);
 }
 
 #[test]
