@@ -447,6 +447,9 @@ fn a_port_that_somebody_has_is_named_and_taken_later() {
     drop(other);
     assert_eq!(streams.take(wanted), BTreeMap::new());
     assert_eq!(read(&mut connect(at), 1), "a");
+    // Nor does it get the port back meanwhile, the other way round.
+    let error = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
 }
 
 #[test]
