@@ -37,7 +37,7 @@ use crate::offloads::{Offloads, StateDirError};
 use crate::preflight::{self, Lack};
 use crate::settle::{self, Settled, settle};
 use crate::state::{ControlState, HostPathState, State, WorkerState};
-use crate::streams::{Running, StreamServer};
+use crate::streams::{Room, Running, StreamServer};
 use crate::sync::{self, Pushed, Sync};
 use crate::tables::TablesWriter;
 use crate::wanted;
@@ -215,7 +215,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> Result<(), RunError> {
     };
     let node = settings.node_name.clone().unwrap_or_else(preflight::node_name);
     let tables = TablesWriter::new(Arc::clone(&published), options, node);
-    let streams = StreamServer::start(Arc::clone(&published), settings.interfaces.clone());
+    let room = Room::with_ports(addresses.room_for_streams());
+    let streams = StreamServer::start(Arc::clone(&published), settings.interfaces.clone(), room);
     let state = State {
         streams: streams.running(),
         ..state(&settings, memory, &workers, &published, &tables, host.as_deref())

@@ -18,6 +18,7 @@ mod live;
 mod pipe;
 mod port;
 mod reason;
+mod rooms;
 mod serve;
 mod sockets;
 mod tls;
@@ -26,7 +27,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ use live::Live;
 pub use live::Stream;
 pub use port::{Hostname, Listener, Port, Route, RoutePlace, Tls};
 pub use reason::{Reason, Reasons};
+use rooms::Rooms;
 pub use sockets::ListenError;
 
 /// Chooses endpoints, and knows what became of them. Made anew with the tables
@@ -98,6 +100,8 @@ pub struct Limits {
     pub hello: Duration,
     /// How long an endpoint may take to answer.
     pub connect: Duration,
+    /// How long who says nothing is believed to be there; then it is asked.
+    pub keepalive: Duration,
     /// How long nothing may move.
     pub idle: Duration,
     /// The same, once one side has said all.
@@ -116,6 +120,9 @@ impl Default for Limits {
             // As long as Envoy waits (connect_timeout): two SYNs may get lost
             // (RFC 6298 §2.1, Linux' TCP_TIMEOUT_INIT of 1 s).
             connect: Duration::from_secs(5),
+            // Rarely enough for batteries, and before most firewalls forget: those of
+            // clouds do after 350 s (AWS) or 10 minutes (Google).
+            keepalive: Duration::from_secs(5 * 60),
             // RFC 5382 REQ-5, as for what is not ended here.
             idle: Duration::from_secs(2 * 3_600 + 4 * 60),
             half_closed: Duration::from_secs(4 * 60),
@@ -161,28 +168,9 @@ pub(crate) struct Inner {
     reasons: Reasons,
     accepted: AtomicU64,
     begun: AtomicU64,
-    active: Arc<AtomicUsize>,
+    rooms: Arc<Rooms>,
     /// Streams that a client or an endpoint reset.
     resets: AtomicU64,
-}
-
-/// Room for one connection, which is given back with this.
-pub(crate) struct Room(Arc<AtomicUsize>);
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Inner {
-    /// Room for one more, if there is.
-    pub(crate) fn enter(&self) -> Option<Room> {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-        let room = Room(Arc::clone(&self.active));
-        let before = self.active.fetch_add(1, Ordering::Relaxed);
-        (before < self.limits.streams).then_some(room)
-    }
 }
 
 /// What was counted.
@@ -216,7 +204,7 @@ impl Streams {
             reasons: Reasons::default(),
             accepted: AtomicU64::new(0),
             begun: AtomicU64::new(0),
-            active: Arc::default(),
+            rooms: Arc::new(Rooms::new(limits.streams)),
             resets: AtomicU64::new(0),
         });
         Ok(Self { inner, accepting: Mutex::default(), runtime: Mutex::new(Some(runtime)) })
@@ -265,7 +253,7 @@ impl Streams {
     pub fn counts(&self) -> Counts {
         Counts {
             accepted: self.inner.accepted.load(Ordering::Relaxed),
-            active: self.inner.active.load(Ordering::Relaxed) as u64,
+            active: self.inner.rooms.taken_by_all() as u64,
             begun: self.inner.begun.load(Ordering::Relaxed),
             live: self.inner.live.count() as u64,
             reset_by_peers: self.inner.resets.load(Ordering::Relaxed),

@@ -70,9 +70,13 @@ impl Stream {
         self.began.elapsed().saturating_sub(moved)
     }
 
+    /// How long ago it began, in milliseconds.
+    pub(crate) fn age_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     pub(crate) fn moved(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved_ms.store(now, Ordering::Relaxed);
+        self.moved_ms.store(self.age_ms(), Ordering::Relaxed);
     }
 }
 

@@ -1,13 +1,17 @@
 //! Bytes both ways between a client and an endpoint, until both have said all.
+//!
+//! Who takes no more may have said something before, as a server does that has
+//! heard enough and closes: that is read out and delivered all the same, and what
+//! the other one still sends is let go of meanwhile. Were it not taken, the kernel
+//! would reset the connection, and what was said on it could be lost.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::io::{self, ErrorKind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
-use tokio::time::sleep;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+use tokio::time::{sleep, timeout};
 
 use crate::live::Stream;
 use crate::{Direction, Tally};
@@ -16,6 +20,15 @@ use crate::{Direction, Tally};
 /// (RFC 8446 §5.1), so that one is never sent on in pieces. Who sends more waits
 /// until they are taken.
 const BUFFER: usize = 16_384;
+
+/// How long a client that was answered may go on sending to an endpoint that has
+/// closed, until it has read the answer: as long as nginx waits (lingering_time).
+const ANSWERED: Duration = Duration::from_secs(30);
+
+/// How long who was told something has to take it before a reset goes on to it: a
+/// segment that is lost comes again meanwhile (RFC 6298 §2.4: after 1 s at least;
+/// Linux' TCP_RTO_MIN: 200 ms).
+const BRIEFLY: Duration = Duration::from_secs(1);
 
 /// How long nothing may move.
 #[derive(Debug, Clone, Copy)]
@@ -26,32 +39,32 @@ pub(crate) struct Idle {
 }
 
 /// Moves bytes until both sides have said all (`Ok(true)`), nothing has moved
-/// for too long (`Ok(false)`), or one of them is gone.
+/// for too long (`Ok(false)`), or one of them is gone. The endpoint is told
+/// `first` first.
 pub(crate) async fn run(
     client: &mut (impl AsyncRead + AsyncWrite + Unpin),
     endpoint: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    first: &[u8],
     stream: &Stream,
     tally: &dyn Tally,
     idle: Idle,
 ) -> io::Result<bool> {
-    let mut client = Watched {
-        inner: client,
-        stream,
-        finished: &stream.client_finished,
-        tally,
-        direction: Direction::ToEndpoint,
-    };
-    let mut endpoint = Watched {
-        inner: endpoint,
-        stream,
-        finished: &stream.endpoint_finished,
-        tally,
-        direction: Direction::ToClient,
+    let (from_client, to_client) = split(client);
+    let (from_endpoint, to_endpoint) = split(endpoint);
+    let client = Side::new(&stream.client_finished, ANSWERED);
+    let endpoint = Side::new(&stream.endpoint_finished, BRIEFLY);
+    let out = Way { from: &client, to: &endpoint, direction: Direction::ToEndpoint, stream, tally };
+    let back = Way { from: &endpoint, to: &client, direction: Direction::ToClient, stream, tally };
+    let moving = async {
+        let mut out = pin!(out.carry(first, from_client, to_endpoint));
+        let mut back = pin!(back.carry(&[], from_endpoint, to_client));
+        tokio::select! {
+            ended = &mut out => with_the_other(ended, back).await,
+            ended = &mut back => with_the_other(ended, out).await,
+        }
     };
     tokio::select! {
-        copied = copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER) => {
-            copied.map(|_| true)
-        }
+        moved = moving => moved.map(|()| true),
         () = too_long(stream, idle) => Ok(false),
     }
 }
@@ -70,50 +83,148 @@ async fn too_long(stream: &Stream, idle: Idle) {
     }
 }
 
-/// One side; what is read from it is counted.
-struct Watched<'a, T> {
-    inner: &'a mut T,
-    stream: &'a Stream,
+/// What became of one way.
+enum Ended {
+    /// One side has said all, and the other was told so.
+    Finished,
+    /// Who was read from is gone before its end; all that it said was delivered.
+    Lost(io::Error),
+    /// Who was told takes no more.
+    Refused(io::Error),
+}
+
+/// Waits for the other way's end too, if that makes sense.
+async fn with_the_other(ended: Ended, other: impl Future<Output = Ended>) -> io::Result<()> {
+    if let Ended::Lost(error) = ended {
+        return Err(error);
+    }
+    match (ended, other.await) {
+        // Who takes no more has said all.
+        (Ended::Finished, Ended::Finished | Ended::Refused(_))
+        | (Ended::Refused(_), Ended::Finished) => Ok(()),
+        (Ended::Lost(error), _) | (_, Ended::Lost(error) | Ended::Refused(error)) => Err(error),
+    }
+}
+
+/// What is known of one side.
+struct Side<'a> {
+    /// Whether it has said all.
     finished: &'a AtomicBool,
-    tally: &'a dyn Tally,
-    /// Where bytes go that are read here.
-    direction: Direction,
+    /// Whether it was cut off. The kernel says so once, to who writes or to who
+    /// reads; after that, reading ends as if all had been said.
+    is_reset: AtomicBool,
+    /// When it was told something last, in milliseconds after the stream began;
+    /// 0 if never.
+    told_ms: AtomicU64,
+    /// How long after that it may go on sending to one who has closed.
+    lingers: Duration,
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<'_, T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut *self.inner).poll_read(context, buffer))?;
-        match buffer.filled().len() - before {
-            0 => self.finished.store(true, Ordering::Relaxed),
-            bytes => self.tally.moved(self.direction, bytes as u64),
+impl<'a> Side<'a> {
+    fn new(finished: &'a AtomicBool, lingers: Duration) -> Self {
+        Self { finished, is_reset: AtomicBool::new(false), told_ms: AtomicU64::new(0), lingers }
+    }
+
+    fn is_told(&self, stream: &Stream) {
+        self.told_ms.store(stream.age_ms().max(1), Ordering::Relaxed);
+    }
+
+    /// What is left of the time that it has to take what it was told.
+    fn time_left(&self, limit: Duration, stream: &Stream) -> Duration {
+        match self.told_ms.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            told => {
+                limit.saturating_sub(Duration::from_millis(stream.age_ms().saturating_sub(told)))
+            }
         }
-        self.stream.moved();
-        Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<'_, T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut *self.inner).poll_write(context, bytes))?;
-        // Who takes bytes slowly is not idle.
+/// From one side to the other.
+struct Way<'a> {
+    from: &'a Side<'a>,
+    to: &'a Side<'a>,
+    direction: Direction,
+    stream: &'a Stream,
+    tally: &'a dyn Tally,
+}
+
+impl Way<'_> {
+    /// Carries bytes until one of the two ends it.
+    async fn carry(
+        &self,
+        first: &[u8],
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+    ) -> Ended {
+        let mut bytes = vec![0; BUFFER];
+        if let Err(refused) = self.tell(&mut to, first).await {
+            return self.refused(refused, from, &mut bytes).await;
+        }
+        loop {
+            let length = match from.read(&mut bytes).await {
+                Ok(0) if self.from.is_reset.load(Ordering::Relaxed) => {
+                    return self.lost(ErrorKind::ConnectionReset.into()).await;
+                }
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) => return self.lost(error).await,
+            };
+            self.stream.moved();
+            let read = bytes.get(..length).unwrap_or_default();
+            if let Err(refused) = self.tell(&mut to, read).await {
+                return self.refused(refused, from, &mut bytes).await;
+            }
+        }
+        self.from.finished.store(true, Ordering::Relaxed);
         self.stream.moved();
-        Poll::Ready(Ok(written))
+        to.shutdown().await.map_or_else(Ended::Refused, |()| Ended::Finished)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner).poll_flush(context)
+    async fn tell(&self, to: &mut (impl AsyncWrite + Unpin), all: &[u8]) -> io::Result<()> {
+        let mut left = all;
+        while !left.is_empty() {
+            let written = to.write(left).await?;
+            if written == 0 {
+                return Err(ErrorKind::WriteZero.into());
+            }
+            left = left.get(written..).unwrap_or_default();
+            // Who takes bytes slowly is not idle.
+            self.stream.moved();
+            self.tally.moved(self.direction, written as u64);
+            self.to.is_told(self.stream);
+        }
+        to.flush().await
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.inner).poll_shutdown(context)
+    /// Gives who was told last the time to take it: a reset may overtake it.
+    async fn lost(&self, error: io::Error) -> Ended {
+        sleep(self.to.time_left(BRIEFLY, self.stream)).await;
+        Ended::Lost(error)
+    }
+
+    /// Lets go of what is still said, while what it is answered is delivered.
+    async fn refused(
+        &self,
+        refused: io::Error,
+        mut from: impl AsyncRead + Unpin,
+        bytes: &mut [u8],
+    ) -> Ended {
+        // The kernel says "broken pipe" of one who had said all before its reset
+        // (`tcp_reset`, CLOSE_WAIT).
+        let has_said_all = refused.kind() == ErrorKind::BrokenPipe;
+        if !has_said_all {
+            self.to.is_reset.store(true, Ordering::Relaxed);
+        }
+        let limit = if has_said_all { self.from.lingers } else { BRIEFLY };
+        let begin = Instant::now();
+        loop {
+            let left = BRIEFLY.saturating_sub(begin.elapsed());
+            let left = left.max(self.from.time_left(limit, self.stream));
+            match timeout(left, from.read(bytes)).await {
+                Ok(Ok(length)) if length > 0 && !left.is_zero() => {}
+                _ => return Ended::Refused(refused),
+            }
+        }
     }
 }

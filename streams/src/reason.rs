@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum Reason {
     /// There are as many streams as there may be.
     TooManyStreams,
+    /// The client has its share of those that there may be.
+    ClientShare,
     /// No whole ClientHello came in time, or no end of the handshake.
     HelloTimeout,
     /// What came was no ClientHello, or nothing came.
@@ -26,12 +28,16 @@ pub enum Reason {
     BadBackend,
     /// The Service has no endpoint that takes new streams.
     NoEndpoint,
+    /// The endpoint is a port that streams are taken on here.
+    Loop,
     /// The endpoint did not answer in time.
     ConnectTimeout,
     /// The endpoint refused, or no way leads to it.
     ConnectFailed,
     /// Nothing came for too long.
     Idle,
+    /// Client or endpoint no longer answer.
+    PeerLost,
     /// The endpoint is gone.
     EndpointGone,
     /// The port is no longer served.
@@ -42,8 +48,9 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::TooManyStreams,
+        Self::ClientShare,
         Self::HelloTimeout,
         Self::NoHello,
         Self::NoServerName,
@@ -53,9 +60,11 @@ impl Reason {
         Self::NoWeight,
         Self::BadBackend,
         Self::NoEndpoint,
+        Self::Loop,
         Self::ConnectTimeout,
         Self::ConnectFailed,
         Self::Idle,
+        Self::PeerLost,
         Self::EndpointGone,
         Self::PortGone,
         Self::Stopping,
@@ -65,6 +74,7 @@ impl Reason {
     pub const fn name(self) -> &'static str {
         match self {
             Self::TooManyStreams => "too_many_streams",
+            Self::ClientShare => "client_share",
             Self::HelloTimeout => "hello_timeout",
             Self::NoHello => "no_hello",
             Self::NoServerName => "no_server_name",
@@ -74,9 +84,11 @@ impl Reason {
             Self::NoWeight => "no_weight",
             Self::BadBackend => "bad_backend",
             Self::NoEndpoint => "no_endpoint",
+            Self::Loop => "loop",
             Self::ConnectTimeout => "connect_timeout",
             Self::ConnectFailed => "connect_failed",
             Self::Idle => "idle",
+            Self::PeerLost => "peer_lost",
             Self::EndpointGone => "endpoint_gone",
             Self::PortGone => "port_gone",
             Self::Stopping => "stopping",
@@ -87,6 +99,9 @@ impl Reason {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::TooManyStreams => "A connection came while there were as many as there may be.",
+            Self::ClientShare => {
+                "A client (an IPv4 address or an IPv6 /64) had three times as many connections as there were places left."
+            }
             Self::HelloTimeout => "A client took too long to say which server it asks for.",
             Self::NoHello => "What a client said first was no TLS, or it hung up before.",
             Self::NoServerName => {
@@ -102,11 +117,17 @@ impl Reason {
             Self::NoWeight => "All backendRefs of the route have weight 0.",
             Self::BadBackend => "The share of a backendRef that does not resolve.",
             Self::NoEndpoint => "The Service has no endpoint that takes new connections.",
+            Self::Loop => {
+                "The endpoint is a port of a VIP whose connections end on this node: they would go in circles."
+            }
             Self::ConnectTimeout => "The endpoint did not answer.",
             Self::ConnectFailed => {
                 "The endpoint refused the connection, or no route of the node leads to it."
             }
             Self::Idle => "Nothing was said for too long.",
+            Self::PeerLost => {
+                "A client or an endpoint no longer answered, not even when asked whether it is there."
+            }
             Self::EndpointGone => "The endpoint of a stream is gone.",
             Self::PortGone => "The listener of a stream is gone.",
             Self::Stopping => "The agent ended.",
@@ -118,6 +139,9 @@ impl Reason {
         match self {
             Self::TooManyStreams => {
                 "Raise the agent's limit of open files (RLIMIT_NOFILE): each stream takes two."
+            }
+            Self::ClientShare => {
+                "See who it is (`blixtctl flows`). If it is many people behind one address, raise the agent's limit of open files (RLIMIT_NOFILE) as for too_many_streams."
             }
             Self::HelloTimeout => {
                 "Nothing, if it is few: scanners do that. Many: somebody holds connections open on purpose."
@@ -136,11 +160,17 @@ impl Reason {
             Self::NoWeight => "Give a backendRef a weight.",
             Self::BadBackend => "See ResolvedRefs of the route.",
             Self::NoEndpoint => "See whether the Service's pods are ready.",
+            Self::Loop => {
+                "Look for the VIP among the endpoints of the route's Services, and refer to the Services behind it instead."
+            }
             Self::ConnectTimeout => {
                 "See whether the node reaches the endpoint: routes, and network policies that let nodes in."
             }
             Self::ConnectFailed => "See whether the endpoint listens on the Service's targetPort.",
             Self::Idle => "Nothing, or have clients keep connections alive.",
+            Self::PeerLost => {
+                "Nothing, if it is few: clients lose their networks. Many: look for a firewall that forgets connections."
+            }
             Self::EndpointGone => {
                 "Nothing: clients connect again. Many: look at the Service's pods."
             }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustls::ServerConfig;
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -21,8 +20,9 @@ use crate::host::{Host, HostReader};
 use crate::live::Stream;
 use crate::pipe::{self, Idle};
 use crate::port::{Listener, Port, RoutePlace, Tls, pick};
+use crate::sockets::{in_peace, prepare};
 use crate::tls::{Client, Rewound};
-use crate::{Chosen, Direction, Inner, Reason, Wanted};
+use crate::{Chosen, Inner, Reason, Wanted};
 
 /// How long accepting rests when the system has no room for connections.
 const REST: std::time::Duration = std::time::Duration::from_millis(50);
@@ -32,10 +32,14 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, vip: Socket
     loop {
         match listener.accept().await {
             Ok((connection, client)) => {
-                reset_when_dropped(&connection);
-                let Some(place) = inner.enter() else {
-                    inner.reasons.count(Reason::TooManyStreams);
-                    continue;
+                prepare(&connection, inner.limits.keepalive);
+                inner.accepted.fetch_add(1, Ordering::Relaxed);
+                let place = match inner.rooms.enter(client.ip()) {
+                    Ok(place) => place,
+                    Err(reason) => {
+                        inner.reasons.count(reason);
+                        continue;
+                    }
                 };
                 let inner = Arc::clone(&inner);
                 tokio::spawn(async move {
@@ -57,17 +61,19 @@ async fn serve(
     from: SocketAddr,
     vip: SocketAddr,
 ) -> Result<(), Reason> {
-    let _ = connection.set_nodelay(true);
     let opened = timeout(inner.limits.hello, open(inner, vip, connection)).await;
     let Opened { client, asked, first } = opened.map_err(|_| Reason::HelloTimeout)??;
     // Another one than when it was opened, perhaps: clients take their time.
     let wanted = inner.wanted.load_full();
     let (_, place) = meant(&wanted, vip, &asked)?;
     let chosen = wanted.balancer.choose(from, vip, place)?;
+    // It would come back here, and again, until there is room for nobody.
+    if wanted.ports.contains_key(&chosen.endpoint) {
+        return Err(Reason::Loop);
+    }
     drop(wanted);
     let mut endpoint = connect(inner, chosen.endpoint).await?;
-    reset_when_dropped(&endpoint);
-    let _ = endpoint.set_nodelay(true);
+    prepare(&endpoint, inner.limits.keepalive);
     relay(inner, client, &mut endpoint, from, vip, &first, chosen).await
 }
 
@@ -222,16 +228,8 @@ async fn relay(
         return Err(reason);
     }
     let idle = Idle { open: inner.limits.idle, half_closed: inner.limits.half_closed };
-    let tally = &*chosen.tally;
-    let moving = async {
-        if !first.is_empty() {
-            endpoint.write_all(first).await?;
-            tally.moved(Direction::ToEndpoint, first.len() as u64);
-        }
-        pipe::run(&mut client, endpoint, &stream, tally, idle).await
-    };
     let moved = tokio::select! {
-        moved = moving => moved,
+        moved = pipe::run(&mut client, endpoint, first, &stream, &*chosen.tally, idle) => moved,
         Ok(reason) = told => return Err(reason),
     };
     match moved {
@@ -241,6 +239,7 @@ async fn relay(
             Ok(())
         }
         Ok(false) => Err(Reason::Idle),
+        Err(error) if is_silence(&error) => Err(Reason::PeerLost),
         // One of them reset it, and so do we to the other.
         Err(_) => {
             inner.resets.fetch_add(1, Ordering::Relaxed);
@@ -249,10 +248,8 @@ async fn relay(
     }
 }
 
-fn reset_when_dropped(connection: &TcpStream) {
-    let _ = connection.set_zero_linger();
-}
-
-fn in_peace(connection: &TcpStream) {
-    let _ = SockRef::from(connection).set_linger(None);
+/// Whether a peer did not answer, in place of an answer that is a reset.
+fn is_silence(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
 }

@@ -1,10 +1,12 @@
-//! Sockets that listen on addresses which no interface of the node has.
+//! Sockets: those that listen on addresses which no interface of the node has, and
+//! how connections are kept and ended.
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that wait to be accepted; the kernel takes no more than
 /// net.core.somaxconn says, which is the same since Linux 5.4.
@@ -60,4 +62,23 @@ fn open(at: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// How often one that does not answer is asked whether it is there.
+const QUESTIONS: u32 = 5;
+
+/// Makes a connection as streams want it: reset unless it is let end in peace, each
+/// byte sent at once, and a peer that says nothing for so long is asked whether it
+/// is there. Who lets all questions pass is gone after another half of that time.
+pub(crate) fn prepare(connection: &TcpStream, keepalive: Duration) {
+    let _ = connection.set_zero_linger();
+    let _ = connection.set_nodelay(true);
+    let interval = (keepalive / (2 * QUESTIONS)).max(Duration::from_secs(1));
+    let questions =
+        TcpKeepalive::new().with_time(keepalive).with_interval(interval).with_retries(QUESTIONS);
+    let _ = SockRef::from(connection).set_tcp_keepalive(&questions);
+}
+
+pub(crate) fn in_peace(connection: &TcpStream) {
+    let _ = SockRef::from(connection).set_linger(None);
 }

@@ -19,6 +19,7 @@ use blixt_streams::{
     Balancer, Chosen, Counts, Direction, Hostname, Limits, ListenError, Listener, Port, Reason,
     Route, RoutePlace, Streams, Tally, Tls, Wanted, server_config,
 };
+use blixt_testkit::netns::{Namespace, veth};
 use blixt_testkit::require_root;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::aws_lc_rs;
@@ -260,6 +261,143 @@ fn there_is_room_for_so_many() {
 }
 
 #[test]
+fn one_client_leaves_room_for_others() {
+    require_root!();
+    let streams = Streams::start(1, Limits { streams: 8, ..limits() }).unwrap();
+    let at = free();
+    streams.take(wanted(at, Port::Plain(Some(PLACE)), to(echo("a"))));
+    let connected = |host: u8| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into()).unwrap();
+        socket.connect(&at.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    };
+    // Three times as many as there are left then.
+    let mut open: Vec<_> = (0..6).map(|_| connected(1)).collect();
+    for client in &mut open {
+        assert_eq!(read(client, 1), "a");
+    }
+    is_reset(&mut connected(1));
+    is_counted(&streams, Reason::ClientShare);
+    let mut other = connected(2);
+    assert_eq!(read(&mut other, 1), "a");
+    is_counted(&streams, Reason::ClientShare);
+}
+
+#[test]
+fn an_endpoint_that_is_a_stream_port_itself_gets_nothing() {
+    require_root!();
+    let streams = Streams::start(1, limits()).unwrap();
+    let (one, two, real) = (free(), free(), echo("a"));
+    let port = |place| Arc::new(Port::Plain(Some(RoutePlace(place))));
+    let ports: BTreeMap<_, _> = [(one, port(0)), (two, port(1))].into();
+    // Each leads to the other; then one to itself.
+    for (of_one, of_two) in [(two, one), (one, real)] {
+        let endpoints = [(0, of_one), (1, of_two)].into();
+        let balancer = Arc::new(Fixed { endpoints, ..Fixed::default() });
+        let ledger = Arc::clone(&balancer.ledger);
+        let (accepted, refused) = (streams.counts().accepted, streams.reasons().of(Reason::Loop));
+        streams.take(Wanted { ports: ports.clone(), balancer });
+        is_reset(&mut connect(one));
+        eventually("a loop", || streams.reasons().of(Reason::Loop) == refused + 1);
+        assert_eq!(streams.counts().accepted, accepted + 1, "it came back");
+        assert_eq!(ledger.began.load(Ordering::Relaxed), 0);
+    }
+    assert_eq!(read(&mut connect(two), 1), "a");
+}
+
+const ANSWER: &str = "HTTP/1.1 413 Content Too Large\r\n\r\n";
+
+/// More than buffers take (net.ipv4.tcp_wmem, tcp_rmem: 4 and 6 MiB, twice).
+const MORE: usize = 60_000_000;
+
+/// Answers before it has heard everything, and closes: in peace, or so that its
+/// kernel resets the connection at once, for what it has not read.
+fn answers_early(in_peace: bool) -> SocketAddr {
+    serve(move |mut stream| {
+        stream.read_exact(&mut [0; 1_000])?;
+        // So that more has come.
+        thread::sleep(Duration::from_millis(100));
+        stream.write_all(ANSWER.as_bytes())?;
+        if in_peace {
+            stream.shutdown(Shutdown::Write)?;
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_answer_that_comes_early_gets_there() {
+    require_root!();
+    for in_peace in [true, false] {
+        let streams = Streams::start(1, limits()).unwrap();
+        let at = free();
+        let balancer = to(answers_early(in_peace));
+        let ledger = Arc::clone(&balancer.ledger);
+        streams.take(wanted(at, Port::Plain(Some(PLACE)), balancer));
+        let mut client = connect(at);
+        client.write_all(&vec![0; MORE]).unwrap();
+        assert_eq!(read(&mut client, ANSWER.len()), ANSWER);
+        if in_peace {
+            assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        } else {
+            is_reset(&mut client);
+        }
+        drop(client);
+        eventually("nothing to be left", || streams.counts().active == 0);
+        assert_eq!(streams.counts().reset_by_peers, u64::from(!in_peace));
+        let taken = ledger.to_endpoint.load(Ordering::Relaxed);
+        assert!(taken < MORE as u64, "what was let go of was counted");
+        assert_eq!(ledger.to_client.load(Ordering::Relaxed), ANSWER.len() as u64);
+    }
+}
+
+#[test]
+fn an_answer_that_comes_early_gets_there_by_tls() {
+    require_root!();
+    let streams = Streams::start(1, limits()).unwrap();
+    let (at, made) = (free(), made("a.example.com"));
+    let ends = listener("", Tls::Terminate(Some(Arc::clone(&made.config))), 0);
+    streams.take(wanted(at, Port::Tls(vec![ends]), to(answers_early(true))));
+    let mut client = tls(at, "a.example.com", &made.certificate).unwrap();
+    client.write_all(&vec![0; MORE]).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, ANSWER);
+    drop(client);
+    eventually("nothing to be left", || streams.counts().active == 0);
+    assert_eq!(streams.counts().reset_by_peers, 0);
+}
+
+#[test]
+fn who_is_there_no_more_is_noticed() {
+    require_root!();
+    let (node, far) = (Namespace::new("node"), Namespace::new("far"));
+    veth(&node, "eth0", &far, "eth0");
+    node.ip("address add 10.9.0.1/24 dev eth0");
+    far.ip("address add 10.9.0.2/24 dev eth0");
+    let at = SocketAddr::from(([10, 9, 0, 1], 80));
+    let keepalive = Duration::from_secs(1);
+    let streams = node.inside(move || {
+        let streams = Streams::start(1, Limits { keepalive, ..limits() }).unwrap();
+        streams.take(wanted(at, Port::Plain(Some(PLACE)), to(echo("a"))));
+        streams
+    });
+    let mut client = far.inside(move || connect(at));
+    assert_eq!(read(&mut client, 1), "a");
+    // One who is there and says nothing stays.
+    thread::sleep(3 * keepalive);
+    assert_eq!(streams.counts().live, 1);
+    far.ip("link set eth0 down");
+    eventually("it to be noticed", || streams.counts().active == 0);
+    is_counted(&streams, Reason::PeerLost);
+}
+
+#[test]
 fn changes_disturb_only_those_whose_endpoint_or_port_is_gone() {
     require_root!();
     let streams = Streams::start(1, limits()).unwrap();
@@ -309,6 +447,9 @@ fn a_port_that_somebody_has_is_named_and_taken_later() {
     drop(other);
     assert_eq!(streams.take(wanted), BTreeMap::new());
     assert_eq!(read(&mut connect(at), 1), "a");
+    // Nor does it get the port back meanwhile, the other way round.
+    let error = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
 }
 
 #[test]
@@ -530,7 +671,8 @@ fn the_host_of_the_first_request_decides_where_hostnames_do() {
     let ask = |said: &str| {
         let mut client = connect(at);
         client.write_all(said.as_bytes()).unwrap();
-        client.shutdown(Shutdown::Write).unwrap();
+        // Who is refused may be reset by then.
+        let _ = client.shutdown(Shutdown::Write);
         let mut answer = String::new();
         client.read_to_string(&mut answer).map(|_| answer)
     };

@@ -11,6 +11,7 @@
 
 mod balancer;
 mod ports;
+mod room;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 pub use self::ports::Certificates;
+pub use self::room::Room;
 
 use self::balancer::ByTables;
 use self::ports::{Made, Ports};
@@ -103,19 +105,15 @@ pub struct StreamServer {
 
 impl StreamServer {
     /// Begins, on a node where the XDP program runs on these interfaces.
-    pub fn start(published: Arc<Published>, interfaces: Vec<String>) -> Self {
+    pub fn start(published: Arc<Published>, interfaces: Vec<String>, room: Room) -> Self {
         let (wishes, wanted) = watch::channel(Wish::default());
         let (shows, shown) = watch::channel(Shown::default());
         let (stop, stopped) = mpsc::channel(1);
         let (running, choosing) = (Running::default(), Choosing::default());
         let task = Task {
-            published,
-            interfaces,
             running: running.clone(),
             choosing: choosing.clone(),
-            ways: None,
-            ports: Ports::default(),
-            told: BTreeMap::new(),
+            ..Task::new(published, interfaces, room)
         };
         tokio::spawn(task.run(wanted, shows, stopped));
         Self { wishes, shown, running, choosing, stop }
@@ -185,15 +183,32 @@ impl Choosing {
 struct Task {
     published: Arc<Published>,
     interfaces: Vec<String>,
+    room: Room,
     running: Running,
     choosing: Choosing,
     ways: Option<Ways>,
     ports: Ports,
+    /// The ports that somebody listens on.
+    served: BTreeSet<SocketAddr>,
     /// What the log said last.
     told: BTreeMap<ObjectName, String>,
 }
 
 impl Task {
+    fn new(published: Arc<Published>, interfaces: Vec<String>, room: Room) -> Self {
+        Self {
+            published,
+            interfaces,
+            room,
+            running: Running::default(),
+            choosing: Choosing::default(),
+            ways: None,
+            ports: Ports::default(),
+            served: BTreeSet::new(),
+            told: BTreeMap::new(),
+        }
+    }
+
     async fn run(
         mut self,
         mut wanted: watch::Receiver<Wish>,
@@ -233,34 +248,48 @@ impl Task {
         let generation = wish.tables.generation();
         let Made { mut ports, owners, mut troubles } =
             self.ports.make(&wish.applied.snapshot, &wish.certificates);
-        let wanted: BTreeSet<_> = ports.keys().copied().collect();
-        let mut refused = self.lead(&wanted).await;
+        let mut refused = self.room.refused(&owners, &self.served);
         ports.retain(|port, _| !refused.contains_key(port));
-        let led: BTreeSet<_> = ports.keys().copied().collect();
-        match self.streams(!ports.is_empty()) {
-            Ok(None) => {}
-            Ok(Some(streams)) => {
-                let balancer = Arc::new(ByTables::new(wish.tables, Arc::clone(&self.published)));
-                self.choosing.add(&balancer);
-                let taken = streams.take(blixt_streams::Wanted { ports, balancer });
-                refused.extend(taken.into_iter().map(|(port, why)| (port, why.to_string())));
-            }
-            Err(why) => {
-                let why = format!("the system refuses threads for streams: {why}");
-                refused.extend(led.into_iter().map(|port| (port, why.clone())));
-            }
+        let wanted: BTreeSet<_> = ports.keys().copied().collect();
+        refused.extend(self.lead(&wanted).await);
+        // Who is served already stays, be the kernel's tables touched or not.
+        ports.retain(|port, _| self.served.contains(port) || !refused.contains_key(port));
+        self.served = ports.keys().copied().collect();
+        for (port, why) in self.listen(ports, wish.tables) {
+            self.served.remove(&port);
+            refused.insert(port, why);
         }
         // After nobody listens there any more.
         if let Some(ways) = &mut self.ways {
             ways.keep(&wanted).await;
         }
-        let served = wanted.iter().filter(|port| !refused.contains_key(port)).copied().collect();
         for (port, why) in refused {
             if let Some(gateway) = owners.get(&port) {
                 troubles.entry(gateway.clone()).or_insert(why);
             }
         }
-        Shown { generation, served, troubles }
+        Shown { generation, served: self.served.clone(), troubles }
+    }
+
+    /// Serves these ports, and no others. Those that can't be, and why.
+    fn listen(
+        &self,
+        ports: BTreeMap<SocketAddr, Arc<blixt_streams::Port>>,
+        tables: Arc<Tables>,
+    ) -> BTreeMap<SocketAddr, String> {
+        match self.streams(!ports.is_empty()) {
+            Ok(None) => BTreeMap::new(),
+            Ok(Some(streams)) => {
+                let balancer = Arc::new(ByTables::new(tables, Arc::clone(&self.published)));
+                self.choosing.add(&balancer);
+                let refused = streams.take(blixt_streams::Wanted { ports, balancer });
+                refused.into_iter().map(|(port, why)| (port, why.to_string())).collect()
+            }
+            Err(why) => {
+                let why = format!("the system refuses threads for streams: {why}");
+                ports.into_keys().map(|port| (port, why.clone())).collect()
+            }
+        }
     }
 
     async fn lead(&mut self, wanted: &BTreeSet<SocketAddr>) -> BTreeMap<SocketAddr, String> {

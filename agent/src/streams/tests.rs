@@ -10,7 +10,11 @@ use blixt_model::{
     Weight,
 };
 use blixt_streams::Tls;
+use blixt_testkit::netns::{Namespace, program};
+use blixt_testkit::require_root;
 use rcgen::{CertificateParams, KeyPair};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 
 pub(super) const VIP: &str = "192.0.2.1:443";
 
@@ -54,19 +58,27 @@ fn route(name: &str, target: Target) -> StreamRoute {
     }
 }
 
+/// What is wanted once a snapshot is in force.
+fn in_force(snapshot: &Snapshot) -> (Arc<Published>, Wish) {
+    let published = Arc::new(Published::new(1));
+    let options =
+        CompileOptions { maglev: MaglevSize::new(251).unwrap(), ..CompileOptions::default() };
+    let mut writer = TablesWriter::new(Arc::clone(&published), options, "node".to_owned());
+    writer.apply(snapshot).unwrap();
+    let applied = writer.applied().load_full();
+    let tables = published.tables.load_full();
+    (published, Wish { applied, tables, certificates: Certificates::default() })
+}
+
 /// A port with two routes, the second of which has no Service, in force.
 pub(super) fn applied() -> (Arc<Published>, Arc<Applied>) {
     let routes = vec![
         route("a", Target::Service(ServiceIndex(0))),
         route("b", Target::Rejected(RejectReason::BackendNotFound)),
     ];
-    let published = Arc::new(Published::new(1));
-    let options =
-        CompileOptions { maglev: MaglevSize::new(251).unwrap(), ..CompileOptions::default() };
-    let mut writer = TablesWriter::new(Arc::clone(&published), options, "node".to_owned());
     let tls = listener("tls", StreamTls::Passthrough, routes);
-    writer.apply(&snapshot(1, StreamKind::Tls, vec![tls])).unwrap();
-    (published, writer.applied().load_full())
+    let (published, wish) = in_force(&snapshot(1, StreamKind::Tls, vec![tls]));
+    (published, wish.applied)
 }
 
 fn certificate(digest: u8) -> Certificate {
@@ -185,4 +197,98 @@ fn tables_are_kept_in_mind_as_long_as_somebody_chooses_by_them() {
     assert_eq!(choosing.oldest(), Some(Generation(0)));
     drop(old);
     assert_eq!(choosing.oldest(), Some(Generation(1)));
+}
+
+/// Plain bytes to the one endpoint, for Gateways with these addresses.
+fn plain(generation: u64, gateways: &[(&str, u8)]) -> Snapshot {
+    let to_web = StreamRoute { hostnames: vec![], ..route("a", Target::Service(ServiceIndex(0))) };
+    let one = snapshot(
+        generation,
+        StreamKind::Plain,
+        vec![listener("http", StreamTls::None, vec![to_web])],
+    );
+    let gateway = &one.gateways()[0];
+    let gateways = gateways.iter().map(|(name, host)| Gateway {
+        name: name.parse().unwrap(),
+        addresses: vec![[192, 0, 2, *host].into()],
+        ..Gateway::clone(gateway)
+    });
+    let services = one.services().iter().cloned();
+    Snapshot::new(one.generation(), HashSeed(0), gateways.collect(), services.collect()).unwrap()
+}
+
+/// Runs on a node of its own.
+fn on_a_node<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) {
+    Namespace::new("node").inside(|| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(work());
+    });
+}
+
+const ROOM: Room = Room { ports: 1, numbers: 1 };
+
+#[test]
+fn who_is_served_stays_where_the_kernel_refuses_later() {
+    require_root!();
+    on_a_node(|| async {
+        let ip = |what: &str| program("ip").args(what.split(' ')).ok();
+        ip("address add 10.0.0.1/32 dev lo");
+        let endpoint = TcpListener::bind("10.0.0.1:8080").unwrap();
+        let (published, wish) = in_force(&plain(1, &[("edge", 1)]));
+        let mut task = Task::new(published, vec!["lo".to_owned()], ROOM);
+        let shown = task.look(wish.clone()).await;
+        assert_eq!((shown.served, shown.troubles), ([at(VIP)].into(), BTreeMap::new()));
+        let mut client = TcpStream::connect(VIP).unwrap();
+        let (mut server, _) = endpoint.accept().unwrap();
+        let mut says = |what: &[u8]| {
+            client.write_all(what).unwrap();
+            let mut heard = vec![0; what.len()];
+            server.read_exact(&mut heard).unwrap();
+            assert_eq!(heard, what);
+        };
+        says(b"before");
+        // Others tidy up, and take away the address that the route is to name.
+        ip("route flush table 178000443");
+        ip("address del 127.0.0.1/8 dev lo");
+        let shown = task.look(wish.clone()).await;
+        let why = &shown.troubles[&"edge".parse().unwrap()];
+        assert!(why.contains("the kernel takes no rule or route for 192.0.2.1:443"), "{why}");
+        assert_eq!(shown.served, [at(VIP)].into());
+        ip("address add 127.0.0.1/8 dev lo");
+        let shown = task.look(wish).await;
+        assert_eq!((shown.served, shown.troubles), ([at(VIP)].into(), BTreeMap::new()));
+        says(b"after");
+        let streams = task.running.get().unwrap();
+        assert_eq!(streams.counts().live, 1);
+        drop(TcpStream::connect(VIP).unwrap());
+    });
+}
+
+#[test]
+fn there_is_room_for_so_many_ports_and_who_has_it_keeps_it() {
+    require_root!();
+    on_a_node(|| async {
+        let (published, first) = in_force(&plain(1, &[("b", 2)]));
+        let (_, both) = in_force(&plain(2, &[("a", 1), ("b", 2)]));
+        let (_, other) = in_force(&plain(3, &[("a", 1)]));
+        let mut task = Task::new(published, vec![], ROOM);
+        let [a, b] = ["192.0.2.1:443", "192.0.2.2:443"].map(at);
+        assert_eq!(task.look(first).await.served, [b].into());
+        let shown = task.look(both.clone()).await;
+        assert_eq!(shown.served, [b].into());
+        let all: Vec<_> = shown.troubles.iter().collect();
+        let [(name, why)] = &all[..] else { panic!("{all:?}") };
+        assert_eq!(**name, "a".parse().unwrap());
+        assert!(why.contains("room for 1 TCP ports"), "{why}");
+        let shown = task.look(other).await;
+        assert_eq!((shown.served, shown.troubles), ([a].into(), BTreeMap::new()));
+        // Who starts with both goes by their names.
+        let (published, _) = in_force(&plain(2, &[]));
+        drop(task);
+        let shown = Task::new(published, vec![], ROOM).look(both).await;
+        assert_eq!(shown.served, [a].into());
+    });
 }

@@ -55,6 +55,20 @@ enum Packets<'a> {
     Icmp { by: &'a str },
 }
 
+/// What a port needs; others may need it too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    /// An address in the table of a port, or in the one for ICMP errors.
+    Route(IpAddr, Option<u16>),
+    /// The rule for a port.
+    ToPort { v4: bool, port: u16 },
+    /// The rules for ICMP errors.
+    Icmp { v4: bool },
+}
+
+/// What the kernel answered, so that it is asked once for all who need the same.
+type Answers = BTreeMap<Step, Result<(), String>>;
+
 impl Ways {
     /// None yet; what an agent that was killed has left is taken away.
     pub(super) async fn open(interfaces: Vec<String>) -> io::Result<Self> {
@@ -72,11 +86,11 @@ impl Ways {
         &mut self,
         ports: &BTreeSet<SocketAddr>,
     ) -> BTreeMap<SocketAddr, String> {
-        let mut refused = BTreeMap::new();
+        let (mut refused, mut answers) = (BTreeMap::new(), Answers::new());
         // Again and again: others tidy up rules that they do not know.
         for &port in ports {
             self.led.insert(port);
-            if let Err(error) = self.lead_one(port).await {
+            if let Err(error) = self.lead_one(port, &mut answers).await {
                 let why = format!(
                     "the kernel takes no rule or route for {port} ({error}): the agent needs NET_ADMIN, and \
                      a kernel with routing rules for ports (CONFIG_IP_MULTIPLE_TABLES, \
@@ -111,15 +125,36 @@ impl Ways {
         }
     }
 
-    async fn lead_one(&self, port: SocketAddr) -> io::Result<()> {
+    async fn lead_one(&self, port: SocketAddr, answers: &mut Answers) -> Result<(), String> {
         let v4 = port.is_ipv4();
-        add_route(&self.handle, route(port.ip(), Some(port.port()))).await?;
-        add_route(&self.handle, route(port.ip(), None)).await?;
-        self.add_rule(rule(v4, Packets::ToPort(port.port()))).await?;
-        for by in &self.interfaces {
-            self.add_rule(rule(v4, Packets::Icmp { by })).await?;
+        let steps = [
+            Step::Route(port.ip(), Some(port.port())),
+            Step::Route(port.ip(), None),
+            Step::ToPort { v4, port: port.port() },
+            Step::Icmp { v4 },
+        ];
+        for step in steps {
+            let answer = match answers.get(&step) {
+                Some(answer) => answer.clone(),
+                None => self.take(step).await.map_err(|error| error.to_string()),
+            };
+            answers.insert(step, answer.clone());
+            answer?;
         }
         Ok(())
+    }
+
+    async fn take(&self, step: Step) -> io::Result<()> {
+        match step {
+            Step::Route(vip, port) => add_route(&self.handle, route(vip, port)).await,
+            Step::ToPort { v4, port } => self.add_rule(rule(v4, Packets::ToPort(port))).await,
+            Step::Icmp { v4 } => {
+                for by in &self.interfaces {
+                    self.add_rule(rule(v4, Packets::Icmp { by })).await?;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Takes all of ours away, whoever made them.

@@ -139,6 +139,11 @@ impl Addresses {
         })
     }
 
+    /// How many ports of streams there can be.
+    pub fn room_for_streams(&self) -> u32 {
+        self.capacity_of_streams
+    }
+
     /// Makes these the addresses that are ours, but for TCP to these ports of
     /// them, which is the kernel's. New ones are added before old ones go, and
     /// those that stay are not touched: there is no moment at which one of them

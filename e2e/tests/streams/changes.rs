@@ -140,7 +140,7 @@ fn a_port_that_is_taken_is_named_and_served_once_it_is_free() {
     let other = world.node.inside(|| TcpListener::bind("0.0.0.0:80").unwrap());
     let agent = world.launch();
     eventually_some("Programmed=False to say why", Duration::from_secs(10), || {
-        match programmed(&agent) {
+        match programmed(&agent, "edge") {
             (false, why) if why.contains("port 80 is taken on this node") => Ok(()),
             other => Err(format!("{other:?}")),
         }

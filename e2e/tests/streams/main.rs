@@ -10,6 +10,7 @@
 )]
 
 mod changes;
+mod limits;
 mod world;
 
 use std::collections::BTreeMap;

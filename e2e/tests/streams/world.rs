@@ -37,6 +37,8 @@ pub(crate) struct Wanted {
     pub(crate) other_is_there: bool,
     /// The port for HTTP.
     pub(crate) http: u16,
+    /// Other objects.
+    pub(crate) more: String,
 }
 
 /// A certificate and its key, as PEM.
@@ -105,6 +107,7 @@ impl World {
             certificate: Pair::new(&["*.example.com"]),
             other_is_there: true,
             http: 80,
+            more: String::new(),
         };
         let files = tempfile::tempdir().unwrap();
         let servers = [(&pod, "a"), (&other, "b")]
@@ -142,7 +145,7 @@ impl World {
         eventually_some(
             "the Gateway to be programmed",
             Duration::from_secs(10),
-            || match programmed(agent) {
+            || match programmed(agent, "edge") {
                 (true, _) => Ok(()),
                 (false, why) => Err(why),
             },
@@ -191,12 +194,14 @@ fn blixt_digest(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// Whether the Gateway is programmed, and what is said of it.
-pub(crate) fn programmed(agent: &Agent) -> (bool, String) {
+/// Whether a Gateway is programmed, and what is said of it.
+pub(crate) fn programmed(agent: &Agent, name: &str) -> (bool, String) {
     let status = agent.ctl("status");
-    let conditions = status["gateways"][0]["conditions"].as_array().unwrap().clone();
-    let programmed = conditions.iter().find(|it| it["type"] == "Programmed");
-    match programmed {
+    let all = |of: &serde_json::Value, what: &str| of[what].as_array().cloned().unwrap_or_default();
+    let gateways = all(&status, "gateways");
+    let gateway = gateways.iter().find(|gateway| gateway["name"]["name"] == name);
+    let conditions = gateway.map(|gateway| all(gateway, "conditions")).unwrap_or_default();
+    match conditions.iter().find(|it| it["type"] == "Programmed") {
         Some(it) => (it["status"] == "True", it["message"].as_str().unwrap_or("").to_owned()),
         None => (false, status.to_string()),
     }
@@ -265,7 +270,7 @@ fn nginx(namespace: &Namespace, name: &str, own: &Pair, files: &TempDir) -> Proc
 
 /// All of it.
 fn yaml(wanted: &Wanted) -> String {
-    let Wanted { weights, certificate, other_is_there, http } = wanted;
+    let Wanted { weights, certificate, other_is_there, http, more } = wanted;
     let [a, b, nobody] = weights;
     let indented = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
     let (certificate, key) = (indented(&certificate.certificate), indented(&certificate.key));
@@ -335,7 +340,7 @@ type: kubernetes.io/tls
 stringData:
   tls.crt: |
 {certificate}  tls.key: |
-{key}{services}"
+{key}{services}{more}"
     )
 }
 
