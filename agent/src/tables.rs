@@ -1,6 +1,7 @@
 //! The one who writes tables: compiles snapshots, gives them to the workers,
 //! and knows how far these are.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub struct TablesWriter {
     applied: Arc<Applied>,
     /// Why the newest snapshot is not the applied one.
     refused: Option<String>,
+    /// Gateways that are not as the newest snapshot has them, and why.
+    held_back: BTreeMap<ObjectName, String>,
     /// The newest generation that every worker has taken up.
     adopted: Generation,
     /// Where others look up what is applied.
@@ -56,6 +59,7 @@ impl TablesWriter {
             node,
             applied: Arc::default(),
             refused: None,
+            held_back: BTreeMap::new(),
             adopted: Generation::default(),
             shared: Arc::default(),
         }
@@ -98,8 +102,9 @@ impl TablesWriter {
     /// and the last tables would be gone by then.
     pub fn check(&mut self, snapshot: &Snapshot) -> Result<(), String> {
         let nothing = Tables::default();
+        let (snapshot, _) = self.fitting(snapshot);
         let compiled =
-            Tables::compile(snapshot, &self.options, &mut Slots::default(), &nothing).map(drop);
+            Tables::compile(&snapshot, &self.options, &mut Slots::default(), &nothing).map(drop);
         compiled.map_err(|error| {
             let why = error.to_string();
             self.refused = Some(why.clone());
@@ -107,11 +112,12 @@ impl TablesWriter {
         })
     }
 
-    /// Compiles and publishes a snapshot. `Err` says why it is refused; the
-    /// last tables stay.
+    /// Compiles and publishes a snapshot, but for Gateways that are held back. `Err`
+    /// says why it is refused; the last tables stay.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Result<(), String> {
         let previous = self.published.tables.load_full();
-        match Tables::compile(snapshot, &self.options, &mut self.slots, &previous) {
+        let (fitting, held_back) = self.fitting(snapshot);
+        match Tables::compile(&fitting, &self.options, &mut self.slots, &previous) {
             Err(error) => {
                 let why = error.to_string();
                 self.refused = Some(why.clone());
@@ -119,10 +125,11 @@ impl TablesWriter {
             }
             Ok(tables) => {
                 self.refused = None;
+                self.held_back = held_back;
                 self.grow_stats();
                 self.published.tables.publish(tables);
                 self.applied = Arc::new(Applied {
-                    snapshot: snapshot.clone(),
+                    snapshot: fitting.into_owned(),
                     at: Some(SystemTime::now()),
                     slots: self.slots.owners().map(|(owner, slot)| (owner.clone(), slot)).collect(),
                 });
@@ -130,6 +137,52 @@ impl TablesWriter {
                 Ok(())
             }
         }
+    }
+
+    /// As much of a snapshot as there may be tables for. Where it is too much, the
+    /// Gateways that have grown most stay as they were, or are left out where they
+    /// are new: nobody else is to suffer from them.
+    fn fitting<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+    ) -> (Cow<'s, Snapshot>, BTreeMap<ObjectName, String>) {
+        let (mut fitting, mut held_back) = (Cow::Borrowed(snapshot), BTreeMap::new());
+        let mut looked_at = BTreeSet::new();
+        while let Err(error) = Tables::fit(&fitting, self.options.maglev) {
+            let grown = self.grown_most(&fitting, |name| !looked_at.contains(name));
+            // Something else is too much than one of them: it is refused as a whole.
+            let Some(name) = grown else { return (Cow::Borrowed(snapshot), BTreeMap::new()) };
+            let kept = |of: &Snapshot| fitting.with_last_of(&name, of).ok();
+            let (last, newest) = (kept(&self.applied.snapshot), kept(&fitting));
+            // Where only endpoints are others it is the same.
+            if let Some(last) = last.filter(|last| newest.is_some_and(|it| !it.same_wishes(last))) {
+                let stays = match last.gateways().iter().any(|gateway| gateway.name == name) {
+                    true => "it stays as it was",
+                    false => "it is left out",
+                };
+                held_back.insert(name.clone(), format!("{stays}, since {error}"));
+                fitting = Cow::Owned(last);
+            }
+            looked_at.insert(name);
+        }
+        (fitting, held_back)
+    }
+
+    /// The Gateway whose tables have grown most since what is applied.
+    fn grown_most(
+        &self,
+        snapshot: &Snapshot,
+        may: impl Fn(&ObjectName) -> bool,
+    ) -> Option<ObjectName> {
+        let (size, last) = (self.options.maglev, &self.applied.snapshot);
+        let grown =
+            snapshot.gateways().iter().filter(|gateway| may(&gateway.name)).map(|gateway| {
+                let before = last.gateways().iter().find(|it| it.name == gateway.name);
+                let before = before.map_or(0, |gateway| Tables::bytes_of(last, gateway, size));
+                (Tables::bytes_of(snapshot, gateway, size).saturating_sub(before), gateway)
+            });
+        let (bytes, gateway) = grown.max_by_key(|(bytes, _)| *bytes)?;
+        (bytes > 0).then(|| gateway.name.clone())
     }
 
     /// Room for every slot, before there are tables that name it.
@@ -160,6 +213,12 @@ impl TablesWriter {
         self.refused.as_deref()
     }
 
+    /// Gateways that are not as the newest snapshot has them, though that is in force,
+    /// and why.
+    pub fn held_back(&self) -> &BTreeMap<ObjectName, String> {
+        &self.held_back
+    }
+
     /// How far a Gateway of `wanted` is.
     pub fn programming(&self, wanted: &Snapshot, name: &ObjectName) -> Programming {
         let of = |snapshot: &Snapshot| {
@@ -170,6 +229,7 @@ impl TablesWriter {
             Some(reason) if of(wanted) != of(&self.applied.snapshot) => {
                 self.refusal(reason.clone())
             }
+            _ if let Some(why) = self.held_back.get(name) => self.refusal(why.clone()),
             _ if of(&self.applied.snapshot).is_none() || self.is_pending() => Programming::Pending,
             _ => Programming::Applied,
         }
@@ -208,10 +268,10 @@ mod tests {
         Port::new(number).unwrap()
     }
 
-    fn snapshot(generation: u64, endpoints: &[u8], backends: usize) -> Snapshot {
-        let service = ServicePort {
+    fn service(name: &str, endpoints: &[u8]) -> ServicePort {
+        ServicePort {
             id: ServicePortId {
-                service: "web".parse().unwrap(),
+                service: name.parse().unwrap(),
                 protocol: Protocol::Tcp,
                 port: port(80),
             },
@@ -224,7 +284,11 @@ mod tests {
                     state: EndpointState::Ready,
                 })
                 .collect(),
-        };
+        }
+    }
+
+    fn snapshot(generation: u64, endpoints: &[u8], backends: usize) -> Snapshot {
+        let service = service("web", endpoints);
         let backend = Backend { weight: Weight::DEFAULT, target: Target::Service(ServiceIndex(0)) };
         let listener = Listener {
             name: blixt_model::ListenerName::new("tcp").unwrap(),
@@ -281,6 +345,77 @@ mod tests {
         assert_eq!(writer.programming(&snapshot(1, &[1], 1), &name), Programming::Applied);
         writer.apply(&snapshot(3, &[1], 1)).unwrap();
         assert_eq!(writer.refused(), None);
+    }
+
+    #[test]
+    fn a_gateway_that_is_too_much_disturbs_no_other() {
+        let mut writer = writer();
+        let maglev = blixt_dataplane::MaglevSize::new(16_777_213).unwrap();
+        writer.set_maglev(maglev);
+        // Each mix of weights would take a table of 16 MiB.
+        let listeners = |count: u16| {
+            let share = |weight: u32| Backend {
+                weight: Weight::new(weight).unwrap(),
+                target: Target::Service(ServiceIndex(0)),
+            };
+            (1..=count).map(move |number| Listener {
+                name: blixt_model::ListenerName::new(format!("l{number}")).unwrap(),
+                protocol: Protocol::Tcp,
+                port: port(number),
+                route: None,
+                backends: if count == 1 {
+                    vec![share(1)]
+                } else {
+                    vec![share(1), share(number.into())]
+                },
+            })
+        };
+        let wanted = |generation: u64, of_web: u16, of_new: u16| {
+            let one = snapshot(generation, &[1], 1);
+            let web =
+                Gateway { listeners: listeners(of_web).collect(), ..one.gateways()[0].clone() };
+            let new = Gateway {
+                name: "new".parse().unwrap(),
+                addresses: vec![[192, 0, 2, 2].into()],
+                listeners: listeners(of_new).collect(),
+                streams: vec![],
+            };
+            let gateways = vec![web, new];
+            Snapshot::new(Generation(generation), HashSeed(0), gateways, one.services().to_vec())
+                .unwrap()
+        };
+        let applied = |writer: &TablesWriter| {
+            let gateways = writer.applied.snapshot.gateways().iter();
+            gateways.map(|it| (it.name.to_string(), it.listeners.len())).collect::<Vec<_>>()
+        };
+        let is = |name: &str, listeners: usize| (format!("default/{name}"), listeners);
+        let (web, new) = ("web".parse().unwrap(), "new".parse().unwrap());
+
+        // It is new: it is left out, and the other is served.
+        let first = wanted(1, 1, 80);
+        writer.apply(&first).unwrap();
+        writer.adopted(Generation(1));
+        assert_eq!(applied(&writer), [is("web", 1)]);
+        assert_eq!(writer.programming(&first, &web), Programming::Applied);
+        let refused = writer.programming(&first, &new);
+        let Programming::Refused { reason, .. } = refused else { panic!("{refused:?}") };
+        assert!(reason.starts_with("it is left out, since Maglev tables of 16777213"), "{reason}");
+        // It was there: it stays as it was.
+        writer.apply(&wanted(2, 1, 1)).unwrap();
+        assert_eq!(writer.held_back(), &BTreeMap::new());
+        writer.apply(&wanted(3, 80, 1)).unwrap();
+        assert_eq!(applied(&writer), [is("web", 1), is("new", 1)]);
+        let why = writer.held_back().get(&web).unwrap();
+        assert!(why.starts_with("it stays as it was, since "), "{why}");
+        // Both are too much.
+        writer.apply(&wanted(4, 90, 80)).unwrap();
+        assert_eq!(applied(&writer), [is("web", 1), is("new", 1)]);
+        assert_eq!(writer.held_back().len(), 2);
+        // It is not that one of them has grown: nothing is changed.
+        let many: Vec<_> = (0..200).map(|number| service(&format!("s{number}"), &[1, 2])).collect();
+        let all = Snapshot::new(Generation(5), HashSeed(0), vec![], many).unwrap();
+        assert!(writer.apply(&all).unwrap_err().starts_with("Maglev tables of 16777213"));
+        assert_eq!(applied(&writer), [is("web", 1), is("new", 1)]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use blixt_dataplane::{AddressRole, Decision, DropReason, Tables, address};
-use blixt_model::{Gateway, Listener, Protocol, Snapshot, Target};
+use blixt_model::{Backend, Gateway, Listener, Protocol, Snapshot, Stream, Target};
 
 use crate::v1alpha1;
 
@@ -50,6 +50,9 @@ pub fn of_tables(
         None => v1alpha1::Side::NotOurs,
     };
     let wire: v1alpha1::Protocol = protocol.into();
+    if decision.stream {
+        return (of_stream(asked, snapshot, &decision), decision);
+    }
     let listener = listener(asked, snapshot).filter(|_| side == v1alpha1::Side::ToVip);
     let told = v1alpha1::ExplainResponse {
         protocol: wire.into(),
@@ -61,15 +64,55 @@ pub fn of_tables(
             name: listener.name.to_string(),
         }),
         route: listener.and_then(|(_, listener)| Some(listener.route.as_ref()?.into())),
-        backend: listener.and_then(|(_, listener)| backend(&decision, listener, snapshot)),
-        endpoint: decision.endpoint.map(|(address, maglev)| v1alpha1::EndpointChoice {
-            address: Some(address.into()),
-            slot: maglev.slot,
-            of: maglev.of,
-        }),
+        backend: listener
+            .and_then(|(_, listener)| backend(&decision, &listener.backends, snapshot)),
+        endpoint: endpoint(&decision),
         ..v1alpha1::ExplainResponse::default()
     };
     (told, decision)
+}
+
+/// The same for a connection that ends on the node. Where its port has several
+/// listeners or routes, its first bytes decide between them.
+fn of_stream(asked: &Asked, snapshot: &Snapshot, decision: &Decision) -> v1alpha1::ExplainResponse {
+    let Asked { protocol, source, destination } = *asked;
+    let mut gateways = snapshot.gateways().iter();
+    let gateway = gateways.find(|gateway| gateway.addresses.contains(&destination.ip()));
+    let stream = gateway.and_then(|gateway| {
+        gateway.streams.iter().find(|stream| stream.port.number() == destination.port())
+    });
+    let listeners = stream.map_or(&[][..], |stream| &stream.listeners);
+    let mut routes = listeners.iter().flat_map(|listener| &listener.routes);
+    let route = routes.next().filter(|_| routes.next().is_none());
+    let listener = match listeners {
+        [listener] => Some(listener),
+        _ => None,
+    };
+    let wire: v1alpha1::Protocol = protocol.into();
+    v1alpha1::ExplainResponse {
+        protocol: wire.into(),
+        source: Some(source.into()),
+        destination: Some(destination.into()),
+        side: v1alpha1::Side::ToVip.into(),
+        listener: gateway.zip(listener).map(|(gateway, listener)| v1alpha1::ListenerRef {
+            gateway: Some((&gateway.name).into()),
+            name: listener.name.to_string(),
+        }),
+        route: route.map(|route| (&route.route).into()),
+        backend: route.and_then(|route| backend(decision, &route.backends, snapshot)),
+        endpoint: endpoint(decision),
+        stream: true,
+        by_name: stream.is_some_and(Stream::asks_for_name),
+        ..v1alpha1::ExplainResponse::default()
+    }
+}
+
+fn endpoint(decision: &Decision) -> Option<v1alpha1::EndpointChoice> {
+    decision.endpoint.map(|(address, maglev)| v1alpha1::EndpointChoice {
+        address: Some(address.into()),
+        slot: maglev.slot,
+        of: maglev.of,
+    })
 }
 
 fn listener<'a>(asked: &Asked, snapshot: &'a Snapshot) -> Option<(&'a Gateway, &'a Listener)> {
@@ -85,11 +128,11 @@ fn listener<'a>(asked: &Asked, snapshot: &'a Snapshot) -> Option<(&'a Gateway, &
 
 fn backend(
     decision: &Decision,
-    listener: &Listener,
+    backends: &[Backend],
     snapshot: &Snapshot,
 ) -> Option<v1alpha1::BackendChoice> {
     let (place, maglev) = decision.backend?;
-    let backend = listener.backends.get(place)?;
+    let backend = backends.get(place)?;
     let mut told = v1alpha1::BackendChoice {
         place: place as u32,
         weight: backend.weight.number(),

@@ -72,6 +72,10 @@ pub(crate) fn draw(told: &ExplainResponse, width: Option<u16>) -> String {
         }
     }
     let (opening, other) = (told.opening.as_ref(), told.other.as_ref());
+    if told.stream {
+        rows.push(("Then", stream_told(told)));
+        return draw_rows(rows, width);
+    }
     let is_tcp = told.protocol() == Protocol::Tcp;
     match &told.flow {
         Some(_) => {
@@ -87,8 +91,30 @@ pub(crate) fn draw(told: &ExplainResponse, width: Option<u16>) -> String {
         let why = refusal.drop.as_ref().map(dropped).unwrap_or_default();
         rows.push(("But", format!("on a queue of worker {}: {why}", refusal.worker)));
     }
+    draw_rows(rows, width)
+}
+
+fn draw_rows(rows: Vec<(&str, String)>, width: Option<u16>) -> String {
     let rows: Vec<_> = rows.into_iter().map(|(name, said)| vec![name.to_owned(), said]).collect();
     table::draw_list(&rows, width)
+}
+
+/// What becomes of a connection that ends on the node.
+fn stream_told(told: &ExplainResponse) -> String {
+    let ends = "ends on the node's own TCP stack";
+    if let Some(drop) = refusal(told) {
+        return format!("{ends}, and {}", reset(drop));
+    }
+    match (&told.endpoint, told.by_name) {
+        (Some(to), false) => format!("{ends}; its bytes go to {}", at(&to.address)),
+        (Some(to), true) => format!(
+            "{ends}; its bytes go to {}, if it asks for a name that is served",
+            at(&to.address)
+        ),
+        (None, _) => {
+            format!("{ends}; the name that it asks for decides who gets it: `blixtctl lb` has all")
+        }
+    }
 }
 
 fn packet(told: &ExplainResponse) -> String {
@@ -108,9 +134,12 @@ fn packet(told: &ExplainResponse) -> String {
 }
 
 fn listener(told: &ExplainResponse) -> String {
-    let Some(listener) = &told.listener else { return "none".to_owned() };
+    let Some(listener) = &told.listener else {
+        return if told.stream { "one of several" } else { "none" }.to_owned();
+    };
     let route = match &told.route {
         Some(route) => format!("{} {}", route.kind, lb::name(&route.name)),
+        None if told.stream && refusal(told).is_none() => "one of its routes".to_owned(),
         None => "no route".to_owned(),
     };
     format!("{}, {route}", listener_name(listener))
@@ -199,6 +228,10 @@ fn dropped(drop: &Drop) -> String {
     format!("is DROPPED, {}: {}\n-> {}", drop.reason, drop.meaning, drop.advice)
 }
 
+fn reset(drop: &Drop) -> String {
+    format!("is RESET, {}: {}\n-> {}", drop.reason, drop.meaning, drop.advice)
+}
+
 /// `192.0.2.1:80` and `[2001:db8::1]:80`.
 pub(crate) fn at(address: &Option<SocketAddress>) -> String {
     address.as_ref().map_or_else(|| "?".to_owned(), |at| lb::socket(&at.address, at.port))
@@ -231,6 +264,24 @@ mod tests {
         let told = fixture::explained_dropped();
         fixture::assert_golden("explain-dropped.txt", &drawn(&told));
         assert_eq!(refusal(&told).unwrap().reason, "bad_backend");
+    }
+
+    #[test]
+    fn a_connection_that_ends_on_the_node_is_told_by_who_gets_its_bytes() {
+        let told = fixture::explained_stream();
+        fixture::assert_golden("explain-stream.txt", &drawn(&told));
+        let on_a_line = |told: &ExplainResponse| draw(told, None);
+        let named = ExplainResponse { by_name: true, ..told };
+        let drawing = on_a_line(&named);
+        assert!(drawing.contains("if it asks for a name that is served"), "{drawing}");
+        let several = ExplainResponse { route: None, backend: None, endpoint: None, ..named };
+        let drawing = on_a_line(&several);
+        assert!(drawing.contains("default/edge/web, one of its routes"), "{drawing}");
+        assert!(drawing.contains("decides who gets it"), "{drawing}");
+        let refused = ExplainResponse { stream: true, ..fixture::explained_dropped() };
+        let drawing = on_a_line(&refused);
+        assert!(drawing.contains("is RESET, bad_backend"), "{drawing}");
+        assert!(refusal(&refused).is_some() && refusal(&several).is_none());
     }
 
     #[test]

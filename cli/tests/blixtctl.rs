@@ -290,6 +290,7 @@ fn the_page_shows_what_is_printed() {
         "counters.txt",
         "explain.txt",
         "explain-files.txt",
+        "explain-stream-files.txt",
         "flows.txt",
         "top-80x24.txt",
         "translate.txt",

@@ -83,6 +83,77 @@ fn explain_tells_from_files_what_tables_decide() {
     assert!(stdout(&elsewhere).contains("not_our_address"), "{}", stdout(&elsewhere));
 }
 
+const STREAMS: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: blixt}
+spec: {controllerName: gateway.networking.k8s.io/blixt}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  gatewayClassName: blixt
+  addresses: [{value: 192.0.2.10}]
+  listeners:
+  - {name: http, protocol: HTTP, port: 80}
+  - {name: bare, protocol: HTTP, port: 81}
+  - {name: named, protocol: TLS, port: 443, tls: {mode: Passthrough}, hostname: a.example.com}
+  - {name: other, protocol: TLS, port: 443, tls: {mode: Passthrough}, hostname: b.example.com}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: db}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: ['*.example.com']
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.1.0.11]}, {addresses: [10.1.0.12]}]
+";
+
+#[test]
+fn explain_tells_of_connections_that_end_on_the_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("streams.yaml");
+    std::fs::write(&file, STREAMS).unwrap();
+    let explain = |port: u16| {
+        let to = format!("192.0.2.10:{port}");
+        blixtctl(&["explain", "198.51.100.7:4711", &to, "--files", file.to_str().unwrap()])
+    };
+    let one = explain(80);
+    assert!(one.status.success(), "{one:?}");
+    fixture::assert_golden("explain-stream-files.txt", stdout(&one));
+    let none = explain(81);
+    assert_eq!(none.status.code(), Some(3), "{none:?}");
+    assert!(stdout(&none).contains("is RESET, no_route_attached"), "{}", stdout(&none));
+    let several = explain(443);
+    assert!(several.status.success(), "{several:?}");
+    for part in ["one of several", "the name that it asks for decides"] {
+        assert!(stdout(&several).contains(part), "{part:?} is not in {}", stdout(&several));
+    }
+    // No port of ours, as before.
+    let closed = explain(82);
+    assert!(stdout(&closed).contains("no_listener"), "{}", stdout(&closed));
+}
+
 #[test]
 fn standard_input_is_read_too() {
     let text =

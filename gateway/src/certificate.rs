@@ -19,6 +19,37 @@ const KEY: &str = "tls.key";
 /// Certificates travel together to each agent, so none may be large.
 const MOST_BYTES: usize = 64 << 10;
 
+/// What is around each part of a certificate in a message: a tag and a length.
+const AROUND: usize = 8;
+
+/// What is known of a Secret.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Known {
+    /// The certificate in it; or the last one that was, while what is there now can't
+    /// be used: a slip of who renews it should close no listener. Nothing remembers
+    /// it but this.
+    pub(crate) certificate: Option<Certificate>,
+    /// What is wrong with what is there now, as the end of a sentence that begins
+    /// with the Secret.
+    pub(crate) fault: Option<String>,
+}
+
+impl Known {
+    /// The same Secret, with this in it now.
+    pub(crate) fn with(self, found: Result<Certificate, String>) -> Self {
+        match found {
+            Ok(certificate) => Self { certificate: Some(certificate), fault: None },
+            Err(fault) => Self { fault: Some(fault), ..self },
+        }
+    }
+
+    /// The bytes that its certificate takes on its way, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let parts = self.certificate.iter().flat_map(|it| it.chain.iter().chain([&it.key.0]));
+        parts.map(|part| part.len() + AROUND).sum()
+    }
+}
+
 /// The certificate in a Secret; or why there is none, as the end of a sentence
 /// that begins with the Secret.
 pub(crate) fn read(name: &ObjectName, secret: &Secret) -> Result<Certificate, String> {
@@ -130,6 +161,22 @@ mod tests {
         let longer = read_from(&of(&format!("{chain}{}", pair().0), &key)).unwrap();
         assert_eq!(longer.chain.len(), 2);
         assert_ne!(longer.id.sha256, read.id.sha256);
+    }
+
+    #[test]
+    fn the_last_good_one_stays_while_the_newest_is_none() {
+        let (chain, key) = pair();
+        let read = read_from(&secret(Some(TYPE), &[(CHAIN, &chain), (KEY, &key)]));
+        let good = Known::default().with(read.clone());
+        assert_eq!(good, Known { certificate: read.clone().ok(), fault: None });
+        let bytes = good.bytes();
+        assert!((400..2_000).contains(&bytes), "{bytes}");
+        let broken = good.clone().with(Err("is no good".to_owned()));
+        assert_eq!((&broken.certificate, broken.bytes()), (&good.certificate, bytes));
+        assert_eq!(broken.fault.as_deref(), Some("is no good"));
+        assert_eq!(broken.with(read), good);
+        let never = Known::default().with(Err("is no good".to_owned()));
+        assert_eq!((never.certificate.is_none(), never.fault.is_some()), (true, true));
     }
 
     #[test]

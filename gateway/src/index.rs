@@ -13,7 +13,7 @@ use crate::apis::{
     AddressPoolSpec, EndpointSlice, GatewayClassSpec, GatewayConfigSpec, GatewaySpec, ObjectMeta,
     ReferenceGrantSpec, ServiceSpec, Time,
 };
-use crate::certificate;
+use crate::certificate::{self, Known};
 use crate::object::{Kind, Object, ObjectKey};
 use crate::route::RouteSpec;
 use crate::set::SetSpec;
@@ -40,8 +40,7 @@ pub struct Index {
     sets: BTreeMap<ObjectName, Stored<SetSpec>>,
     routes: BTreeMap<RouteId, Stored<RouteSpec>>,
     grants: BTreeMap<ObjectName, ReferenceGrantSpec>,
-    /// Or why there is no certificate in one.
-    secrets: BTreeMap<ObjectName, Result<Certificate, String>>,
+    secrets: BTreeMap<ObjectName, Known>,
     services: BTreeMap<ObjectName, ServiceSpec>,
     slices: BTreeMap<ObjectName, Slice>,
     slices_of: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
@@ -99,10 +98,12 @@ impl Index {
     }
 
     fn unreadable(&mut self, secret: ObjectName, why: &str) -> bool {
-        if matches!(self.secrets.get(&secret), Some(Ok(_))) {
-            return false;
-        }
-        set(&mut self.secrets, secret, Err(format!("can't be read: {why}")))
+        self.found_in(secret, Err(format!("can't be read: {why}")))
+    }
+
+    fn found_in(&mut self, secret: ObjectName, found: Result<Certificate, String>) -> bool {
+        let before = self.secrets.get(&secret).cloned().unwrap_or_default();
+        set(&mut self.secrets, secret, before.with(found))
     }
 
     /// What it knows, in no particular order.
@@ -200,7 +201,7 @@ impl Index {
             Object::ReferenceGrant(grant) => set(&mut self.grants, name, grant.spec),
             Object::Secret(secret) => {
                 let read = certificate::read(&name, &secret);
-                set(&mut self.secrets, name, read)
+                self.found_in(name, read)
             }
             Object::Service(service) => {
                 set(&mut self.services, name, service.spec.unwrap_or_default())
@@ -307,9 +308,7 @@ impl Index {
         &self.routes
     }
 
-    /// The certificate in a Secret; or why there is none, as the end of a
-    /// sentence.
-    pub(crate) fn certificate(&self, name: &ObjectName) -> Option<&Result<Certificate, String>> {
+    pub(crate) fn secret(&self, name: &ObjectName) -> Option<&Known> {
         self.secrets.get(name)
     }
 

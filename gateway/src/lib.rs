@@ -30,7 +30,10 @@ pub mod status;
 mod validate;
 mod warnings;
 
-pub use compile::{Compiled, CrdVersion, Environment, Node, Programming, compile, wanted_secrets};
+pub use compile::{
+    Compiled, CrdVersion, Environment, MOST_CERTIFICATE_BYTES, Node, Programming, compile,
+    wanted_secrets,
+};
 pub use crds::crds;
 pub use index::{Event, Index};
 pub use manifest::ObjectRef;

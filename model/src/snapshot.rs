@@ -1,5 +1,7 @@
 //! The wanted state: Gateways, their listeners, and the services behind them.
 
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 

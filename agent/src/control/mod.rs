@@ -267,7 +267,9 @@ impl Control {
             && (self.streams_are_settled() || self.unmapped.is_some())
             && let Some(pushed) = &mut self.pushed
         {
-            pushed.adopted(self.unmapped.as_ref(), &self.streams.shown().troubles);
+            let mut troubles = self.streams.shown().troubles;
+            troubles.extend(self.tables.held_back().clone());
+            pushed.adopted(self.unmapped.as_ref(), &troubles);
         }
     }
 

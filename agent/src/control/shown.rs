@@ -116,12 +116,14 @@ impl Control {
             Some(_) => Vec::new(),
             None => families::missing(self.wanted.snapshot(), self.tables.snat_addresses()),
         };
-        let streams = self.streams.shown().troubles.into_iter().map(|(gateway, message)| {
+        let held_back = self.tables.held_back().clone();
+        let troubles = self.streams.shown().troubles.into_iter().chain(held_back);
+        let of_gateways = troubles.map(|(gateway, message)| {
             let namespace = Some(gateway.namespace().to_owned());
             let name = gateway.name().to_owned();
             Warning { object: ObjectKey { kind: Kind::Gateway, namespace, name }, message }
         });
-        self.wanted.warnings().iter().cloned().chain(missing).chain(streams).collect()
+        self.wanted.warnings().iter().cloned().chain(missing).chain(of_gateways).collect()
     }
 
     /// What keeps packets from going through the node's kernel.

@@ -128,6 +128,9 @@ impl Control {
         match &applied {
             Ok(()) => {
                 info!(%generation, "tables are in force");
+                for (gateway, why) in self.tables.held_back() {
+                    error!(%generation, "Gateway {gateway} is refused: {why}");
+                }
                 self.work_by(&newer, unusable);
             }
             Err(why) => {

@@ -32,8 +32,17 @@ pub(super) async fn of(
     let (tables, applied) = in_force(state).await;
     let turned_round = asked.is_ours(&tables);
     let asked = if turned_round { asked.turned_round() } else { asked };
-    let (mut told, _) = of_tables(&asked, &applied.snapshot, &tables);
+    let (mut told, decision) = of_tables(&asked, &applied.snapshot, &tables);
     told.turned_round = turned_round;
+    // No worker sees it.
+    if decision.stream {
+        told.opening = Some(api::Fate {
+            destination: decision.endpoint.map(|(at, _)| at.into()),
+            drop: decision.refused.map(Into::into),
+            ..api::Fate::default()
+        });
+        return Ok(told);
+    }
 
     let questions: Vec<_> = workers.iter().map(|worker| ask(worker, asked)).collect();
     let mut answers = Vec::new();

@@ -25,8 +25,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use blixt_api::parts::{Digest, Parts, certificates_out};
+use blixt_api::sync::MAX_MESSAGE_BYTES;
 use blixt_api::sync::v1alpha1 as wire;
-use blixt_gateway::Programming;
+use blixt_gateway::{MOST_CERTIFICATE_BYTES, Programming};
 use blixt_model::{Certificate, ObjectName, Snapshot};
 use prometheus_client::registry::Registry;
 use prost::Message;
@@ -61,6 +62,9 @@ const PING: Duration = Duration::from_secs(5);
 
 /// How long streams may take to end.
 const ENDING: Duration = Duration::from_secs(1);
+
+/// All certificates fit into a message, with what is around them.
+const _: () = assert!(2 * MOST_CERTIFICATE_BYTES <= MAX_MESSAGE_BYTES);
 
 /// Why agents can't be served.
 const STARTING: &str = "agents are not served yet: the controller is starting";

@@ -11,6 +11,7 @@ use blixt_model::{
 
 use super::choice::EndpointChoice;
 use super::maglev::{self, Candidate};
+use super::size::{self, MOST_BYTES, Mix};
 use super::{
     AddressRole, BackendEntry, ByShare, EndpointFate, Known, ListenerKey, ListenerTable,
     MaglevSize, Members, Roles, ServiceTable, Shares, SlotOwner, Slots, SnatAddresses, StreamTable,
@@ -109,10 +110,6 @@ pub enum CompileError {
     },
 }
 
-/// The most that Maglev tables may take, in bytes: those of 8,000 Service ports of
-/// the usual size. While tables are exchanged there are twice as many.
-const MOST_BYTES: u64 = 1 << 30;
-
 const MAX_BACKENDS: usize = u8::MAX as usize;
 const MAX_ENDPOINTS: usize = u16::MAX as usize;
 
@@ -127,10 +124,7 @@ impl Tables {
         previous: &Tables,
     ) -> Result<Self, CompileError> {
         let addresses = addresses(snapshot, options)?;
-        let bytes = maglev_bytes(snapshot, options.maglev);
-        if bytes > MOST_BYTES {
-            return Err(CompileError::TooLarge { slots: options.maglev.slots(), bytes });
-        }
+        Self::fit(snapshot, options.maglev)?;
         let mut named = HashSet::new();
         let known: HashMap<_, _> =
             previous.services.iter().map(|known| (&known.source.id, known)).collect();
@@ -150,7 +144,13 @@ impl Tables {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let (mut listeners, mut streams) = (Known::default(), Known::default());
-        let mut levels = Levels { snapshot, size: options.maglev, slots, named: &mut named };
+        let mut levels = Levels {
+            snapshot,
+            size: options.maglev,
+            slots,
+            named: &mut named,
+            made: HashMap::new(),
+        };
         for gateway in snapshot.gateways() {
             let keys = |port, protocol: Protocol| {
                 gateway.addresses.iter().map(move |&vip| ListenerKey {
@@ -201,28 +201,6 @@ impl Tables {
             host: host_addresses(options),
         })
     }
-}
-
-/// What the Maglev tables of a snapshot take: two bytes for each slot of a service
-/// with several endpoints of a family, one for each slot of a listener, or of a
-/// stream's route, with several backendRefs. One choice needs no table.
-fn maglev_bytes(snapshot: &Snapshot, size: MaglevSize) -> u64 {
-    let services = snapshot.services().iter().flat_map(|service| {
-        let ready = service.endpoints.iter().filter(|it| it.state == EndpointState::Ready);
-        let v4 = ready.clone().filter(|endpoint| endpoint.address.is_ipv4()).count();
-        [v4, ready.count() - v4]
-    });
-    let gateways = snapshot.gateways().iter();
-    let listeners = gateways.clone().flat_map(|gateway| &gateway.listeners);
-    let streams = gateways.flat_map(|gateway| &gateway.streams);
-    let routes = streams.flat_map(|it| &it.listeners).flat_map(|listener| &listener.routes);
-    let all = listeners.map(|it| &it.backends).chain(routes.map(|route| &route.backends));
-    let weighted = |backends: &[Backend]| {
-        backends.iter().filter(|backend| backend.weight.number() > 0).count()
-    };
-    let bytes_per_slot = 2 * services.filter(|&endpoints| endpoints > 1).count()
-        + all.filter(|backends| weighted(backends) > 1).count();
-    bytes_per_slot as u64 * u64::from(size.slots())
 }
 
 fn snat_addresses(options: &CompileOptions) -> SnatAddresses {
@@ -344,6 +322,8 @@ struct Levels<'a> {
     size: MaglevSize,
     slots: &'a mut Slots,
     named: &'a mut HashSet<u32>,
+    /// The tables so far. Listeners and routes with the same backendRefs share one.
+    made: HashMap<Mix, Arc<[u8]>>,
 }
 
 impl Levels<'_> {
@@ -406,40 +386,40 @@ impl Levels<'_> {
                 weighted.push((place, backend.weight.number(), identity));
             }
         }
-        let by_slot = by_share(refused, &mut weighted, self.snapshot.seed(), self.size);
+        let by_slot = match weighted.as_slice() {
+            [] => ByShare::Nobody(refused),
+            [(place, ..)] => ByShare::One(narrow(*place)),
+            _ => {
+                let make = || first_level(weighted, self.snapshot.seed(), self.size);
+                ByShare::Table(self.made.entry(size::mix(refs)).or_insert_with(make).clone())
+            }
+        };
         Ok(Shares { backends, by_slot, by_client })
     }
 }
 
-fn by_share(
-    refused: DropReason,
-    weighted: &mut [(usize, u32, String)],
+/// For each slot the backendRef, by its place.
+fn first_level(
+    mut weighted: Vec<(usize, u32, String)>,
     seed: HashSeed,
     size: MaglevSize,
-) -> ByShare {
-    // `shares` refused more backends than a u8 can count.
-    let narrow = |place: usize| u8::try_from(place).unwrap_or(u8::MAX);
-    match weighted {
-        [] => ByShare::Nobody(refused),
-        [(place, ..)] => ByShare::One(narrow(*place)),
-        weighted => {
-            weighted.sort_by(|a, b| a.2.cmp(&b.2));
-            let candidates: Vec<_> = weighted
-                .iter()
-                .map(|(_, weight, identity)| {
-                    Candidate::new(seed, identity.as_bytes(), *weight, size)
-                })
-                .collect();
-            let table = maglev::table::<u8>(size, &candidates);
-            ByShare::Table(
-                table
-                    .iter()
-                    .filter_map(|&index| weighted.get(usize::from(index)))
-                    .map(|(place, ..)| narrow(*place))
-                    .collect(),
-            )
-        }
-    }
+) -> Arc<[u8]> {
+    weighted.sort_by(|a, b| a.2.cmp(&b.2));
+    let candidates: Vec<_> = weighted
+        .iter()
+        .map(|(_, weight, identity)| Candidate::new(seed, identity.as_bytes(), *weight, size))
+        .collect();
+    let table = maglev::table::<u8>(size, &candidates);
+    table
+        .iter()
+        .filter_map(|&index| weighted.get(usize::from(index)))
+        .map(|(place, ..)| narrow(*place))
+        .collect()
+}
+
+/// `shares` refuses more backends than a u8 can count.
+fn narrow(place: usize) -> u8 {
+    u8::try_from(place).unwrap_or(u8::MAX)
 }
 
 fn service_of<'a>(backend: &Backend, snapshot: &'a Snapshot) -> Option<&'a ServicePort> {
@@ -595,31 +575,49 @@ mod tests {
     }
 
     #[test]
-    fn each_choice_among_several_takes_a_table() {
-        let size = MaglevSize::new(251).unwrap();
-        let share = |weight| Backend {
+    fn listeners_with_the_same_backends_share_a_table() {
+        let share = |weight, index| Backend {
             weight: Weight::new(weight).unwrap(),
-            target: Target::Rejected(RejectReason::InvalidKind),
+            target: Target::Service(ServiceIndex(index)),
         };
-        let (two, one) = (vec![share(1), share(1), share(0)], vec![share(1), share(0)]);
-        let services = vec![service("a", 0..2), service("b", 2..3)];
-        let packets = snapshot(1, two.clone(), services.clone());
-        assert_eq!(maglev_bytes(&packets, size), 251 * (2 + 1));
-        let route = |name: &str, backends| StreamRoute {
-            route: RouteId { kind: RouteKind::Http, name: name.parse().unwrap() },
-            hostnames: vec![],
-            backends,
-        };
-        let listener = StreamListener {
-            name: ListenerName::new("http").unwrap(),
+        let (mix, other) = (vec![share(1, 0), share(2, 1)], vec![share(1, 0), share(3, 1)]);
+        let listener = |place: u16, backends: &[Backend]| StreamListener {
+            name: ListenerName::new(format!("l{place}")).unwrap(),
             hostname: None,
             tls: StreamTls::None,
-            routes: vec![route("a", two), route("b", one)],
+            routes: vec![StreamRoute {
+                route: RouteId { kind: RouteKind::Http, name: "web".parse().unwrap() },
+                hostnames: vec![],
+                backends: backends.to_vec(),
+            }],
         };
-        let stream = Stream { port: port(81), kind: StreamKind::Plain, listeners: vec![listener] };
-        let gateway = Gateway { streams: vec![stream], ..packets.gateways()[0].clone() };
-        let both = Snapshot::new(Generation(1), HashSeed(7), vec![gateway], services).unwrap();
-        assert_eq!(maglev_bytes(&both, size), 251 * (2 + 2));
+        let stream = |place: u16, backends: &[Backend]| Stream {
+            port: port(8_000 + place),
+            kind: StreamKind::Plain,
+            listeners: vec![listener(place, backends)],
+        };
+        let services = vec![service("a", 0..2), service("b", 2..3)];
+        let packets = snapshot(1, mix.clone(), services.clone());
+        let streams = vec![stream(0, &mix), stream(1, &mix), stream(2, &other)];
+        let gateway = Gateway { streams, ..packets.gateways()[0].clone() };
+        let all = Snapshot::new(Generation(1), HashSeed(7), vec![gateway], services).unwrap();
+        let compile =
+            |it| Tables::compile(it, &options(), &mut Slots::default(), &Tables::default());
+        let tables = compile(&all).unwrap();
+        let table = |shares: &Shares| match &shares.by_slot {
+            ByShare::Table(table) => Arc::clone(table),
+            other => panic!("{other:?} is no table"),
+        };
+        let mut streams: Vec<_> = tables.streams.iter().collect();
+        streams.sort_by_key(|(key, _)| key.port);
+        let of_streams: Vec<_> = streams.iter().map(|(_, it)| table(&it.routes[0])).collect();
+        let of_packets = table(&tables.listeners.values().next().unwrap().shares);
+        let is_same = |other: &Arc<[u8]>| Arc::ptr_eq(&of_packets, other);
+        assert_eq!(of_streams.iter().map(is_same).collect::<Vec<_>>(), [true, true, false]);
+        // Each counts for itself all the same.
+        let slots: BTreeSet<_> =
+            streams.iter().map(|(_, it)| it.routes[0].backends[0].slot).collect();
+        assert_eq!(slots.len(), 3);
     }
 
     #[test]

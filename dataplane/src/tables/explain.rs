@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use blixt_model::{Port, Protocol};
 
+use super::choice::Choice;
 use super::{AddressRole, ByShare, EndpointFate, ListenerKey, Members, Shares, Tables};
 use crate::address;
 use crate::classify;
@@ -33,7 +34,7 @@ pub struct MaglevSlot {
 }
 
 /// What becomes of a packet that starts a flow, as far as tables decide it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decision {
     /// Why the destination is ours, if it is.
     pub role: Option<AddressRole>,
@@ -44,6 +45,9 @@ pub struct Decision {
     pub endpoint: Option<(SocketAddr, MaglevSlot)>,
     /// Why the flow does not start all the same, if it does not.
     pub refused: Option<DropReason>,
+    /// It is a connection that ends on the node's own TCP stack. Of a port with
+    /// several routes its first bytes decide who gets it.
+    pub stream: bool,
 }
 
 impl Tables {
@@ -71,8 +75,7 @@ impl Tables {
             protocol: protocol.ip_number(),
         };
         let role = self.role(tuple.dst);
-        let refused =
-            |reason| Decision { role, backend: None, endpoint: None, refused: Some(reason) };
+        let refused = |reason| Decision { role, refused: Some(reason), ..Decision::default() };
         let possible = classify::is_possible_source(tuple.src, self);
         match (self.inadmissible(&tuple), role) {
             (Some(reason), _) => refused(reason),
@@ -103,10 +106,31 @@ impl Tables {
     }
 
     fn decide_for_vip(&self, tuple: &Tuple) -> Decision {
-        let choice = self.choose(tuple);
-        let maglev = |slot, of: usize| MaglevSlot { slot, of: of as u32 };
         let key = ListenerKey { vip: tuple.dst, port: tuple.dst_port, protocol: tuple.protocol };
-        let shares = self.listeners.get(&key).map(|listener| &listener.shares);
+        let role = Some(AddressRole::Vip);
+        match (self.streams.get(&key).map(|port| &*port.routes), self.listeners.get(&key)) {
+            (Some([shares]), _) => {
+                let (backend, endpoint, refused) =
+                    self.told(Some(shares), self.choose_by(shares, tuple), tuple);
+                // The kernel has an address for it to leave from.
+                let refused = refused.filter(|reason| *reason != DropReason::NoSnatAddress);
+                Decision { role, backend, endpoint, refused, stream: true }
+            }
+            (Some(routes), _) => {
+                let refused = routes.is_empty().then_some(DropReason::NoRoute);
+                Decision { role, refused, stream: true, ..Decision::default() }
+            }
+            (None, listener) => {
+                let shares = listener.map(|listener| &*listener.shares);
+                let (backend, endpoint, refused) = self.told(shares, self.choose(tuple), tuple);
+                Decision { role, backend, endpoint, refused, stream: false }
+            }
+        }
+    }
+
+    /// A choice, with its places in the tables.
+    fn told(&self, shares: Option<&Shares>, choice: Choice, tuple: &Tuple) -> Told {
+        let maglev = |slot, of: usize| MaglevSlot { slot, of: of as u32 };
         let backend = shares.filter(|_| choice.backend_slot.is_some()).map(|shares| {
             let of = match &shares.by_slot {
                 ByShare::Table(table) => table.len(),
@@ -132,9 +156,12 @@ impl Tables {
             }
             Ok(_) => None,
         };
-        Decision { role: Some(AddressRole::Vip), backend, endpoint, refused }
+        (backend, endpoint, refused)
     }
 }
+
+/// What of a choice is in a [`Decision`].
+type Told = (Option<(usize, MaglevSlot)>, Option<(SocketAddr, MaglevSlot)>, Option<DropReason>);
 
 impl ListenerKey {
     pub(super) fn of(vip: SocketAddr, protocol: Protocol) -> Self {

@@ -8,6 +8,7 @@ mod compile;
 mod explain;
 mod maglev;
 mod roles;
+mod size;
 mod slots;
 mod streams;
 
@@ -105,7 +106,7 @@ enum ByShare {
     /// There is just one with a weight.
     One(u8),
     /// A Maglev table of places in `backends`.
-    Table(Box<[u8]>),
+    Table(Arc<[u8]>),
 }
 
 #[derive(Debug, Clone, Copy)]

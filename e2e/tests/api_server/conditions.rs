@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_class_stays_as_long_as_it_is_used", a_class_stays_as_long_as_it_is_used),
     ("crds_of_another_release_are_told", crds_of_another_release_are_told),
     ("references_are_followed_as_they_change", references_are_followed_as_they_change),
+    ("a_secret_that_breaks_is_told_and_served_as_it_was", a_secret_that_breaks),
     ("endpoints_come_and_go", endpoints_come_and_go),
     ("nonsense_gets_its_condition_and_disturbs_nobody", nonsense_gets_its_condition),
 ];
@@ -164,6 +165,70 @@ spec:
     // The UDPRoute beside it was never touched.
     attaches(kube, &DNS, &["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]);
     assert_eq!(controller.writes("failed"), 0.0);
+}
+
+/// As docs/operations.md has it.
+const READS_CERT: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: blixt-certificates, namespace: shop}
+rules: [{apiGroups: [''], resources: [secrets], resourceNames: [cert], verbs: [list, watch]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: blixt-certificates, namespace: shop}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: blixt-certificates}
+subjects: [{kind: ServiceAccount, name: blixt-controller, namespace: blixt-system}]
+";
+
+fn a_secret_that_breaks(server: &mut ApiServer) {
+    const CERT: Id<'_> = Id::namespaced("Secret", "shop", "cert");
+    let _controller = Controller::start(server, "a");
+    let kube = &server.kube;
+    kube.apply(SHOP);
+    kube.apply(READS_CERT);
+    kube.merge(
+        &EDGE,
+        json!({"spec": {"listeners": [{
+            "name": "https", "protocol": "HTTPS", "port": 443,
+            "tls": {"certificateRefs": [{"name": "cert"}]},
+        }]}}),
+    );
+    let says_of_it = |conditions: &[&str]| {
+        kube.eventually(&EDGE, |gateway| says(gateway, "/status/listeners/0", conditions));
+    };
+    let missing = "ResolvedRefs=False InvalidCertificateRef: certificateRefs[0] is Secret shop/cert, \
+                   which does not exist";
+    says_of_it(&[missing, "Programmed=False Invalid"]);
+    let pair = rcgen::generate_simple_self_signed(vec!["www.example.com".to_owned()]).unwrap();
+    let secret = |certificate: &str| {
+        let certificate = serde_json::to_string(certificate).unwrap();
+        let key = serde_json::to_string(&pair.signing_key.serialize_pem()).unwrap();
+        kube.apply(&format!(
+            "
+apiVersion: v1
+kind: Secret
+metadata: {{name: cert, namespace: shop}}
+type: kubernetes.io/tls
+stringData: {{tls.crt: {certificate}, tls.key: {key}}}
+"
+        ));
+    };
+    secret(&pair.cert.pem());
+    // Not yet: there is no agent. But it is in the tables.
+    says_of_it(&["ResolvedRefs=True ResolvedRefs", "Programmed=False Pending"]);
+    secret("Hello");
+    let last = "ResolvedRefs=False InvalidCertificateRef: certificateRefs[0] is Secret shop/cert, \
+                which has no certificate in tls.crt: it must be PEM, so the last good certificate \
+                in it is served.";
+    says_of_it(&[last, "Programmed=False Pending"]);
+    secret(&pair.cert.pem());
+    says_of_it(&["ResolvedRefs=True ResolvedRefs", "Programmed=False Pending"]);
+    secret("Hello");
+    says_of_it(&[last]);
+    // Who deletes it wants it served no more.
+    kube.delete(&CERT);
+    says_of_it(&[missing, "Programmed=False Invalid"]);
 }
 
 fn endpoints_come_and_go(server: &mut ApiServer) {

@@ -70,6 +70,36 @@ fn a_certificate_is_exchanged_and_nobody_notices() {
 }
 
 #[test]
+fn a_secret_that_breaks_takes_no_listener_down() {
+    require_root!();
+    let _alone = alone();
+    let mut world = World::new();
+    let agent = world.start();
+    let good = world.wanted.certificate.clone();
+    let trusted = world.trusting(&[&good]);
+    let new = Pair::new(&["*.example.com"]);
+    world.tell(|wanted| wanted.certificate = new.with_key_of(&good));
+    eventually_some("the condition", Duration::from_secs(5), || {
+        let status = agent.ctl_text(&["status"]);
+        match status.contains("last good certificate") {
+            true => Ok(()),
+            false => Err(status),
+        }
+    });
+    for vip in VIPS {
+        curl(&world.outside, "www.example.com", vip, &trusted).unwrap();
+    }
+    assert!(programmed(&agent).0, "{}", programmed(&agent).1);
+    let renewed = world.trusting(&[&new]);
+    world.tell(|wanted| wanted.certificate = new);
+    eventually_some("the new certificate", Duration::from_secs(5), || {
+        curl(&world.outside, "www.example.com", VIPS[0], &renewed)
+            .map_err(|code| format!("curl ends with {code}"))
+    });
+    agent.stop();
+}
+
+#[test]
 fn streams_to_an_endpoint_that_is_gone_are_reset_and_others_stay() {
     require_root!();
     let _alone = alone();

@@ -110,6 +110,18 @@ fn what_blixtctl_shows(world: &World, agent: &Agent) {
         let lines: String = shown.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
         assert!(lines.contains(part), "{part:?} is not in\n{shown}");
     }
+    // What decides is told; of a name that nobody has said yet nothing can be.
+    for (port, parts) in [
+        ("80", ["default/edge/http, HTTPRoute default/web", "its bytes go to 10."]),
+        ("443", ["one of several", "the name that it asks for decides"]),
+    ] {
+        let to = format!("10.9.0.50:{port}");
+        let told = agent.ctl_text(&["explain", "198.51.100.7:4711", &to]);
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in parts {
+            assert!(told.contains(part), "{part:?} is not in {told}");
+        }
+    }
     // One that stays open is listed.
     let open = world.outside.inside(|| connect(vips(HTTP)[0]).unwrap());
     eventually("the stream to be listed", Duration::from_secs(5), || {

@@ -56,6 +56,11 @@ impl Pair {
         let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
         Self { certificate: certificate.pem(), key: key.serialize_pem() }
     }
+
+    /// The certificate with the key of another one.
+    pub(crate) fn with_key_of(&self, other: &Self) -> Self {
+        Self { key: other.key.clone(), ..self.clone() }
+    }
 }
 
 pub(crate) struct World {

@@ -13,6 +13,7 @@ mod balance;
 mod bulk;
 mod churn;
 mod configured;
+mod large;
 mod life;
 mod links;
 mod live;

@@ -1,13 +1,12 @@
 //! The certificates of listeners that end TLS: references to Secrets, resolved.
 
-use std::collections::BTreeSet;
-
 use blixt_model::{Certificate, CertificateId, ObjectName, Snapshot};
 
 use super::grants::{Grants, Referrer};
 use super::listeners::ends_tls;
-use super::sets;
+use super::room::Room;
 use crate::apis::{GatewayListeners, GatewayListenersTlsCertificateRefs as Reference};
+use crate::certificate::Known;
 use crate::index::Index;
 use crate::status::reason;
 
@@ -15,6 +14,7 @@ use crate::status::reason;
 pub(super) struct Secrets<'a> {
     pub(super) index: &'a Index,
     pub(super) grants: Grants<'a>,
+    pub(super) room: Room,
 }
 
 /// The certificates of one listener.
@@ -22,8 +22,10 @@ pub(super) struct Secrets<'a> {
 pub(super) struct Certificates {
     /// Those that can be used, in the order of the spec.
     pub(super) good: Vec<CertificateId>,
-    /// What is wrong with the others: reason and message.
+    /// What is wrong with the references: reason and message.
     pub(super) problem: Option<(&'static str, String)>,
+    /// Whether some of them have no certificate.
+    pub(super) lacks_some: bool,
 }
 
 impl Secrets<'_> {
@@ -37,13 +39,16 @@ impl Secrets<'_> {
             found.problem = Some((reason::INVALID_CERTIFICATE_REF, message.to_owned()));
         }
         for (position, reference) in references {
-            match self.certificate(reference, owner) {
-                Ok(id) if found.good.contains(id) => {}
-                Ok(id) => found.good.push(id.clone()),
-                Err((reason, why)) => {
-                    problems.push((reason, format!("certificateRefs[{position}] {why}")));
+            let (id, problem) = match self.certificate(reference, owner) {
+                Ok((id, last)) => {
+                    (Some(id), last.map(|why| (reason::INVALID_CERTIFICATE_REF, why)))
                 }
-            }
+                Err(problem) => (None, Some(problem)),
+            };
+            found.lacks_some |= id.is_none();
+            found.good.extend(id.filter(|id| !found.good.contains(id)).cloned());
+            let at = |(reason, why)| (reason, format!("certificateRefs[{position}] {why}"));
+            problems.extend(problem.map(at));
         }
         let foreign = problems.iter().find(|(reason, _)| *reason == reason::REF_NOT_PERMITTED);
         if let Some(&(reason, _)) = foreign.or(problems.first()) {
@@ -53,11 +58,12 @@ impl Secrets<'_> {
         found
     }
 
+    /// The certificate; with what is wrong, where it is the last good one.
     fn certificate(
         &self,
         reference: &Reference,
         owner: Referrer<'_>,
-    ) -> Result<&CertificateId, (&'static str, String)> {
+    ) -> Result<(&CertificateId, Option<String>), (&'static str, String)> {
         let invalid = |why| (reason::INVALID_CERTIFICATE_REF, why);
         let group = reference.group.as_deref().unwrap_or_default();
         let kind = reference.kind.as_deref().unwrap_or("Secret");
@@ -77,41 +83,25 @@ impl Secrets<'_> {
             return Err((reason::REF_NOT_PERMITTED, why));
         }
         let secret = ObjectName::new(namespace, name).ok();
-        match secret.and_then(|secret| self.index.certificate(&secret)) {
-            None => Err(invalid(format!("is Secret {namespace}/{name}, which does not exist"))),
-            Some(Err(why)) => Err(invalid(format!("is Secret {namespace}/{name}, which {why}"))),
-            Some(Ok(certificate)) => Ok(&certificate.id),
+        let is = |why: &str| format!("is Secret {namespace}/{name}, which {why}");
+        if let Some(why) = secret.as_ref().and_then(|secret| self.room.refusal(secret)) {
+            return Err(invalid(is(&why)));
+        }
+        match secret.and_then(|secret| self.index.secret(&secret)) {
+            None => Err(invalid(is("does not exist"))),
+            Some(Known { certificate: Some(good), fault: None }) => Ok((&good.id, None)),
+            Some(Known { certificate: Some(last), fault: Some(why) }) => {
+                Ok((&last.id, Some(is(why) + ", so the last good certificate in it is served")))
+            }
+            Some(Known { certificate: None, fault }) => {
+                Err(invalid(is(fault.as_deref().unwrap_or("holds nothing"))))
+            }
         }
     }
 }
 
-/// The Secrets that listeners of this controller's Gateways refer to, and may:
-/// no other ones need be read.
-pub fn wanted_secrets(index: &Index, controller_name: &str) -> BTreeSet<ObjectName> {
-    let grants = Grants::new(index);
-    let ours = |class: &String| {
-        index.classes().get(class).is_some_and(|it| it.spec.controller_name == controller_name)
-    };
-    let gateways = index.gateways().iter().filter(|(_, it)| ours(&it.spec.gateway_class_name));
-    let mut wanted = BTreeSet::new();
-    for (name, gateway) in gateways {
-        let owner = Referrer { kind: "Gateway", namespace: name.namespace() };
-        wanted.extend(secrets_of(&gateway.spec.listeners, owner, &grants));
-    }
-    for (name, set) in index.sets() {
-        let Some(gateway_name) = &set.spec.gateway else { continue };
-        let Some(gateway) = index.gateways().get(gateway_name) else { continue };
-        if ours(&gateway.spec.gateway_class_name)
-            && sets::is_let_in(gateway, gateway_name, name, index)
-        {
-            let owner = Referrer { kind: "ListenerSet", namespace: name.namespace() };
-            wanted.extend(secrets_of(&set.spec.listeners, owner, &grants));
-        }
-    }
-    wanted
-}
-
-fn secrets_of<'l>(
+/// The Secrets that listeners refer to, and may.
+pub(super) fn secrets_of<'l>(
     listeners: &'l [GatewayListeners],
     owner: Referrer<'l>,
     grants: &'l Grants<'_>,
@@ -130,7 +120,7 @@ fn secrets_of<'l>(
 /// All certificates that a snapshot names, in order.
 pub(super) fn of_snapshot(index: &Index, snapshot: &Snapshot) -> Vec<Certificate> {
     let ids = snapshot.certificates();
-    let known = ids.into_iter().filter_map(|id| index.certificate(&id.secret)?.as_ref().ok());
+    let known = ids.into_iter().filter_map(|id| index.secret(&id.secret)?.certificate.as_ref());
     known.cloned().collect()
 }
 

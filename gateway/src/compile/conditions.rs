@@ -264,8 +264,8 @@ fn listener_resolved(listener: &Listener<'_>, generation: i64) -> Condition {
         (false, reason::INVALID_ROUTE_KINDS, message)
     } else if let Some((reason, message)) = &listener.unresolved {
         let meanwhile = match listener.served() {
-            Some(_) => " It is served with the others.",
-            None => "",
+            Some(_) if listener.lacks_some => " It is served with the others.",
+            _ => "",
         };
         (false, *reason, format!("{message}{meanwhile}"))
     } else {

@@ -31,6 +31,8 @@ pub(super) struct Listener<'a> {
     pub(super) rejected: Option<Fault>,
     /// What is wrong with its certificates.
     pub(super) unresolved: Option<Fault>,
+    /// Whether it is served without some of them.
+    pub(super) lacks_some: bool,
     /// The kinds of route it takes.
     pub(super) kinds: Vec<RouteKind>,
     /// Kinds in its spec that it can't take.
@@ -184,10 +186,10 @@ fn one<'a>(
         Ok(socket) => (Some(socket), unreadable.or_else(|| unsupported_tls(spec, gateway))),
         Err(rejected) => (None, Some(rejected)),
     };
-    let mut unresolved = None;
+    let (mut unresolved, mut lacks_some) = (None, false);
     if ends_tls(spec) {
         let found = secrets.of(spec, owner);
-        unresolved = found.problem;
+        (unresolved, lacks_some) = (found.problem, found.lacks_some);
         if let Some(socket) = &mut socket {
             socket.service = Service::Stream(StreamTls::Terminate { certificates: found.good });
         }
@@ -199,6 +201,7 @@ fn one<'a>(
         conflict,
         rejected,
         unresolved,
+        lacks_some,
         kinds,
         invalid_kinds,
         namespaces,

@@ -17,6 +17,7 @@ mod grants;
 mod listeners;
 mod namespaces;
 mod pools;
+mod room;
 mod routes;
 mod selector;
 mod sets;
@@ -32,8 +33,9 @@ use crate::index::Index;
 use crate::status::Statuses;
 
 use certificates::Secrets;
-pub use certificates::wanted_secrets;
 use grants::Grants;
+use room::Room;
+pub use room::{MOST_CERTIFICATE_BYTES, wanted_secrets};
 pub(crate) use routes::{Parent, parent_of};
 pub(crate) use selector::Selector;
 
@@ -135,7 +137,9 @@ pub fn compile(index: &Index, environment: &Environment<'_>) -> Result<Compiled,
     let mut configs = configs::judge(index);
     let classes = classes::judge(index, &mut configs, environment);
     let pools = pools::judge(index);
-    let secrets = Secrets { index, grants: Grants::new(index) };
+    let grants = Grants::new(index);
+    let room = Room::new(index, &grants, environment.controller_name);
+    let secrets = Secrets { index, grants, room };
     let mut gateways =
         gateways::judge(index, &classes, &pools, &mut configs, &secrets, environment);
     let sets = sets::attach(index, &mut gateways, &secrets);

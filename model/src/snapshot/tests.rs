@@ -227,3 +227,30 @@ fn streams_are_listeners_too() {
         assert_eq!(refused, format!("gateway default/a: the stream on port 443 {fault}"));
     }
 }
+
+#[test]
+fn one_gateway_can_stay_as_it_was() {
+    let named = |name: &str| service(name, Protocol::Tcp);
+    let (web, old, new) = (named("web"), named("old"), named("new"));
+    let drained = ServicePort { endpoints: vec![], ..web.clone() };
+    let gateways =
+        |a: u32, b: u32| vec![gateway("a", "10.0.0.10", a), gateway("b", "10.0.0.11", b)];
+    // In other places, as services come and go.
+    let last = snapshot(gateways(0, 1), vec![old.clone(), web]).unwrap();
+    let newest = snapshot(gateways(0, 1), vec![new.clone(), drained.clone()]).unwrap();
+    let kept = newest.with_last_of(&"a".parse().unwrap(), &last).unwrap();
+    assert_eq!(kept.services(), [old, drained.clone()]);
+    assert_eq!(kept.gateways(), last.gateways());
+    let settings = Settings { maglev_size: Some(251), ..Settings::default() };
+    let newest = newest.with_settings(settings.clone());
+    let kept = newest.with_last_of(&"b".parse().unwrap(), &Snapshot::empty(Generation(0))).unwrap();
+    assert_eq!((kept.gateways(), kept.services()), (&newest.gateways()[..1], &[new][..]));
+    assert_eq!(kept.settings(), &settings);
+
+    // Its address is another's by now, and it has one of that.
+    let moved = vec![gateway("a", "10.0.0.11", 0), gateway("b", "10.0.0.10", 0)];
+    let newest = snapshot(moved, vec![drained]).unwrap();
+    let kept = newest.with_last_of(&"a".parse().unwrap(), &last).unwrap();
+    assert_eq!(kept.gateways()[0].addresses, newest.gateways()[0].addresses);
+    assert_eq!(kept.gateways()[0].listeners, last.gateways()[0].listeners);
+}
