@@ -89,7 +89,8 @@ fn a_secret_that_breaks_takes_no_listener_down() {
     for vip in VIPS {
         curl(&world.outside, "www.example.com", vip, &trusted).unwrap();
     }
-    assert!(programmed(&agent).0, "{}", programmed(&agent).1);
+    let (is_programmed, why) = programmed(&agent, "edge");
+    assert!(is_programmed, "{why}");
     let renewed = world.trusting(&[&new]);
     world.tell(|wanted| wanted.certificate = new);
     eventually_some("the new certificate", Duration::from_secs(5), || {

@@ -11,7 +11,8 @@ impl Snapshot {
     /// has here: none, if `last` has none of it. Services that are in both have the
     /// endpoints that they have here.
     pub fn with_last_of(&self, name: &ObjectName, last: &Self) -> Result<Self, SnapshotError> {
-        let mut services = Services { newest: self, made: Vec::new(), numbers: BTreeMap::new() };
+        let newest = self.services.iter().map(|service| (&service.id, service)).collect();
+        let mut services = Services { newest, made: Vec::new(), numbers: BTreeMap::new() };
         let mut gateways = Vec::new();
         for gateway in &self.gateways {
             let (kept, of) = match gateway.name == *name {
@@ -28,7 +29,7 @@ impl Snapshot {
 
 /// Those that some Gateway names, with new numbers.
 struct Services<'a> {
-    newest: &'a Snapshot,
+    newest: BTreeMap<&'a ServicePortId, &'a ServicePort>,
     made: Vec<ServicePort>,
     numbers: BTreeMap<ServicePortId, ServiceIndex>,
 }
@@ -50,8 +51,7 @@ impl Services<'_> {
         let Some(service) = of.service(index) else { return };
         let next = self.made.len() as u32;
         let number = *self.numbers.entry(service.id.clone()).or_insert_with(|| {
-            let mut known = self.newest.services.iter();
-            self.made.push(known.find(|it| it.id == service.id).unwrap_or(service).clone());
+            self.made.push(ServicePort::clone(self.newest.get(&service.id).unwrap_or(&service)));
             ServiceIndex(next)
         });
         backend.target = Target::Service(number);
