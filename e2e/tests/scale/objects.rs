@@ -47,7 +47,7 @@ pub(crate) fn all(size: Size) -> Vec<Value> {
 /// A slice of the first route's Service that has other endpoints each time.
 pub(crate) fn changed(size: Size, time: usize) -> Value {
     let endpoints = share(size.endpoints, size.routes, 0).min(SLICE);
-    slice_of(0, 0, endpoints, 1 + time % 200)
+    slice_of(0, 0, endpoints, 1 + time % 100)
 }
 
 /// The name of a Gateway.
