@@ -6,6 +6,7 @@
 //! Each server is asked so often that its other half answers too: a pod that
 //! asks is sometimes answered by itself.
 
+use std::thread;
 use std::time::Duration;
 
 use blixt_e2e::cluster::{Cluster, processes};
@@ -122,20 +123,27 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
     }
 }
 
-/// Asks for each address of each Gateway from each place, until both of its
+/// Asks for each address of each Gateway, from all places at once, until both of its
 /// servers have answered.
 fn each_from_each(cluster: &Cluster, places: &[Place]) {
     for gateway in ["web", "node", "dns"] {
         for address in addresses(cluster, gateway) {
-            for place in places {
-                let ask = |line: &str| place.run(cluster, line);
-                let what = format!("both servers of {gateway} at {address} from {}", place.name());
-                let servers = eventually_some(&what, SOON, || names(ask, gateway, &address));
-                assert_eq!(servers.len(), 2, "{what}");
-                println!("{what}: {servers:?}");
-            }
+            let address = &address;
+            thread::scope(|scope| {
+                for place in places {
+                    scope.spawn(move || both_answer(cluster, gateway, address, place));
+                }
+            });
         }
     }
+}
+
+fn both_answer(cluster: &Cluster, gateway: &str, address: &str, place: &Place) {
+    let ask = |line: &str| place.run(cluster, line);
+    let what = format!("both servers of {gateway} at {address} from {}", place.name());
+    let servers = eventually_some(&what, SOON, || names(ask, gateway, address));
+    assert_eq!(servers.len(), 2, "{what}");
+    println!("{what}: {servers:?}");
 }
 
 /// The web server's pods, one on each node.
