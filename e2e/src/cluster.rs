@@ -62,7 +62,7 @@ pub struct Outcome {
     pub answered: usize,
     /// What the others came to.
     pub failures: Vec<String>,
-    /// The longest time between two answers, in seconds.
+    /// The longest time without an answer, in seconds.
     pub longest_gap_s: f64,
 }
 
@@ -193,26 +193,31 @@ impl Load {
     /// Ends it, and gives what became of it.
     pub fn stop(self) -> Outcome {
         let (stdout, _) = self.0.into_output();
-        let (mut failures, mut times) = (Vec::new(), Vec::new());
+        let (mut failures, mut all, mut answered) = (Vec::new(), Vec::new(), Vec::new());
         for line in stdout.lines() {
             let (time, what) = line.split_once(' ').unwrap();
+            let time = time.parse::<f64>().unwrap();
+            all.push(time);
             match what.strip_prefix("ok ") {
-                Some(_) => times.push(time.parse::<f64>().unwrap()),
+                Some(_) => answered.push(time),
                 None => failures.push(line.to_owned()),
             }
         }
-        Outcome::new(times, failures)
+        Outcome::new(&all, answered, failures)
     }
 }
 
 impl Outcome {
-    /// Of when each request that was answered began (or was answered), in
-    /// seconds, and what came of the others.
-    pub(crate) fn new(mut times: Vec<f64>, failures: Vec<String>) -> Self {
+    /// Of when requests began (or ended), in seconds: all in their order, and those
+    /// that were answered; and what came of the others.
+    pub(crate) fn new(all: &[f64], answered: Vec<f64>, failures: Vec<String>) -> Self {
+        // An outage from the beginning, or to the end, is one too.
+        let ends = all.first().into_iter().chain(all.last());
+        let mut times: Vec<_> = ends.chain(&answered).copied().collect();
         times.sort_by(f64::total_cmp);
         let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
         let longest_gap_s = gaps.fold(0.0, f64::max);
-        Self { answered: times.len(), failures, longest_gap_s }
+        Self { answered: answered.len(), failures, longest_gap_s }
     }
 }
 

@@ -54,14 +54,15 @@ impl Knocks {
         let knocks = self.knocker.join().unwrap();
         let begun = knocks.first().map(|(at, _)| *at);
         let since = |at: Instant| begun.map_or(0.0, |begun| (at - begun).as_secs_f64());
-        let (mut failures, mut times) = (Vec::new(), Vec::new());
+        let all: Vec<_> = knocks.iter().map(|(at, _)| since(*at)).collect();
+        let (mut failures, mut answered) = (Vec::new(), Vec::new());
         for (at, how) in knocks {
             match how {
-                Ok(()) => times.push(since(at)),
+                Ok(()) => answered.push(since(at)),
                 Err(error) => failures.push(format!("after {:.3} s: {error}", since(at))),
             }
         }
-        Outcome::new(times, failures)
+        Outcome::new(&all, answered, failures)
     }
 }
 
@@ -82,23 +83,42 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
+    fn serve(listener: TcpListener, until: Duration) {
+        listener.set_nonblocking(true).unwrap();
+        let begun = Instant::now();
+        while begun.elapsed() < until {
+            let Ok((mut client, _)) = listener.accept() else {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            // It has said what it wants before the connection goes.
+            let _ = client.set_nonblocking(false).and_then(|()| client.read(&mut [0; 64]));
+        }
+    }
+
+    /// Also where nobody comes back, or nobody was there yet.
+    #[test]
+    fn an_outage_that_does_not_end_is_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let door = listener.local_addr().unwrap();
+        let knocks = Knocks::begin(door, thread::spawn);
+        serve(listener, Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(500));
+        let outcome = knocks.stop();
+        assert!(outcome.answered > 10 && outcome.longest_gap_s > 0.4, "{outcome:?}");
+
+        let knocks = Knocks::begin(door, thread::spawn);
+        thread::sleep(Duration::from_millis(500));
+        serve(TcpListener::bind(door).unwrap(), Duration::from_millis(200));
+        let outcome = knocks.stop();
+        assert!(outcome.answered > 10 && outcome.longest_gap_s > 0.4, "{outcome:?}");
+    }
+
     #[test]
     fn the_time_when_nobody_is_there_is_measured() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let door = listener.local_addr().unwrap();
-        let serve = |listener: TcpListener, until: Duration| {
-            listener.set_nonblocking(true).unwrap();
-            let begun = Instant::now();
-            while begun.elapsed() < until {
-                let Ok((mut client, _)) = listener.accept() else {
-                    thread::sleep(Duration::from_millis(1));
-                    continue;
-                };
-                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-                // It has said what it wants before the connection goes.
-                let _ = client.set_nonblocking(false).and_then(|()| client.read(&mut [0; 64]));
-            }
-        };
         let knocks = Knocks::begin(door, thread::spawn);
         serve(listener, Duration::from_millis(300));
         thread::sleep(Duration::from_millis(500));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use blixt_e2e::cluster::{Cluster, processes};
 use blixt_testkit::netns::{Program, eventually_some, program};
 
-use crate::served::{addresses, names, programmed};
+use crate::served::{addresses, in_url, names, programmed};
 
 /// How long tables may take to change.
 const SOON: Duration = Duration::from_secs(60);
@@ -108,6 +108,13 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
 
     println!("== without SNAT addresses");
     each_from_each(cluster, &places);
+    let all_seen = |by_sources: bool| {
+        for address in addresses(cluster, "web") {
+            let what = format!("{address} to use SNAT addresses: {by_sources}");
+            eventually_some(what, SOON, || seen(cluster, &address, by_sources));
+        }
+    };
+    all_seen(false);
     cluster.apply(SOURCES);
     eventually_some("each node to have SNAT addresses", SOON, || {
         let path = "jsonpath={range .status.nodes[*]}{.name}={.addresses} {end}";
@@ -116,11 +123,24 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
         if both { Ok(()) } else { Err(nodes) }
     });
     println!("== with SNAT addresses");
+    all_seen(true);
     each_from_each(cluster, &places);
 
     for yaml in [IN_NODES, SOURCES] {
         cluster.delete(yaml);
     }
+}
+
+/// Whether servers see the client by addresses of the pool, all or none of the time.
+fn seen(cluster: &Cluster, vip: &str, by_sources: bool) -> Result<(), String> {
+    let once = format!("curl -s --max-time 2 http://{}:8080/clientip; echo", in_url(vip));
+    let line = format!("for n in {{1..10}}; do {once}; done");
+    let answers = cluster.client("bash").args(["-c", &line]).run().stdout;
+    // ADDRESS:PORT, one of IPv6 in brackets; no other address there begins so.
+    let of_pool = |line: &str| ["192.0.2.20", "[2001:db8:1::20"].iter().any(|it| line.starts_with(it));
+    let all = answers.lines().count() == 10 && answers.lines().all(|line| !line.is_empty());
+    let as_wanted = answers.lines().all(|line| of_pool(line) == by_sources);
+    if all && as_wanted { Ok(()) } else { Err(answers) }
 }
 
 /// Asks for each address of each Gateway, from all places at once, until both of its

@@ -10,9 +10,10 @@ use std::time::Duration;
 use blixt_e2e::cluster::{Cluster, processes};
 use blixt_testkit::netns::{eventually_some, program};
 
+use crate::restarts::PLANNED;
 use crate::{gone, installed};
 
-/// How long new connections may find nobody, at most.
+/// How long new connections may find nobody, at most, in seconds.
 const OUTAGE: f64 = 3.0;
 
 /// How long it may take until all is as it was before.
@@ -62,36 +63,35 @@ struct Failure {
     first: fn(&Cluster),
     fails: fn(&Cluster),
     heals: fn(&Cluster),
+    most: f64,
 }
 
-const FAILURES: [Failure; 7] = [
-    Failure {
-        name: "the agent is killed",
-        first: nothing,
-        fails: kill_agent,
-        heals: replace_agent,
-    },
-    Failure { name: "the agent hangs", first: nothing, fails: stop_agent, heals: continue_agent },
-    Failure {
-        name: "the agent is told to end",
-        first: nothing,
-        fails: replace_agent,
-        heals: nothing,
-    },
-    Failure { name: "the link is cut", first: nothing, fails: cut_link, heals: join_link },
-    Failure {
-        name: "the leader is killed",
-        first: nothing,
-        fails: kill_leader,
-        heals: replace_controllers,
-    },
-    Failure { name: "the node dies", first: nothing, fails: crash, heals: start_again },
-    Failure {
-        name: "the node dies, and the leader is on it",
-        first: lead_from_node2,
-        fails: crash,
-        heals: start_again,
-    },
+impl Failure {
+    const fn new(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
+        Self { name, first: nothing, fails, heals, most: OUTAGE }
+    }
+
+    const fn planned(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
+        Self { most: PLANNED, ..Self::new(name, fails, heals) }
+    }
+
+    /// With the leader on the node that it happens to.
+    const fn with_leader(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
+        Self { first: lead_from_node2, ..Self::new(name, fails, heals) }
+    }
+}
+
+const FAILURES: [Failure; 10] = [
+    Failure::planned("the agent is told to end", replace_agent, nothing),
+    Failure::planned("the node is drained", drain, uncordon),
+    Failure::new("the agent is killed", kill_agent, replace_agent),
+    Failure::new("the agent hangs", stop_agent, continue_agent),
+    Failure::new("the link is cut", cut_link, join_link),
+    Failure::new("the leader is killed", kill_leader, replace_controllers),
+    Failure::new("the agent and the leader are killed", kill_both, replace_both),
+    Failure::new("the node dies", crash, start_again),
+    Failure::with_leader("the link is cut, and the leader is behind it", cut_link, join_link),
+    Failure::with_leader("the node dies, and the leader is on it", crash, start_again),
 ];
 
 pub(crate) fn of_everything(what: &str, times: usize) {
@@ -125,9 +125,10 @@ pub(crate) fn of_everything(what: &str, times: usize) {
         };
         println!("{}: {}; until it is back: {}", failure.name, ms(&lost), ms(&back));
         for outage in lost.iter().chain(&back) {
-            assert!(*outage <= OUTAGE, "{}: nobody for {outage:.2} s", failure.name);
+            assert!(*outage <= failure.most, "{}: nobody for {outage:.2} s", failure.name);
         }
     }
+    agents_need_no_api_server(&cluster, &vip);
     old_connections_are_reset(&cluster, &vip);
     cluster.delete(GATEWAY);
     gone::uninstalled(&cluster, "manifests/default");
@@ -161,6 +162,23 @@ fn once(cluster: &Cluster, vip: &str, failure: &Failure) -> (f64, f64) {
         if owners.iter().all(|owner| *owner == mac) { Ok(()) } else { Err(format!("{owners:?}")) }
     });
     (lost.longest_gap_s, back.longest_gap_s)
+}
+
+/// For longer than it takes until a replica counts as cut off, and no leader leads.
+fn agents_need_no_api_server(cluster: &Cluster, vip: &str) {
+    const AWAY: Duration = Duration::from_secs(30);
+    let kill = "kill -KILL $(cut -d' ' -f1 /var/lib/blixt-cluster/pids/kube-apiserver)";
+    let knocks = cluster.knocks(format!("{vip}:8080").parse().unwrap());
+    cluster.lab(&["exec", "control", "bash", "-c", kill]).ok();
+    sleep(AWAY);
+    let outcome = knocks.stop();
+    let owner = owner(cluster, vip);
+    cluster.lab(&["up", "2"]).ok();
+    let (failed, gap) = (outcome.failures.len(), outcome.longest_gap_s * 1e3);
+    println!("no API server for {AWAY:?}: {failed} failed, longest time without an answer {gap:.0} ms");
+    assert_eq!(owner, mac(cluster, "node2"), "the address has moved");
+    assert!(outcome.longest_gap_s <= PLANNED, "{outcome:?}");
+    installed::is_there(cluster);
 }
 
 /// A client with an old connection hears at once that it is over, and does not
@@ -244,6 +262,16 @@ fn continue_agent(_: &Cluster) {
 
 fn nothing(_: &Cluster) {}
 
+/// As for the maintenance of a node: all that may leave leaves, and agents stay.
+fn drain(cluster: &Cluster) {
+    let drain = ["drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--force"];
+    cluster.kubectl(&drain).limit(HEALING).ok();
+}
+
+fn uncordon(cluster: &Cluster) {
+    cluster.kubectl(&["uncordon", "node2"]).ok();
+}
+
 fn cut_link(cluster: &Cluster) {
     cluster.at("switch", "ip").args(["link", "set", "node2", "nomaster"]).ok();
 }
@@ -265,6 +293,16 @@ fn leader(cluster: &Cluster) -> String {
 
 fn kill_leader(cluster: &Cluster) {
     signal("blixt-controlle", &leader(cluster), "-KILL");
+}
+
+fn kill_both(cluster: &Cluster) {
+    kill_leader(cluster);
+    kill_agent(cluster);
+}
+
+fn replace_both(cluster: &Cluster) {
+    replace_controllers(cluster);
+    replace_agent(cluster);
 }
 
 fn replace_controllers(cluster: &Cluster) {

@@ -6,7 +6,7 @@ use blixt_e2e::cluster::Cluster;
 use blixt_testkit::netns::eventually_some;
 
 /// What of ours a node may have, each with the words that would show it.
-const TRACES: [(&str, &[&str], &[&str]); 6] = [
+const TRACES: [(&str, &[&str], &[&str]); 8] = [
     ("an XDP program", &["ip", "link", "show", "dev", "eth0"], &["xdp"]),
     ("devices", &["ip", "link", "show"], &["blixt-host", "blixt-agent"]),
     ("routes", &["ip", "route", "show", "table", "all"], &["192.0.2.10", "192.0.2.11", "blixt"]),
@@ -20,6 +20,9 @@ const TRACES: [(&str, &[&str], &[&str]); 6] = [
         &["ip", "address", "show"],
         &["192.0.2.10", "192.0.2.11", "2001:db8:1::10", "2001:db8:1::11"],
     ),
+    // Those of streams' ports, and their tables.
+    ("rules", &["ip", "rule", "show"], &["178000"]),
+    ("rules of IPv6", &["ip", "-6", "rule", "show"], &["178000"]),
     ("a table in nf_tables", &["nft", "list", "tables"], &["blixt"]),
 ];
 
@@ -71,7 +74,9 @@ fn nothing_is_left(cluster: &Cluster) {
                  clusterrolebindings,poddisruptionbudgets,crds,services,daemonsets,deployments";
     let found = cluster.kubectl(&["get", kinds, "-A", "-o", "name"]).ok();
     assert!(!found.contains("blixt"), "{found}");
-    let gateways = cluster.kubectl(&["get", "gateways", "-A", "-o", "name"]).ok();
+    // Others may have theirs.
+    let path = "jsonpath={range .items[?(@.spec.gatewayClassName=='blixt')]}{.metadata.name} {end}";
+    let gateways = cluster.kubectl(&["get", "gateways", "-A", "-o", path]).ok();
     assert_eq!(gateways, "", "with their finalizers");
     if !cluster.is_ours_or_skip("a look for traces on nodes") {
         return;

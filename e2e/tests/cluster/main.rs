@@ -22,6 +22,7 @@ mod gone;
 mod installed;
 mod nonsense;
 mod restarts;
+mod secured;
 mod served;
 mod versions;
 
@@ -89,11 +90,12 @@ fn versions_side_by_side() {
 
 fn a_day_in(what: &str, offloads: bool, way: &Way) {
     let Some(cluster) = Cluster::up(what, offloads) else { return };
-    let rooms: [(&str, Room); 10] = [
+    let rooms: [(&str, Room); 11] = [
         ("install, as users are told", way.install),
         ("pods may do no more than they must", installed::with_few_privileges),
         ("requests to the samples", served::both_samples),
         ("from everywhere to everywhere", everywhere::with_and_without_sources),
+        ("certificates, TLS and a ListenerSet", secured::with_a_certificate_that_changes),
         ("what makes no sense", nonsense::disturbs_nobody),
         ("backends restart under load", restarts::of_backends),
         ("agents restart", restarts::of_agents),
