@@ -7,6 +7,7 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -99,20 +100,31 @@ async fn with_the_other(ended: Ended, other: impl Future<Output = Ended>) -> io:
         return Err(error);
     }
     match (ended, other.await) {
+        (Ended::Finished, Ended::Finished) => Ok(()),
         // Who takes no more has said all.
-        (Ended::Finished, Ended::Finished | Ended::Refused(_))
-        | (Ended::Refused(_), Ended::Finished) => Ok(()),
+        (Ended::Finished, Ended::Refused(error)) | (Ended::Refused(error), Ended::Finished)
+            if !is_silence(&error) =>
+        {
+            Ok(())
+        }
         (Ended::Lost(error), _) | (_, Ended::Lost(error) | Ended::Refused(error)) => Err(error),
+        (Ended::Refused(error), Ended::Finished) => Err(error),
     }
+}
+
+/// Whether a peer did not answer, in place of an answer that is a reset.
+pub(crate) fn is_silence(error: &io::Error) -> bool {
+    use ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
 }
 
 /// What is known of one side.
 struct Side<'a> {
     /// Whether it has said all.
     finished: &'a AtomicBool,
-    /// Whether it was cut off. The kernel says so once, to who writes or to who
+    /// How it was cut off, if it was. The kernel says so once, to who writes or to who
     /// reads; after that, reading ends as if all had been said.
-    is_reset: AtomicBool,
+    cut_off: OnceLock<ErrorKind>,
     /// When it was told something last, in milliseconds after the stream began;
     /// 0 if never.
     told_ms: AtomicU64,
@@ -122,7 +134,7 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(finished: &'a AtomicBool, lingers: Duration) -> Self {
-        Self { finished, is_reset: AtomicBool::new(false), told_ms: AtomicU64::new(0), lingers }
+        Self { finished, cut_off: OnceLock::new(), told_ms: AtomicU64::new(0), lingers }
     }
 
     fn is_told(&self, stream: &Stream) {
@@ -163,10 +175,10 @@ impl Way<'_> {
         }
         loop {
             let length = match from.read(&mut bytes).await {
-                Ok(0) if self.from.is_reset.load(Ordering::Relaxed) => {
-                    return self.lost(ErrorKind::ConnectionReset.into()).await;
-                }
-                Ok(0) => break,
+                Ok(0) => match self.from.cut_off.get() {
+                    Some(how) => return self.lost((*how).into()).await,
+                    None => break,
+                },
                 Ok(length) => length,
                 Err(error) => return self.lost(error).await,
             };
@@ -214,7 +226,7 @@ impl Way<'_> {
         // (`tcp_reset`, CLOSE_WAIT).
         let has_said_all = refused.kind() == ErrorKind::BrokenPipe;
         if !has_said_all {
-            self.to.is_reset.store(true, Ordering::Relaxed);
+            let _ = self.to.cut_off.set(refused.kind());
         }
         let limit = if has_said_all { self.from.lingers } else { BRIEFLY };
         let begin = Instant::now();
@@ -223,6 +235,8 @@ impl Way<'_> {
             let left = left.max(self.from.time_left(limit, self.stream));
             match timeout(left, from.read(bytes)).await {
                 Ok(Ok(length)) if length > 0 && !left.is_zero() => {}
+                // It was told something meanwhile.
+                Err(_) if !self.from.time_left(limit, self.stream).is_zero() => {}
                 _ => return Ended::Refused(refused),
             }
         }

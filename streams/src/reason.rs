@@ -138,10 +138,10 @@ impl Reason {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::TooManyStreams => {
-                "Raise the agent's limit of open files (RLIMIT_NOFILE): each stream takes two."
+                "If `blixt_stream_capacity` is below 4,096, raise the agent's limit of open files (RLIMIT_NOFILE): each stream takes two. Else spread clients over more addresses or nodes."
             }
             Self::ClientShare => {
-                "See who it is (`blixtctl flows`). If it is many people behind one address, raise the agent's limit of open files (RLIMIT_NOFILE) as for too_many_streams."
+                "See who it is (`blixtctl flows`). If it is many people behind one address, make room as for too_many_streams."
             }
             Self::HelloTimeout => {
                 "Nothing, if it is few: scanners do that. Many: somebody holds connections open on purpose."

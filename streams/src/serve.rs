@@ -239,17 +239,11 @@ async fn relay(
             Ok(())
         }
         Ok(false) => Err(Reason::Idle),
-        Err(error) if is_silence(&error) => Err(Reason::PeerLost),
+        Err(error) if pipe::is_silence(&error) => Err(Reason::PeerLost),
         // One of them reset it, and so do we to the other.
         Err(_) => {
             inner.resets.fetch_add(1, Ordering::Relaxed);
             Ok(())
         }
     }
-}
-
-/// Whether a peer did not answer, in place of an answer that is a reset.
-fn is_silence(error: &io::Error) -> bool {
-    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
-    matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
 }

@@ -124,11 +124,13 @@ impl Control {
         let (newer, unusable) = self.settings.configured(snapshot.settings());
         let maglev = self.tables.set_maglev(newer.maglev);
         let checked = whole.map_or(Ok(()), |whole| self.tables.check(whole));
+        let told = self.tables.held_back().clone();
         let applied = checked.and_then(|()| self.tables.apply(snapshot));
         match &applied {
             Ok(()) => {
                 info!(%generation, "tables are in force");
-                for (gateway, why) in self.tables.held_back() {
+                let held_back = self.tables.held_back().iter();
+                for (gateway, why) in held_back.filter(|it| told.get(it.0) != Some(it.1)) {
                     error!(%generation, "Gateway {gateway} is refused: {why}");
                 }
                 self.work_by(&newer, unusable);

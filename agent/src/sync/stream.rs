@@ -2,6 +2,7 @@
 //! when it ends, with pauses that grow and differ from agent to agent.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,9 @@ const SILENCE: Duration = BEAT.saturating_mul(8);
 /// replica believes that all agents are there.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A moment for a goodbye to get out.
+const PARTING: Duration = Duration::from_millis(50);
 
 /// Messages that wait for a connection which takes none.
 const WAITING: usize = 16;
@@ -130,13 +134,18 @@ struct Open {
     identity: Arc<Identity>,
     /// What was said of tables.
     reported: Report,
-    say: mpsc::Sender<Said>,
     told: Streaming<wire::FollowResponse>,
     /// As long as the connection lives.
     _asked: Asked,
 }
 
-async fn open(replica: &str, at: SocketAddr, means: &mut Means) -> Result<Open, End> {
+async fn open(
+    replica: &str,
+    at: SocketAddr,
+    means: &mut Means,
+    say: &mpsc::Sender<Said>,
+    mut said: mpsc::Receiver<Said>,
+) -> Result<Open, End> {
     let trust = &means.trust;
     let identity = trust.identity(at).await?;
     let connected = connect(at, trust.config(&identity)?).await;
@@ -144,7 +153,6 @@ async fn open(replica: &str, at: SocketAddr, means: &mut Means) -> Result<Open, 
         trust.doubt(&identity);
     }
     let mut client = client(connected?);
-    let (say, mut said) = mpsc::channel(WAITING);
     let reported = means.report.borrow_and_update().clone();
     let hello = wire::Hello {
         protocol: PROTOCOL,
@@ -172,7 +180,7 @@ async fn open(replica: &str, at: SocketAddr, means: &mut Means) -> Result<Open, 
         Ok(Err(status)) => return Err(failed(&status, trust, &identity, false)),
         Err(_) => return Err(End::Failed(format!("it says nothing for {SILENCE:?}"))),
     };
-    Ok(Open { identity, reported, say, told, _asked })
+    Ok(Open { identity, reported, told, _asked })
 }
 
 /// Whoever waits for a turn gets it when this one is up, or failed.
@@ -184,12 +192,19 @@ async fn follow_once(
 ) -> Result<End, End> {
     let trust = means.trust.clone();
     let mut ending = means.ending.clone();
-    // Who has not been spoken to is told no goodbye, and nobody waits for it.
-    let opened = tokio::select! {
-        opened = open(replica, at, means) => opened?,
-        () = ends(&mut ending) => return Ok(End::Over),
+    let (say, said) = mpsc::channel(WAITING);
+    let Open { identity, mut reported, mut told, _asked } = {
+        let mut opening = pin!(open(replica, at, means, &say, said));
+        tokio::select! {
+            opened = &mut opening => opened?,
+            // It may have been greeted, and not have answered yet.
+            () = ends(&mut ending) => {
+                let _ = say.try_send(Said::Bye(wire::Bye {}));
+                let _ = timeout(PARTING, opening).await;
+                return Ok(End::Over);
+            }
+        }
     };
-    let Open { identity, mut reported, say, mut told, _asked } = opened;
     let newer = trust.newer(&identity, at);
     tokio::pin!(newer);
     let mut is_up = false;
@@ -244,8 +259,7 @@ async fn follow_once(
             }
             () = ends(&mut ending) => {
                 let _ = say.try_send(Said::Bye(wire::Bye {}));
-                // A moment for it to get out.
-                sleep(BEAT / 5).await;
+                sleep(PARTING).await;
                 return Ok(End::Over);
             }
         }

@@ -12,6 +12,7 @@ use blixt_gateway::Programming;
 use blixt_model::ObjectName;
 
 use super::health::{Health, Turn};
+use super::ownership::Unfit;
 use super::taken::Taken;
 
 /// An agent that has said nothing for so long owns nothing.
@@ -363,6 +364,21 @@ impl Agents {
         };
         let steady = those(Health::is_well);
         if steady.is_empty() { those(Health::can_serve) } else { steady }
+    }
+
+    /// For some VIPs, those who say that they do not serve their Gateways as they
+    /// should, or can't know how.
+    pub(crate) fn unfit(&self) -> Unfit {
+        let mut unfit = Unfit::new();
+        for (node, agent) in &self.by_node {
+            let unknown = self.streaming.iter().filter(|_| !agent.streams);
+            for name in agent.troubles.keys().chain(unknown) {
+                for &address in self.addresses.get(name).into_iter().flatten() {
+                    unfit.entry(address).or_default().insert(node.clone());
+                }
+            }
+        }
+        unfit
     }
 
     /// How large the newest snapshot is as a message, and whether agents do

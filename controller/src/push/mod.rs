@@ -40,7 +40,7 @@ use tracing::{error, info, warn};
 pub use agents::AgentState;
 pub use certificates::{Authority, Material, TrustError};
 pub use enrolment::{ReviewError, Reviewer, TokenReviews};
-pub use ownership::owners;
+pub use ownership::{Unfit, owners};
 pub use trust::Trust;
 
 use agents::{Agents, Greeting, Published, StreamId};
@@ -143,6 +143,7 @@ struct State {
     /// Who owns what, and of what that was computed.
     live: BTreeSet<String>,
     vips: BTreeSet<IpAddr>,
+    unfit: Unfit,
     owned: BTreeMap<String, BTreeSet<IpAddr>>,
 }
 
@@ -166,6 +167,7 @@ impl Push {
             looked: Instant::now(),
             live: BTreeSet::new(),
             vips: BTreeSet::new(),
+            unfit: Unfit::new(),
             owned: BTreeMap::new(),
         };
         Self(Arc::new(Inner {
@@ -467,9 +469,10 @@ impl State {
     /// Computes who owns what, if that can have changed.
     fn own(&mut self, now: Instant) {
         let (live, vips) = (self.agents.live(now), self.agents.vips());
-        if live != self.live || vips != self.vips {
-            self.owned = owners(&vips, live.iter().map(String::as_str));
-            (self.vips, self.live) = (vips, live);
+        let unfit = self.agents.unfit();
+        if live != self.live || vips != self.vips || unfit != self.unfit {
+            self.owned = owners(&vips, live.iter().map(String::as_str), &unfit);
+            (self.vips, self.live, self.unfit) = (vips, live, unfit);
         }
     }
 }

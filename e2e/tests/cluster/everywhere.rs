@@ -137,7 +137,8 @@ fn seen(cluster: &Cluster, vip: &str, by_sources: bool) -> Result<(), String> {
     let line = format!("for n in {{1..10}}; do {once}; done");
     let answers = cluster.client("bash").args(["-c", &line]).run().stdout;
     // ADDRESS:PORT, one of IPv6 in brackets; no other address there begins so.
-    let of_pool = |line: &str| ["192.0.2.20", "[2001:db8:1::20"].iter().any(|it| line.starts_with(it));
+    let of_pool =
+        |line: &str| ["192.0.2.20", "[2001:db8:1::20"].iter().any(|it| line.starts_with(it));
     let all = answers.lines().count() == 10 && answers.lines().all(|line| !line.is_empty());
     let as_wanted = answers.lines().all(|line| of_pool(line) == by_sources);
     if all && as_wanted { Ok(()) } else { Err(answers) }

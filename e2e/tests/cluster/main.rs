@@ -16,6 +16,7 @@
 )]
 
 mod conformance;
+mod documented;
 mod everywhere;
 mod failures;
 mod gone;
@@ -90,10 +91,11 @@ fn versions_side_by_side() {
 
 fn a_day_in(what: &str, offloads: bool, way: &Way) {
     let Some(cluster) = Cluster::up(what, offloads) else { return };
-    let rooms: [(&str, Room); 11] = [
+    let rooms: [(&str, Room); 12] = [
         ("install, as users are told", way.install),
         ("pods may do no more than they must", installed::with_few_privileges),
         ("requests to the samples", served::both_samples),
+        ("what operators look with", documented::commands_work),
         ("from everywhere to everywhere", everywhere::with_and_without_sources),
         ("certificates, TLS and a ListenerSet", secured::with_a_certificate_that_changes),
         ("what makes no sense", nonsense::disturbs_nobody),

@@ -70,6 +70,8 @@ async fn a_certificate_is_given_up_when_it_is_refused_and_not_before() {
         let before = replica.script(|script| script.followed());
         replica.hang_up(after);
         eventually("it to come back", || replica.script(|it| it.followed() == before + 1)).await;
+        // Who is hung up on before it heard anything doubts its certificate.
+        eventually("it to hear something", || agent.trouble().is_empty()).await;
         replica.script(|script| script.enrolled)
     };
     assert_eq!(comes_back(ended()).await, 1);

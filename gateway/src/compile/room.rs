@@ -1,7 +1,9 @@
 //! How many Secrets are read, and how much of their certificates travels: no more
 //! than the API server and a message to an agent can bear, whatever listeners refer
-//! to. Those of the oldest Gateway come first, of it those that its spec names first,
-//! then those of its ListenerSets; what comes too late is told at its listener.
+//! to. Every Gateway gets a few first, so that names which somebody makes up take no
+//! certificate away from who has one; then each gets more. Those of the oldest Gateway
+//! come first, of it those that its spec names first, then those of its ListenerSets;
+//! what comes too late is told at its listener.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +16,8 @@ use crate::apis::GatewaySpec;
 use crate::index::{Index, Stored};
 use crate::set::SetSpec;
 
+/// What every Gateway gets before any gets more.
+const AT_FIRST: Most = Most { secrets: 16, bytes: 128 << 10 };
 /// Each of them is a watch, so that rights to single ones are enough.
 const OF_GATEWAY: Most = Most { secrets: 256, bytes: 2 << 20 };
 const OF_ALL: Most = Most { secrets: 1_024, bytes: MOST_CERTIFICATE_BYTES };
@@ -25,6 +29,16 @@ pub const MOST_CERTIFICATE_BYTES: usize = 32 << 20;
 struct Most {
     secrets: usize,
     bytes: usize,
+}
+
+/// What one Gateway wants and gets.
+#[derive(Debug, Default)]
+struct Wants {
+    wanted: Vec<ObjectName>,
+    taken: BTreeSet<ObjectName>,
+    bytes: usize,
+    /// Those that it had no room for.
+    too_large: BTreeSet<ObjectName>,
 }
 
 /// The Secrets that there is room for.
@@ -44,45 +58,57 @@ pub fn wanted_secrets(index: &Index, controller_name: &str) -> BTreeSet<ObjectNa
 impl Room {
     pub(super) fn new(index: &Index, grants: &Grants<'_>, controller_name: &str) -> Self {
         let sets = sets_by_gateway(index);
-        let (mut room, mut bytes) = (Self::default(), 0);
-        for (name, gateway) in ours(index, controller_name) {
-            let owner = Referrer { kind: "Gateway", namespace: name.namespace() };
-            let mut wanted: Vec<_> = secrets_of(&gateway.spec.listeners, owner, grants).collect();
-            for (set, stored) in sets.get(name).into_iter().flatten() {
-                if sets::is_let_in(gateway, name, set, index) {
-                    let owner = Referrer { kind: "ListenerSet", namespace: set.namespace() };
-                    wanted.extend(secrets_of(&stored.spec.listeners, owner, grants));
+        let mut all: Vec<_> = ours(index, controller_name)
+            .into_iter()
+            .map(|(name, gateway)| {
+                let owner = Referrer { kind: "Gateway", namespace: name.namespace() };
+                let mut wanted: Vec<_> =
+                    secrets_of(&gateway.spec.listeners, owner, grants).collect();
+                for (set, stored) in sets.get(name).into_iter().flatten() {
+                    if sets::is_let_in(gateway, name, set, index) {
+                        let owner = Referrer { kind: "ListenerSet", namespace: set.namespace() };
+                        wanted.extend(secrets_of(&stored.spec.listeners, owner, grants));
+                    }
                 }
+                Wants { wanted, ..Wants::default() }
+            })
+            .collect();
+        let (mut room, mut bytes) = (Self::default(), 0);
+        for most in [AT_FIRST, OF_GATEWAY] {
+            all.iter_mut().for_each(|wants| room.take(wants, &most, index, &mut bytes));
+        }
+        // They are read all the same: who makes room is served at once.
+        for secret in all.iter().flat_map(|wants| &wants.too_large) {
+            if !room.read.contains(secret) && room.read.len() < OF_ALL.secrets {
+                room.read.insert(secret.clone());
+                room.too_large.insert(secret.clone());
             }
-            room.take(wanted, index, &mut bytes);
         }
         room
     }
 
     /// Takes in those of one Gateway.
-    fn take(&mut self, wanted: Vec<ObjectName>, index: &Index, bytes_of_all: &mut usize) {
-        let (mut of_it, mut bytes) = (BTreeSet::new(), 0);
-        for secret in wanted {
-            if of_it.contains(&secret) {
+    fn take(&mut self, wants: &mut Wants, most: &Most, index: &Index, bytes_of_all: &mut usize) {
+        wants.too_large.clear();
+        for secret in &wants.wanted {
+            if wants.taken.contains(secret) {
                 continue;
             }
-            let is_known = self.read.contains(&secret);
+            let is_known = self.read.contains(secret);
             let has_room = is_known || self.read.len() < OF_ALL.secrets;
-            if of_it.len() == OF_GATEWAY.secrets || !has_room {
+            if wants.taken.len() + wants.too_large.len() >= most.secrets || !has_room {
                 continue;
             }
-            of_it.insert(secret.clone());
-            if is_known {
+            let more = index.secret(secret).map_or(0, |known| known.bytes());
+            let more = if is_known { 0 } else { more };
+            if wants.bytes + more > most.bytes || *bytes_of_all + more > OF_ALL.bytes {
+                wants.too_large.insert(secret.clone());
                 continue;
             }
-            let more = index.secret(&secret).map_or(0, |known| known.bytes());
-            if bytes + more > OF_GATEWAY.bytes || *bytes_of_all + more > OF_ALL.bytes {
-                self.too_large.insert(secret.clone());
-            } else {
-                bytes += more;
-                *bytes_of_all += more;
-            }
-            self.read.insert(secret);
+            wants.bytes += more;
+            *bytes_of_all += more;
+            wants.taken.insert(secret.clone());
+            self.read.insert(secret.clone());
         }
     }
 

@@ -240,6 +240,21 @@ fn trouble_with_a_gateway_is_that_gateway_s_alone() {
 }
 
 #[test]
+fn who_does_not_serve_a_gateway_is_unfit_for_its_addresses() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    replica.come("n1", 1, Some(first));
+    let hello = Greeting { version: "0.1".to_owned(), has: Some(first), streams: false };
+    replica.agents.come("n2", 2, &hello, replica.now);
+    assert_eq!(replica.agents.unfit(), Unfit::new());
+    let troubles = [("a".parse().unwrap(), "it is left out".to_owned())].into();
+    assert!(replica.agents.troubled("n1", 1, troubles));
+    replica.agents.have_streams(["b".parse().unwrap()].into());
+    let unfit = |host: u8, node: &str| ([192, 0, 2, host].into(), [node.to_owned()].into());
+    assert_eq!(replica.agents.unfit(), [unfit(1, "n1"), unfit(2, "n2")].into());
+}
+
+#[test]
 fn lost_agents_do_not_count_after_ten_seconds() {
     let mut replica = Replica::old();
     let first = replica.publish(80, 1);
@@ -500,7 +515,7 @@ proptest! {
                 }
             }
             let live = replica.live();
-            let owned = owners(&replica.agents.vips(), live.iter().map(String::as_str));
+            let owned = owners(&replica.agents.vips(), live.iter().map(String::as_str), &replica.agents.unfit());
             let given: usize = owned.values().map(BTreeSet::len).sum();
             prop_assert_eq!(given, if live.is_empty() { 0 } else { addresses().len() });
             for node in owned.keys() {

@@ -1,0 +1,49 @@
+//! What operators are told to look with, as docs/operations.md has it.
+
+use blixt_e2e::cluster::{Cluster, root};
+
+use crate::served::{addresses, in_url};
+
+/// As many commands as there are on the page at least, so that none gets lost.
+const FEW: usize = 10;
+
+pub(crate) fn commands_work(cluster: &Cluster) {
+    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let agents = ["-n", "blixt-system", "get", "pods", "-o", "name"];
+    let pods = cluster.kubectl(&agents).ok();
+    let pod = pods.lines().find(|name| name.contains("blixt-agent")).unwrap();
+    let address = in_url(&addresses(cluster, "web")[0]);
+    // Those that change nothing.
+    let looks = |line: &str| {
+        let kubectl = ["get ", "exec ", "rollout status "].iter().any(|verb| line.contains(verb));
+        line.starts_with("kubectl ") && kubectl || line.starts_with("curl http://ADDRESS")
+    };
+    let lines = page.lines().filter_map(|line| line.strip_prefix("    "));
+    let commands: Vec<_> = lines.filter(|line| looks(line)).collect();
+    assert!(commands.len() >= FEW, "{commands:#?}");
+    for command in commands {
+        // The Gateway of an example is the sample's here.
+        let line = command
+            .replace("POD", pod)
+            .replace("ADDRESS", &address)
+            .replace("--namespace shop get gateway edge", "get gateway web");
+        let ran = match command.starts_with("curl") {
+            true => cluster.client("bash").args(["-c", &line]).run(),
+            false => cluster.shell(&line),
+        };
+        let shown = format!("{command}: {}{}", ran.stdout, ran.stderr);
+        // It is explained why a packet is dropped, and that is told by its exit code.
+        let is_good = match command.contains(" explain ") {
+            true => ran.stdout.contains("not_our_address"),
+            false => ran.status.success(),
+        };
+        assert!(is_good, "{shown}");
+        assert!(!ran.stdout.is_empty() || command.contains(" get events "), "{shown}");
+        // What the page shows of it begins as it does.
+        let example = page.split_once(command).unwrap().1.trim_start().lines().next().unwrap();
+        if command.ends_with("/blixtctl lb") {
+            let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(words(ran.stdout.lines().next().unwrap()), words(example));
+        }
+    }
+}
