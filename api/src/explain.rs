@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use blixt_dataplane::{AddressRole, Decision, DropReason, Tables, address};
-use blixt_model::{Backend, Gateway, Listener, Protocol, Snapshot, Stream, Target};
+use blixt_model::{Backend, Gateway, Listener, ListenerName, Protocol, Snapshot, Stream, Target};
 
 use crate::v1alpha1;
 
@@ -50,36 +50,53 @@ pub fn of_tables(
         None => v1alpha1::Side::NotOurs,
     };
     let wire: v1alpha1::Protocol = protocol.into();
-    if decision.stream {
-        return (of_stream(asked, snapshot, &decision), decision);
-    }
-    let listener = listener(asked, snapshot).filter(|_| side == v1alpha1::Side::ToVip);
     let told = v1alpha1::ExplainResponse {
         protocol: wire.into(),
         source: Some(source.into()),
         destination: Some(destination.into()),
         side: side.into(),
-        listener: listener.map(|(gateway, listener)| v1alpha1::ListenerRef {
-            gateway: Some((&gateway.name).into()),
-            name: listener.name.to_string(),
+        endpoint: decision.endpoint.map(|(address, maglev)| v1alpha1::EndpointChoice {
+            address: Some(address.into()),
+            slot: maglev.slot,
+            of: maglev.of,
         }),
-        route: listener.and_then(|(_, listener)| Some(listener.route.as_ref()?.into())),
-        backend: listener
-            .and_then(|(_, listener)| backend(&decision, &listener.backends, snapshot)),
-        endpoint: endpoint(&decision),
         ..v1alpha1::ExplainResponse::default()
+    };
+    let told = match decision.stream {
+        true => of_stream(told, asked, snapshot, &decision),
+        false => of_packet(told, asked, snapshot, &decision),
     };
     (told, decision)
 }
 
+fn of_packet(
+    told: v1alpha1::ExplainResponse,
+    asked: &Asked,
+    snapshot: &Snapshot,
+    decision: &Decision,
+) -> v1alpha1::ExplainResponse {
+    let is_for_vip = told.side() == v1alpha1::Side::ToVip;
+    let listener = listener(asked, snapshot).filter(|_| is_for_vip);
+    v1alpha1::ExplainResponse {
+        listener: listener.map(|(gateway, listener)| told_of(gateway, &listener.name)),
+        route: listener.and_then(|(_, listener)| Some(listener.route.as_ref()?.into())),
+        backend: listener.and_then(|(_, listener)| backend(decision, &listener.backends, snapshot)),
+        ..told
+    }
+}
+
 /// The same for a connection that ends on the node. Where its port has several
 /// listeners or routes, its first bytes decide between them.
-fn of_stream(asked: &Asked, snapshot: &Snapshot, decision: &Decision) -> v1alpha1::ExplainResponse {
-    let Asked { protocol, source, destination } = *asked;
-    let mut gateways = snapshot.gateways().iter();
-    let gateway = gateways.find(|gateway| gateway.addresses.contains(&destination.ip()));
+fn of_stream(
+    told: v1alpha1::ExplainResponse,
+    asked: &Asked,
+    snapshot: &Snapshot,
+    decision: &Decision,
+) -> v1alpha1::ExplainResponse {
+    let gateway = gateway(asked, snapshot);
     let stream = gateway.and_then(|gateway| {
-        gateway.streams.iter().find(|stream| stream.port.number() == destination.port())
+        let port = asked.destination.port();
+        gateway.streams.iter().find(|stream| stream.port.number() == port)
     });
     let listeners = stream.map_or(&[][..], |stream| &stream.listeners);
     let mut routes = listeners.iter().flat_map(|listener| &listener.routes);
@@ -88,37 +105,29 @@ fn of_stream(asked: &Asked, snapshot: &Snapshot, decision: &Decision) -> v1alpha
         [listener] => Some(listener),
         _ => None,
     };
-    let wire: v1alpha1::Protocol = protocol.into();
     v1alpha1::ExplainResponse {
-        protocol: wire.into(),
-        source: Some(source.into()),
-        destination: Some(destination.into()),
-        side: v1alpha1::Side::ToVip.into(),
-        listener: gateway.zip(listener).map(|(gateway, listener)| v1alpha1::ListenerRef {
-            gateway: Some((&gateway.name).into()),
-            name: listener.name.to_string(),
-        }),
+        listener: gateway.zip(listener).map(|(gateway, it)| told_of(gateway, &it.name)),
         route: route.map(|route| (&route.route).into()),
         backend: route.and_then(|route| backend(decision, &route.backends, snapshot)),
-        endpoint: endpoint(decision),
         stream: true,
         by_name: stream.is_some_and(Stream::asks_for_name),
-        ..v1alpha1::ExplainResponse::default()
+        ..told
     }
 }
 
-fn endpoint(decision: &Decision) -> Option<v1alpha1::EndpointChoice> {
-    decision.endpoint.map(|(address, maglev)| v1alpha1::EndpointChoice {
-        address: Some(address.into()),
-        slot: maglev.slot,
-        of: maglev.of,
-    })
+fn told_of(gateway: &Gateway, listener: &ListenerName) -> v1alpha1::ListenerRef {
+    v1alpha1::ListenerRef { gateway: Some((&gateway.name).into()), name: listener.to_string() }
+}
+
+/// The Gateway that has the destination.
+fn gateway<'a>(asked: &Asked, snapshot: &'a Snapshot) -> Option<&'a Gateway> {
+    let vip = asked.destination.ip();
+    snapshot.gateways().iter().find(|gateway| gateway.addresses.contains(&vip))
 }
 
 fn listener<'a>(asked: &Asked, snapshot: &'a Snapshot) -> Option<(&'a Gateway, &'a Listener)> {
     let Asked { protocol, destination, .. } = *asked;
-    let mut gateways = snapshot.gateways().iter();
-    let gateway = gateways.find(|gateway| gateway.addresses.contains(&destination.ip()))?;
+    let gateway = gateway(asked, snapshot)?;
     let mut listeners = gateway.listeners.iter();
     let listener = listeners.find(|listener| {
         listener.protocol == protocol && listener.port.number() == destination.port()

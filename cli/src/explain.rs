@@ -103,7 +103,7 @@ fn draw_rows(rows: Vec<(&str, String)>, width: Option<u16>) -> String {
 fn stream_told(told: &ExplainResponse) -> String {
     let ends = "ends on the node's own TCP stack";
     if let Some(drop) = refusal(told) {
-        return format!("{ends}, and {}", reset(drop));
+        return format!("{ends}, and is RESET, {}", why(drop));
     }
     match (&told.endpoint, told.by_name) {
         (Some(to), false) => format!("{ends}; its bytes go to {}", at(&to.address)),
@@ -225,11 +225,11 @@ fn hop(hop: &NextHop) -> String {
 }
 
 fn dropped(drop: &Drop) -> String {
-    format!("is DROPPED, {}: {}\n-> {}", drop.reason, drop.meaning, drop.advice)
+    format!("is DROPPED, {}", why(drop))
 }
 
-fn reset(drop: &Drop) -> String {
-    format!("is RESET, {}: {}\n-> {}", drop.reason, drop.meaning, drop.advice)
+fn why(drop: &Drop) -> String {
+    format!("{}: {}\n-> {}", drop.reason, drop.meaning, drop.advice)
 }
 
 /// `192.0.2.1:80` and `[2001:db8::1]:80`.

@@ -107,8 +107,8 @@ async fn with_the_other(ended: Ended, other: impl Future<Output = Ended>) -> io:
         {
             Ok(())
         }
-        (Ended::Lost(error), _) | (_, Ended::Lost(error) | Ended::Refused(error)) => Err(error),
-        (Ended::Refused(error), Ended::Finished) => Err(error),
+        (_, Ended::Lost(error) | Ended::Refused(error))
+        | (Ended::Lost(error) | Ended::Refused(error), Ended::Finished) => Err(error),
     }
 }
 

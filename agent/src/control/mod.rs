@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{info, warn};
 
+use self::shown::troubles;
 use crate::configured::Unusable;
 use crate::flags::Settings;
 use crate::hostpath::HostPath;
@@ -267,8 +268,7 @@ impl Control {
             && (self.streams_are_settled() || self.unmapped.is_some())
             && let Some(pushed) = &mut self.pushed
         {
-            let mut troubles = self.streams.shown().troubles;
-            troubles.extend(self.tables.held_back().clone());
+            let troubles = troubles(&self.streams, &self.tables).collect();
             pushed.adopted(self.unmapped.as_ref(), &troubles);
         }
     }

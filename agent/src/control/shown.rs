@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blixt_gateway::{Kind, ObjectKey, Refusal, Warning};
-use blixt_model::Generation;
+use blixt_model::{Generation, ObjectName};
 
 use super::{Control, Pulse};
 use crate::families;
 use crate::hostpath::{Fault, OUR_END};
 use crate::interfaces::Shown;
 use crate::state::{ControlState, ControllerState, InterfaceState, LinkState};
+use crate::streams::StreamServer;
+use crate::tables::TablesWriter;
 
 /// How long a worker may stand still. It turns ten times a second even where
 /// there is nothing to do.
@@ -116,9 +118,7 @@ impl Control {
             Some(_) => Vec::new(),
             None => families::missing(self.wanted.snapshot(), self.tables.snat_addresses()),
         };
-        let held_back = self.tables.held_back().clone();
-        let troubles = self.streams.shown().troubles.into_iter().chain(held_back);
-        let of_gateways = troubles.map(|(gateway, message)| {
+        let of_gateways = troubles(&self.streams, &self.tables).map(|(gateway, message)| {
             let namespace = Some(gateway.namespace().to_owned());
             let name = gateway.name().to_owned();
             Warning { object: ObjectKey { kind: Kind::Gateway, namespace, name }, message }
@@ -146,4 +146,12 @@ impl Control {
 fn is_cut_off(states: &[InterfaceState]) -> bool {
     let is_up = |link: &LinkState| matches!(link, LinkState::Attached(it) if it.running);
     !states.iter().any(|state| state.name != OUR_END && is_up(&state.link))
+}
+
+/// Gateways that this node does not serve as it should, and why.
+pub(super) fn troubles(
+    streams: &StreamServer,
+    tables: &TablesWriter,
+) -> impl Iterator<Item = (ObjectName, String)> + use<> {
+    streams.shown().troubles.into_iter().chain(tables.held_back().clone())
 }

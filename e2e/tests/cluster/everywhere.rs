@@ -12,10 +12,7 @@ use std::time::Duration;
 use blixt_e2e::cluster::{Cluster, processes};
 use blixt_testkit::netns::{Program, eventually_some, program};
 
-use crate::served::{addresses, in_url, names, programmed};
-
-/// How long tables may take to change.
-const SOON: Duration = Duration::from_secs(60);
+use crate::served::{SOON, addresses, in_url, names, programmed};
 
 /// One server in the network of each node.
 const IN_NODES: &str = r"

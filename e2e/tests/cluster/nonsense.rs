@@ -1,17 +1,12 @@
 //! What makes no sense, and what is taken away under traffic: it is told, clients
 //! are refused rather than left waiting, and nobody else notices.
 
-use std::time::Duration;
-
 use blixt_e2e::cluster::Cluster;
 use blixt_e2e::lab;
 use blixt_testkit::netns::eventually_some;
 use serde_json::json;
 
-use crate::served::{addresses, in_url, programmed};
-
-/// How long tables may take to change.
-const SOON: Duration = Duration::from_secs(60);
+use crate::served::{SOON, addresses, in_url, programmed};
 
 /// As many endpoints as a slice can have.
 const MANY: usize = 1_000;

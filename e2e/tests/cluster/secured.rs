@@ -5,14 +5,10 @@ use std::time::Duration;
 
 use blixt_e2e::cluster::Cluster;
 use blixt_testkit::netns::eventually_some;
-use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use crate::served::{addresses, in_url, programmed};
-
-/// How long what is applied may take to be in force.
-const SOON: Duration = Duration::from_secs(60);
+use crate::served::{SOON, addresses, in_url, programmed};
 
 const NAME: &str = "www.example.com";
 
@@ -107,13 +103,12 @@ pub(crate) fn with_a_certificate_that_changes(cluster: &Cluster) {
 /// Puts a new certificate and its key into the Secret; gives the file with what to
 /// trust.
 fn certificate(cluster: &Cluster) -> NamedTempFile {
-    let key = KeyPair::generate().unwrap();
-    let parameters = CertificateParams::new([NAME.to_owned()]).unwrap();
-    let certificate = parameters.self_signed(&key).unwrap().pem();
+    let pair = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+    let certificate = pair.cert.pem();
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
         "metadata": {"name": "secured", "namespace": "default"},
-        "stringData": {"tls.crt": certificate, "tls.key": key.serialize_pem()},
+        "stringData": {"tls.crt": certificate, "tls.key": pair.signing_key.serialize_pem()},
     });
     cluster.apply(&secret.to_string());
     let file = NamedTempFile::new().unwrap();

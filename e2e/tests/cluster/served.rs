@@ -6,8 +6,8 @@ use std::time::Duration;
 use blixt_e2e::cluster::Cluster;
 use blixt_testkit::netns::eventually_some;
 
-/// How long a sample may take from `kubectl apply` to its first answer.
-const SOON: Duration = Duration::from_secs(60);
+/// How long it may take until what is applied is in force, and a sample answers.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// With two pods and Maglev each request falls on either alike: that 20 all fall
 /// on one has the probability 2^-19, and they are sent again then.

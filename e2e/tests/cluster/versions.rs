@@ -7,15 +7,12 @@ use std::time::Duration;
 use blixt_e2e::cluster::Cluster;
 use blixt_testkit::netns::eventually_some;
 
-use crate::served::{addresses, names, programmed};
+use crate::served::{SOON, addresses, names, programmed};
 use crate::{gone, installed, served};
 
 /// Says where an older version is: a work tree, with its images in target/images,
 /// tagged "older". CONTRIBUTING.md tells how to make it.
 const OLDER: &str = "BLIXT_OLDER";
-
-/// How long tables may take to change.
-const SOON: Duration = Duration::from_secs(60);
 
 /// The manifests of a version, with its images.
 struct Version {

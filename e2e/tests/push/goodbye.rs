@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use blixt_api::parts::Parts;
 use tokio::net::TcpListener;
 
 use crate::replica::{Agent, Files, Replica, ca, eventually, snapshot};
@@ -12,16 +11,7 @@ use crate::wires::Puppet;
 /// meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn vips_leave_a_node_at_its_goodbye_and_not_when_its_stream_ends() {
-    let ca = ca();
-    let replica = Replica::start(&ca).await;
-    let wanted = snapshot(80, 1);
-    replica.push.publish(&wanted);
-    let digest = Parts::of(&wanted).digest();
-    let one = Puppet::start(&replica, &ca, "node-1", digest).await;
-    let two = Puppet::start(&replica, &ca, "node-2", digest).await;
-    let all = wanted.vips().len();
-    let both = || one.owned() > 0 && two.owned() > 0 && one.owned() + two.owned() == all;
-    eventually("both to own some", both).await;
+    let (_replica, [one, two], all) = Puppet::two().await;
     one.says_goodbye();
     let took = eventually("the other one to own all", || two.owned() == all).await;
     println!("a node that said goodbye lost its VIPs within {took:?}");

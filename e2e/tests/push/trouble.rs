@@ -2,24 +2,14 @@
 
 use std::time::Duration;
 
-use blixt_api::parts::Parts;
 use blixt_gateway::Programming;
 
-use crate::replica::{Replica, ca, eventually, snapshot};
+use crate::replica::eventually;
 use crate::wires::Puppet;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vips_leave_a_node_in_trouble_at_once_and_come_back_when_it_is_over_for_good() {
-    let ca = ca();
-    let replica = Replica::start(&ca).await;
-    let wanted = snapshot(80, 1);
-    replica.push.publish(&wanted);
-    let digest = Parts::of(&wanted).digest();
-    let one = Puppet::start(&replica, &ca, "node-1", digest).await;
-    let two = Puppet::start(&replica, &ca, "node-2", digest).await;
-    let all = wanted.vips().len();
-    let both = || one.owned() > 0 && two.owned() > 0 && one.owned() + two.owned() == all;
-    eventually("both to own some", both).await;
+    let (replica, [one, two], all) = Puppet::two().await;
     let before = (one.owned(), two.owned());
 
     one.has_trouble("eth0 is down");

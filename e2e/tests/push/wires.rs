@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use blixt_api::parts::Digest;
+use blixt_api::parts::{Digest, Parts};
 use blixt_api::sync::BEAT;
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_api::sync::v1alpha1::controller_client::ControllerClient;
@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use crate::replica::{Replica, SOON};
+use crate::replica::{Replica, SOON, ca, eventually, snapshot};
 
 /// An agent that has a snapshot, and says how it is.
 pub(crate) struct Puppet {
@@ -33,7 +33,22 @@ pub(crate) struct Puppet {
 }
 
 impl Puppet {
-    pub(crate) async fn start(replica: &Replica, ca: &Material, node: &str, has: Digest) -> Self {
+    /// Two that a replica has given VIPs to, and how many of these there are.
+    pub(crate) async fn two() -> (Replica, [Self; 2], usize) {
+        let ca = ca();
+        let replica = Replica::start(&ca).await;
+        let wanted = snapshot(80, 1);
+        replica.push.publish(&wanted);
+        let digest = Parts::of(&wanted).digest();
+        let one = Self::start(&replica, &ca, "node-1", digest).await;
+        let two = Self::start(&replica, &ca, "node-2", digest).await;
+        let all = wanted.vips().len();
+        let both = || one.owned() > 0 && two.owned() > 0 && one.owned() + two.owned() == all;
+        eventually("both to own some", both).await;
+        (replica, [one, two], all)
+    }
+
+    async fn start(replica: &Replica, ca: &Material, node: &str, has: Digest) -> Self {
         let identity = signed(ca, node, SystemTime::now());
         let mut client = client(replica, ca, Some(identity)).await.unwrap();
         let (says, said) = watch::channel(trouble(""));

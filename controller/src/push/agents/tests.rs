@@ -515,7 +515,8 @@ proptest! {
                 }
             }
             let live = replica.live();
-            let owned = owners(&replica.agents.vips(), live.iter().map(String::as_str), &replica.agents.unfit());
+            let (vips, unfit) = (replica.agents.vips(), replica.agents.unfit());
+            let owned = owners(&vips, live.iter().map(String::as_str), &unfit);
             let given: usize = owned.values().map(BTreeSet::len).sum();
             prop_assert_eq!(given, if live.is_empty() { 0 } else { addresses().len() });
             for node in owned.keys() {
