@@ -55,9 +55,13 @@ impl Attributes {
 
 /// The value of the first attribute of a kind.
 pub(super) fn find(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
-    let mut found = NlasIterator::new(attributes).filter_map(Result::ok);
-    let nla = found.find(|nla| nla.kind() & !NESTED == kind)?;
-    Some(nla.value().to_vec())
+    each(attributes, kind).next()
+}
+
+/// The values of all attributes of a kind.
+pub(super) fn each(attributes: &[u8], kind: u16) -> impl Iterator<Item = Vec<u8>> {
+    let found = NlasIterator::new(attributes).filter_map(Result::ok);
+    found.filter(move |nla| nla.kind() & !NESTED == kind).map(|nla| nla.value().to_vec())
 }
 
 /// A number as netfilter has it.
@@ -87,6 +91,9 @@ mod tests {
         assert_eq!(find_big_endian(&inner, 1), Some(7));
         assert_eq!(find_text(&inner, 2).unwrap(), "blixt");
         assert_eq!(find(&inner, 3), None);
+        let twice = Attributes::default().big_endian(1, 7).text(2, "x").big_endian(1, 8);
+        let values: Vec<_> = each(&twice.into_bytes(), 1).collect();
+        assert_eq!(values, [[0, 0, 0, 7], [0, 0, 0, 8]]);
     }
 
     #[test]

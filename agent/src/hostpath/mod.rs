@@ -20,9 +20,10 @@ mod attributes;
 mod nft;
 mod node;
 mod pair;
+mod probe;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -57,6 +58,13 @@ pub const OUR_STATION: Mac = [0x02, 0x62, 0x6c, 0x78, 0x74, 0x02];
 
 /// How often is looked whether everything is as it should be.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// How long a probe may be on its way, and how often is looked whether it has come.
+const PROBE: Duration = Duration::from_millis(100);
+const PROBE_LOOK: Duration = Duration::from_millis(5);
+
+/// How many probes in a row may get lost, or be late, for other reasons than a firewall.
+const LOST: u8 = 1;
 
 /// How long an agent that was killed may take to let go of its pair.
 const LET_GO: Duration = Duration::from_secs(2);
@@ -152,6 +160,7 @@ impl HostPath {
             known: Found::default(),
             led: BTreeSet::new(),
             faults: Vec::new(),
+            probes: BTreeMap::new(),
             foreign: false,
         };
         task.take_over().await;
@@ -210,8 +219,19 @@ struct Task {
     /// The VIPs whose routes lead to us.
     led: BTreeSet<IpAddr>,
     faults: Vec<Fault>,
+    /// What became of each family's probes.
+    probes: BTreeMap<Family, Probes>,
     /// Another agent that lives has the pair.
     foreign: bool,
+}
+
+/// What became of probes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Probes {
+    /// How many got through, late ones too.
+    passed: u64,
+    /// How many looks in a row have seen none get through.
+    lost: u8,
 }
 
 impl Task {
@@ -285,6 +305,10 @@ impl Task {
                  needs NET_ADMIN, and Linux 5.12 with nf_tables, nft_nat and nft_masq"
             ))),
         }
+        if faults.iter().all(|fault| fault.family.is_some()) {
+            let firewalls = self.look_at_firewalls(&faults).await;
+            faults.extend(firewalls);
+        }
         for news in faults.iter().filter(|fault| !self.faults.contains(fault)) {
             // Whether that matters others know.
             info!("{}", news.sentence);
@@ -324,7 +348,8 @@ impl Task {
         for address in self.addresses.both() {
             let family = Family::of(&address);
             let vips = vips.iter().copied().filter(|vip| Family::of(vip) == family);
-            if let Err(error) = pair::lead(&self.handle, found, address, vips).await {
+            let behind_us = vips.chain([probe::source(address)]);
+            if let Err(error) = pair::lead(&self.handle, found, address, behind_us).await {
                 let sentence = format!(
                     "the kernel takes no route to {address} by {HOST_END} ({error}): look whether \
                      somebody has that address, or IPv6 is off (net.ipv6.conf.default.disable_ipv6)"
@@ -341,6 +366,51 @@ impl Task {
             none => none.insert(Rules::make(&self.addresses)?),
         };
         rules.open_ways()
+    }
+
+    /// Sends probes of the families that have no fault yet, and says which do not get
+    /// through.
+    async fn look_at_firewalls(&mut self, faults: &[Fault]) -> Vec<Fault> {
+        let mut dropped = Vec::new();
+        for (family, tables) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
+            if faults.iter().any(|fault| fault.family == Some(family)) {
+                continue;
+            }
+            let before = self.probes.get(&family).copied().unwrap_or_default();
+            let now = match self.probe(family, before.passed).await {
+                Ok(passed) if passed > before.passed => Probes { passed, lost: 0 },
+                Ok(passed) => Probes { passed, lost: before.lost.saturating_add(1) },
+                Err(error) => {
+                    warn!("no probe of {HOST_END}, so no look at the node's firewalls: {error}");
+                    Probes::default()
+                }
+            };
+            self.probes.insert(family, now);
+            if now.lost > LOST {
+                let sentence = format!(
+                    "a firewall of the node drops the {family} packets that come out of {HOST_END}, and it is \
+                     no policy of a chain in nf_tables: look at `{tables}-legacy -S FORWARD`, and for rules that \
+                     reject the rest, and accept there what comes in (-i) and goes out (-o) by {HOST_END}"
+                );
+                dropped.push(Fault { family: Some(family), sentence });
+            }
+        }
+        dropped
+    }
+
+    /// Sends a probe of a family, and gives how many have got through once there are
+    /// more than before, or no more are to be waited for.
+    async fn probe(&mut self, family: Family, before: u64) -> io::Result<u64> {
+        let Some(rules) = &mut self.rules else { return Err(io::ErrorKind::NotFound.into()) };
+        probe::send(self.addresses.of(family == Family::V4))?;
+        let begin = Instant::now();
+        loop {
+            let passed = rules.passed(family)?;
+            if passed > before || begin.elapsed() > PROBE {
+                return Ok(passed);
+            }
+            sleep(PROBE_LOOK).await;
+        }
     }
 
     async fn remove(&mut self) {

@@ -6,11 +6,12 @@
 //! ends, however it ends.
 
 use std::io;
+use std::net::IpAddr;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::attributes::{Attributes, find, find_big_endian, find_text};
+use super::attributes::{Attributes, each, find, find_big_endian, find_text};
 
 /// NFNL_SUBSYS_NFTABLES, and the messages of it.
 const SUBSYSTEM: u16 = 10 << 8;
@@ -51,7 +52,7 @@ pub(super) const POSTROUTING: u32 = 4;
 
 /// NF_DROP and NF_ACCEPT.
 pub(super) const DROP: u32 = 0;
-const ACCEPT: u32 = 1;
+pub(super) const ACCEPT: u32 = 1;
 
 /// NFT_TABLE_F_OWNER.
 const OWNER: u32 = 2;
@@ -131,6 +132,13 @@ impl Nft {
         let number =
             |(_, rule): &(u8, Vec<u8>)| Some(u64::from_be_bytes(find(rule, 3)?.try_into().ok()?));
         Ok(ours.filter_map(number).collect())
+    }
+
+    /// How many packets each rule of a chain has counted, in the rules' order.
+    pub(super) fn counted(&mut self, family: u8, table: &str, chain: &str) -> io::Result<Vec<u64>> {
+        let of = Attributes::default().text(1, table).text(2, chain);
+        let rules = self.dump(GET_RULE, family, of)?;
+        Ok(rules.iter().filter_map(|(_, rule)| counter(rule)).collect())
     }
 
     fn dump(
@@ -221,27 +229,49 @@ fn base_chain(family: u8, attributes: &[u8]) -> Option<BaseChain> {
     })
 }
 
+/// What a rule's counter has counted (NFTA_COUNTER_PACKETS).
+fn counter(rule: &[u8]) -> Option<u64> {
+    let expressions = find(rule, 4)?;
+    let counter =
+        each(&expressions, 1).find(|it| find_text(it, 1).as_deref() == Some("counter"))?;
+    Some(u64::from_be_bytes(find(&find(&counter, 2)?, 2)?.try_into().ok()?))
+}
+
 /// A table that is ours for as long as this connection lasts.
 pub(super) fn new_table(family: u8, name: &str) -> Change {
     let attributes = Attributes::default().text(1, name).big_endian(2, OWNER);
     Change { kind: NEW_TABLE, flags: CREATE, family, attributes }
 }
 
-/// A chain that translates addresses.
-pub(super) fn new_nat_chain(
+/// What a chain may do.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ChainType {
+    /// Let packets pass or not.
+    Filter,
+    /// Translate addresses.
+    Nat,
+}
+
+/// A chain that packets are passed through at a hook, after those of lower priority.
+pub(super) fn new_chain(
     family: u8,
     table: &str,
     name: &str,
+    kind: ChainType,
     hook: u32,
     priority: i32,
 ) -> Change {
+    let kind = match kind {
+        ChainType::Filter => "filter",
+        ChainType::Nat => "nat",
+    };
     let place = Attributes::default().big_endian(1, hook).bytes(2, &priority.to_be_bytes());
     let attributes = Attributes::default()
         .text(1, table)
         .text(3, name)
         .nested(4, place)
         .big_endian(5, ACCEPT)
-        .text(7, "nat");
+        .text(7, kind);
     Change { kind: NEW_CHAIN, flags: CREATE, family, attributes }
 }
 
@@ -287,14 +317,20 @@ impl Rule {
         self.meta(which).equals(&padded)
     }
 
-    /// Goes on for IPv4 packets from an address.
-    pub(super) fn source_v4(self, address: [u8; 4]) -> Self {
-        self.meta(PROTOCOL).equals(&[IPV4]).network_header(12, 4).equals(&address)
+    /// Goes on for packets from an address.
+    pub(super) fn source(self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => self.meta(PROTOCOL).equals(&[IPV4]).header(12, &v4.octets()),
+            IpAddr::V6(v6) => self.meta(PROTOCOL).equals(&[IPV6]).header(8, &v6.octets()),
+        }
     }
 
-    /// Goes on for IPv6 packets from an address.
-    pub(super) fn source_v6(self, address: [u8; 16]) -> Self {
-        self.meta(PROTOCOL).equals(&[IPV6]).network_header(8, 16).equals(&address)
+    /// Goes on for packets to an address.
+    pub(super) fn destination(self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => self.meta(PROTOCOL).equals(&[IPV4]).header(16, &v4.octets()),
+            IpAddr::V6(v6) => self.meta(PROTOCOL).equals(&[IPV6]).header(24, &v6.octets()),
+        }
     }
 
     /// Counts.
@@ -302,9 +338,9 @@ impl Rule {
         self.expression("counter", Attributes::default())
     }
 
-    /// Lets the packet go.
-    pub(super) fn accept(self) -> Attributes {
-        let verdict = Attributes::default().big_endian(1, ACCEPT);
+    /// Says what becomes of the packet: [`ACCEPT`] or [`DROP`].
+    pub(super) fn verdict(self, verdict: u32) -> Attributes {
+        let verdict = Attributes::default().big_endian(1, verdict);
         let data = Attributes::default().nested(2, verdict);
         let immediate = Attributes::default().big_endian(1, 0).nested(2, data);
         self.expression("immediate", immediate).0
@@ -320,14 +356,15 @@ impl Rule {
         self.expression("meta", load)
     }
 
-    fn network_header(self, offset: u32, bytes: u32) -> Self {
+    /// Goes on if there are these bytes in the network header.
+    fn header(self, offset: u32, bytes: &[u8]) -> Self {
         // NFT_PAYLOAD_NETWORK_HEADER is 1.
         let load = Attributes::default()
             .big_endian(1, REGISTER)
             .big_endian(2, 1)
             .big_endian(3, offset)
-            .big_endian(4, bytes);
-        self.expression("payload", load)
+            .big_endian(4, bytes.len() as u32);
+        self.expression("payload", load).equals(bytes)
     }
 
     fn equals(self, value: &[u8]) -> Self {

@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 
 use blixt_afxdp::nic::{Nic, Offload};
+use blixt_dataplane::Mac;
 use futures_util::StreamExt;
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::{
@@ -42,6 +43,9 @@ const NO_ADDRESS: u8 = 1;
 
 /// Routes to VIPs come before others to the same address.
 const METRIC: u32 = 1;
+
+/// Those of probes do not.
+const PROBES: u32 = 2;
 
 /// What there is of the pair now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -175,22 +179,27 @@ pub(super) fn is_new(found: Found, known: Found) -> bool {
 }
 
 /// Leads what is for us into the pair: our address of a family, which our station
-/// has, and through it these VIPs.
+/// has, and what is behind it, VIPs most of all. A probe, which asks for our end, goes the other
+/// way: into the kernel.
 pub(super) async fn lead(
     handle: &Handle,
     found: Found,
     address: IpAddr,
-    vips: impl IntoIterator<Item = IpAddr>,
+    behind_us: impl IntoIterator<Item = IpAddr>,
 ) -> io::Result<()> {
-    let Some(host) = found.host else { return Err(io::ErrorKind::NotFound.into()) };
-    let flags = NLM_F_CREATE | NLM_F_REPLACE;
-    let neighbour = neighbour(host.ifindex, address);
-    ask(handle, RouteNetlinkMessage::NewNeighbour(neighbour), flags).await?;
-    add_route(handle, route(host.ifindex, address, None)).await?;
+    let (Some(host), Some(ours)) = (found.host, found.ours) else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    for (end, station, metric) in [(host, OUR_STATION, METRIC), (ours, HOST_STATION, PROBES)] {
+        let neighbour = neighbour(end.ifindex, address, station);
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        ask(handle, RouteNetlinkMessage::NewNeighbour(neighbour), flags).await?;
+        add_route(handle, route(end.ifindex, address, None, metric)).await?;
+    }
     // One that the kernel refuses takes none from the others.
     let mut outcome = Ok(());
-    for vip in vips {
-        let added = add_route(handle, route(host.ifindex, vip, Some(address))).await;
+    for other in behind_us {
+        let added = add_route(handle, route(host.ifindex, other, Some(address), METRIC)).await;
         outcome = outcome.and(added);
     }
     outcome
@@ -205,13 +214,14 @@ pub(super) async fn lead_no_more(
 ) {
     let Some(host) = found.host else { return };
     for vip in vips {
-        let route = route(host.ifindex, vip, Some(addresses.of(vip.is_ipv4())));
+        let via = addresses.of(vip.is_ipv4());
+        let route = route(host.ifindex, vip, Some(via), METRIC);
         // One that is gone needs nothing.
         let _ = ask(handle, RouteNetlinkMessage::DelRoute(route), 0).await;
     }
 }
 
-fn neighbour(ifindex: u32, address: IpAddr) -> NeighbourMessage {
+fn neighbour(ifindex: u32, address: IpAddr, station: Mac) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.ifindex = ifindex;
     message.header.state = NeighbourState::Permanent;
@@ -222,7 +232,7 @@ fn neighbour(ifindex: u32, address: IpAddr) -> NeighbourMessage {
     };
     message.attributes = vec![
         NeighbourAttribute::Destination(address),
-        NeighbourAttribute::LinkLayerAddress(OUR_STATION.to_vec()),
+        NeighbourAttribute::LinkLayerAddress(station.to_vec()),
     ];
     message
 }
@@ -233,7 +243,7 @@ fn family(address: IpAddr) -> AddressFamily {
 
 /// A route to one address. The device has no network of its own, so the kernel
 /// has to be told that the router is there.
-fn route(ifindex: u32, to: IpAddr, via: Option<IpAddr>) -> RouteMessage {
+fn route(ifindex: u32, to: IpAddr, via: Option<IpAddr>, metric: u32) -> RouteMessage {
     let address = |address| match address {
         IpAddr::V4(v4) => RouteAddress::Inet(v4),
         IpAddr::V6(v6) => RouteAddress::Inet6(v6),
@@ -248,7 +258,7 @@ fn route(ifindex: u32, to: IpAddr, via: Option<IpAddr>) -> RouteMessage {
     message.attributes = vec![
         RouteAttribute::Destination(address(to)),
         RouteAttribute::Oif(ifindex),
-        RouteAttribute::Priority(METRIC),
+        RouteAttribute::Priority(metric),
     ];
     if let Some(via) = via {
         message.header.flags = RouteFlags::Onlink;

@@ -1,18 +1,23 @@
 //! Our rules in nf_tables: a table of our own that gives the node's address to
-//! what goes through it, and an accept where others drop what they do not know.
+//! what goes through it and counts probes, and an accept where others drop what
+//! they do not know.
 
 use std::io;
 
-use super::nft::{self, BaseChain, COMES_IN_BY, Change, GOES_OUT_BY, INET, Nft, Rule};
-use super::{Addresses, HOST_END};
+use super::nft::{self, BaseChain, COMES_IN_BY, ChainType, Change, GOES_OUT_BY, INET, Nft, Rule};
+use super::{Addresses, Family, HOST_END, probe};
 
-/// Our table, and its chain.
+/// Our table, and its chains.
 const TABLE: &str = "blixt";
-const CHAIN: &str = "postrouting";
+const SOURCES: &str = "postrouting";
+const PROBES: &str = "probes";
 
 /// Before others' (NF_IP_PRI_NAT_SRC is 100): theirs would do the same, or
 /// leave it alone.
-const PRIORITY: i32 = 90;
+const BEFORE_OTHERS: i32 = 90;
+
+/// After those of others that drop (NF_IP_PRI_FILTER is 0, NF_IP_PRI_SECURITY 50).
+const AFTER_OTHERS: i32 = 250;
 
 /// Those whose chains can drop what goes through the node.
 const FAMILIES: [u8; 3] = [INET, nft::IPV4, nft::IPV6];
@@ -33,17 +38,35 @@ impl Rules {
     /// Makes our table.
     pub(super) fn make(addresses: &Addresses) -> io::Result<Self> {
         let mut nft = Nft::open()?;
-        let rule = |rule: Rule| {
-            let expressions = rule.count().masquerade();
-            nft::new_rule(INET, TABLE, CHAIN, expressions)
-        };
-        nft.change(&[
+        let chain =
+            |name, kind, hook, priority| nft::new_chain(INET, TABLE, name, kind, hook, priority);
+        // IPv4's comes first.
+        let both = [addresses.of(true), addresses.of(false)];
+        let sources = both.map(|address| {
+            let expressions = Rule::default().source(address).count().masquerade();
+            nft::new_rule(INET, TABLE, SOURCES, expressions)
+        });
+        // They have served when they come here.
+        let probes = both.map(|address| {
+            let probe = Rule::default().source(probe::source(address)).destination(address);
+            nft::new_rule(INET, TABLE, PROBES, probe.count().verdict(nft::DROP))
+        });
+        let table = [
             nft::new_table(INET, TABLE),
-            nft::new_nat_chain(INET, TABLE, CHAIN, nft::POSTROUTING, PRIORITY),
-            rule(Rule::default().source_v4(addresses.v4.octets())),
-            rule(Rule::default().source_v6(addresses.v6.octets())),
-        ])?;
+            chain(SOURCES, ChainType::Nat, nft::POSTROUTING, BEFORE_OTHERS),
+            chain(PROBES, ChainType::Filter, nft::FORWARD, AFTER_OTHERS),
+        ];
+        let changes: Vec<_> = table.into_iter().chain(sources).chain(probes).collect();
+        nft.change(&changes)?;
         Ok(Self { nft, touched: Vec::new() })
+    }
+
+    /// How many probes of a family have passed what others have for what is
+    /// forwarded, iptables-legacy too.
+    pub(super) fn passed(&mut self, family: Family) -> io::Result<u64> {
+        let counted = self.nft.counted(INET, TABLE, PROBES)?;
+        let rule = usize::from(family == Family::V6);
+        counted.get(rule).copied().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Lets our packets pass the chains that drop what reaches their end. What
@@ -51,7 +74,10 @@ impl Rules {
     pub(super) fn open_ways(&mut self) -> io::Result<Vec<String>> {
         let mut closed = Vec::new();
         let chains = self.nft.base_chains()?.into_iter();
-        for chain in chains.filter(|it| it.hook == nft::FORWARD && FAMILIES.contains(&it.family)) {
+        let others = chains.filter(|it| {
+            it.hook == nft::FORWARD && FAMILIES.contains(&it.family) && it.table != TABLE
+        });
+        for chain in others {
             // An agent before us may have left some.
             let known = self.nft.rules_of_ours(&chain)?;
             if known.is_empty() && chain.policy != nft::DROP {
@@ -76,7 +102,7 @@ impl Rules {
     fn open_way(&mut self, chain: &BaseChain, known: &[u64]) -> io::Result<()> {
         let old = known.iter().map(|number| nft::delete_rule(chain, *number));
         let new: [Change; RULES] = [COMES_IN_BY, GOES_OUT_BY].map(|which| {
-            let expressions = Rule::default().device(which, HOST_END).count().accept();
+            let expressions = Rule::default().device(which, HOST_END).count().verdict(nft::ACCEPT);
             nft::new_rule(chain.family, &chain.table, &chain.name, expressions)
         });
         let changes: Vec<_> = old.chain(new).collect();

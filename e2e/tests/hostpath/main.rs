@@ -221,6 +221,51 @@ fn nothing_goes_round(cluster: &Cluster) {
     assert!(sent_now - sent <= expected(4) + 20, "{} packets", sent_now - sent);
 }
 
+/// Nobody can be asked what iptables-legacy drops, or what a rule rejects that comes
+/// before ours.
+#[test]
+fn a_firewall_that_drops_in_silence_is_named() {
+    require_root!();
+    let _alone = alone();
+    let cluster = Cluster::new(1);
+    let agent = cluster.start(&[]);
+    everybody_reaches_everything(&cluster);
+    let named = |what: &'static str, word: &'static str| {
+        eventually_some(what, Duration::from_secs(15), || match agent.get("/readyz") {
+            Err(why) if why.contains(word) => Ok(why),
+            other => Err(format!("{other:?}")),
+        })
+    };
+    let ready = || {
+        eventually_some("the agent to be ready", Duration::from_secs(15), || agent.get("/readyz"));
+        assert_eq!(agent.metrics().sum("blixt_host_path_faults", &[]), 0.0);
+        everybody_reaches_everything(&cluster);
+    };
+    for (tables, other) in
+        [("iptables-legacy", "ip6tables-legacy"), ("ip6tables-legacy", "iptables-legacy")]
+    {
+        let firewall = |rule: &str| {
+            cluster.node.command(tables).args(rule.split(' ')).ok();
+        };
+        firewall("-P FORWARD DROP");
+        let why = named("readiness to name it", tables);
+        assert!(!why.contains(&format!("`{other}")), "{why}");
+        assert_eq!(agent.metrics().sum("blixt_host_path_faults", &[]), 1.0);
+        // What it tells to do helps. The policy stays.
+        firewall("-A FORWARD -i blixt-host -j ACCEPT");
+        firewall("-A FORWARD -o blixt-host -j ACCEPT");
+        ready();
+    }
+
+    let reject =
+        "table inet other { chain forward { type filter hook forward priority 10; reject; }; }";
+    cluster.node.command("nft").arg(reject).ok();
+    named("readiness to name it", "rules that reject the rest");
+    cluster.node.command("nft").arg("delete table inet other").ok();
+    ready();
+    agent.stop();
+}
+
 #[test]
 fn what_the_kernel_lacks_is_named_where_it_is_needed() {
     require_root!();
