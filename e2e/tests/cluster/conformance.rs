@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::installed;
 
 /// What Blixt claims to conform to.
-const PROFILES: [&str; 2] = ["GATEWAY-TCP", "GATEWAY-UDP"];
+const PROFILES: [&str; 3] = ["GATEWAY-TCP", "GATEWAY-TLS", "GATEWAY-UDP"];
 
 /// The suite waits 60 s at most for most things, and has 30 tests or so.
 const LONG: Duration = Duration::from_secs(1_800);
@@ -38,7 +38,7 @@ const UNUSABLE: &str = "192.0.2.200";
 /// Set to `write`, it makes the report the one that is kept.
 const GOLDEN: &str = "BLIXT_GOLDEN";
 
-pub(crate) fn of_tcp_and_udp(cluster: &Cluster) {
+pub(crate) fn as_published(cluster: &Cluster) {
     // HTTPS listeners take their certificates from Secrets.
     cluster.shell("kubectl kustomize manifests/tls-secrets | kubectl apply -f -").ok();
     installed::is_there(cluster);

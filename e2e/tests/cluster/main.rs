@@ -78,7 +78,7 @@ fn ten_days_of_failures() {
 fn gateway_api_conformance() {
     let Some(cluster) = Cluster::up("a cluster for the conformance suite", true) else { return };
     installed::from_the_readme(&cluster);
-    conformance::of_tcp_and_udp(&cluster);
+    conformance::as_published(&cluster);
     gone::uninstalled(&cluster, "manifests/tls-secrets");
 }
 

@@ -11,7 +11,7 @@ use crate::served::{SOON, addresses, names, programmed};
 use crate::{gone, installed, served};
 
 /// Says where an older version is: a work tree, with its images in target/images,
-/// tagged "older". CONTRIBUTING.md tells how to make it.
+/// tagged "older", as scripts/older makes it.
 const OLDER: &str = "BLIXT_OLDER";
 
 /// The manifests of a version, with its images.

@@ -19,7 +19,7 @@ pub use merge::{
 
 /// The features of Gateway API that work today, sorted by name as
 /// `GatewayClass.status.supportedFeatures` has to be.
-pub const SUPPORTED_FEATURES: [&str; 8] = [
+pub const SUPPORTED_FEATURES: [&str; 11] = [
     "Gateway",
     "GatewayAddressEmpty",
     "GatewayInfrastructure",
@@ -27,6 +27,9 @@ pub const SUPPORTED_FEATURES: [&str; 8] = [
     "ListenerSet",
     "ReferenceGrant",
     "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
     "UDPRoute",
 ];
 
