@@ -1,9 +1,27 @@
 //! Uninstalling, and what is left: nothing.
 
+use std::fs;
 use std::time::Duration;
 
-use blixt_e2e::cluster::Cluster;
-use blixt_testkit::netns::eventually_some;
+use blixt_e2e::cluster::{Cluster, processes, root};
+use blixt_testkit::netns::{eventually_some, program};
+
+use crate::served::SOON;
+
+/// A Gateway with a port that streams are taken on.
+const STREAM: &str = r"
+apiVersion: blixt.dev/v1alpha1
+kind: AddressPool
+metadata: {name: left}
+spec: {use: VIP, addresses: [192.0.2.110]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: left, namespace: default}
+spec:
+  gatewayClassName: blixt
+  listeners: [{name: web, protocol: HTTP, port: 80}]
+";
 
 /// What of ours a node may have, each with the words that would show it.
 const TRACES: [(&str, &[&str], &[&str]); 8] = [
@@ -53,6 +71,54 @@ fn without_the_samples(cluster: &Cluster) {
 /// Takes it away as it was installed with kustomize.
 pub(crate) fn uninstalled(cluster: &Cluster, manifests: &str) {
     cluster.shell(&format!("kubectl kustomize {manifests} | kubectl delete -f -")).ok();
+    nothing_is_left(cluster);
+}
+
+/// Takes it away while there is a Gateway, and kills an agent that is to end: what
+/// stays then, the page for operators says how to take away.
+pub(crate) fn in_disorder(cluster: &Cluster, manifests: &str) {
+    if !cluster.is_ours_or_skip("to uninstall in disorder") {
+        return uninstalled(cluster, manifests);
+    }
+    cluster.apply(STREAM);
+    eventually_some("a stream's port on node2", SOON, || {
+        let rules = cluster.at("node2", "ip").args(["rule", "show"]).ok();
+        if rules.contains("178000") { Ok(()) } else { Err(rules) }
+    });
+    let agents = || processes("blixt-agent", "blixt-cluster/node2/");
+    let signal = |signal: &str| program("kill").arg(signal).args(agents()).run().status.success();
+    assert!(signal("-STOP"));
+    let delete = format!("kubectl kustomize {manifests} | kubectl delete --wait=false -f -");
+    cluster.shell(&delete).ok();
+    eventually_some("the agents to be told to end", SOON, || {
+        let path = "jsonpath={.items[*].metadata.deletionTimestamp}";
+        let label = "app.kubernetes.io/component=agent";
+        let pods = ["-n", "blixt-system", "get", "pods", "-l", label, "-o", path];
+        let told = cluster.kubectl(&pods).ok();
+        // That on node1 may be gone by now.
+        if told.is_empty() { Err("none is") } else { Ok(()) }
+    });
+    assert!(signal("-KILL"));
+    eventually_some("the namespace to be gone", SOON, || {
+        let get = ["get", "namespace", "blixt-system", "--ignore-not-found", "-o", "yaml"];
+        let found = cluster.kubectl(&get).ok();
+        if found.is_empty() { Ok(()) } else { Err(found) }
+    });
+    let class = cluster.kubectl(&["get", "gatewayclass", "blixt", "-o", "yaml"]).ok();
+    assert!(class.contains("deletionTimestamp") && class.contains("finalizers"), "{class}");
+    let links = cluster.at("node2", "ip").args(["link", "show"]).ok();
+    assert!(links.contains("blixt-host"), "{links}");
+
+    cluster.kubectl(&["delete", "gateway", "left"]).ok();
+    let page = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let (_, page) = page.split_once("If Gateways were still there").unwrap();
+    let told: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    let [class, on_node @ ..] = &told[..] else { panic!("nothing is told") };
+    cluster.shell(class).ok();
+    assert_eq!(on_node.len(), 3, "{on_node:?}");
+    for line in on_node {
+        cluster.at("node2", "bash").args(["-euc", line]).ok();
+    }
     nothing_is_left(cluster);
 }
 

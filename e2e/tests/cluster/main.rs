@@ -79,7 +79,7 @@ fn gateway_api_conformance() {
     let Some(cluster) = Cluster::up("a cluster for the conformance suite", true) else { return };
     installed::from_the_readme(&cluster);
     conformance::as_published(&cluster);
-    gone::uninstalled(&cluster, "manifests/tls-secrets");
+    gone::in_disorder(&cluster, "manifests/tls-secrets");
 }
 
 /// With an older version that BLIXT_OLDER leads to.
