@@ -100,6 +100,9 @@ pub struct Reach {
     pub known: usize,
     /// Snapshots and changes that came.
     pub snapshots: u64,
+    /// How often others may have had this agent's VIPs meanwhile: a replica did not hear
+    /// of it, or said anew what is its own.
+    pub apart: u64,
     /// What is wrong, if none is in reach.
     pub trouble: Option<String>,
     /// Why the newest snapshot can't be read, if it can't.
@@ -328,6 +331,7 @@ impl Following {
         match kind {
             Kind::Up(say) => {
                 if stream.say.replace(say).is_none() {
+                    self.reach.send_modify(|reach| reach.apart += 1);
                     self.replicas.up(&replica);
                     self.troubles.remove(&replica);
                     info!(replica, "connected to the controller");
@@ -457,6 +461,7 @@ impl Following {
             Ok(assignment) => {
                 self.kept = None;
                 self.assignment = Some(assignment);
+                self.reach.send_modify(|reach| reach.apart += 1);
                 self.assign_again();
             }
             Err(why) => error!("an assignment is refused, the last one stays: {why}"),
