@@ -5,8 +5,8 @@
 //! version, not the program's: clients and agents of different releases
 //! understand each other as long as they share it.
 //!
-//! [`sync`] is what agents and controllers say to each other, and [`parts`] how
-//! a snapshot travels there.
+//! [`sync`] is what agents and controllers say to each other, [`parts`] how a
+//! snapshot travels there, and [`damping`] when an agent is relied on again.
 //!
 //! With the feature `serde` every message of [`v1alpha1`] can be serialised: fields are called
 //! as in the proto file, what is absent is `null`, and enumerations are their
@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+pub mod damping;
 #[cfg(feature = "tables")]
 pub mod explain;
 #[cfg(feature = "tables")]

@@ -48,7 +48,8 @@ fn tables_and_changes_of_an_older_controller_are_applied() {
     assert_eq!(described(&second), CHANGED);
     // What they are called is agreed on too.
     let Told::Beat(beat) = told("controller-beat") else { panic!() };
-    assert_eq!(beat, wire::ControllerBeat { digest: second.digest().to_vec(), settled: true });
+    let digest = second.digest().to_vec();
+    assert_eq!(beat, wire::ControllerBeat { digest, settled: true, unsteady_ms: 0 });
 }
 
 #[test]

@@ -3,7 +3,6 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use blixt_testkit::netns::{Process, Program, Ran, program, root_or_skip, thread_
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::binaries;
-use crate::knocks::Knocks;
+use crate::knocks::{Door, Knocks};
 use crate::lab;
 
 /// Held by who has a cluster: there is one on a machine, or KUBECONFIG leads all
@@ -22,8 +21,9 @@ const LOCK: &str = "blixt-cluster-test.lock";
 /// What a cluster is brought up with.
 const PROGRAMS: [&str; 6] = ["kubelet", "kube-apiserver", "etcd", "containerd", "kubectl", "helm"];
 
-/// The network of its client.
+/// The networks of its client and its control plane.
 const CLIENT: &str = "/run/netns/blixt-cluster-client";
+const CONTROL: &str = "/run/netns/blixt-cluster-control";
 
 /// What leads to it, from the networks of its control plane and its client.
 pub const KUBECONFIG: &str = "/var/lib/blixt-cluster/kubeconfig";
@@ -40,6 +40,16 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// The root of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// The network of its client, where it is one of `scripts/cluster`.
+pub fn client_network() -> &'static Path {
+    Path::new(CLIENT)
+}
+
+/// That of its control plane.
+pub fn control_network() -> &'static Path {
+    Path::new(CONTROL)
 }
 
 /// A cluster. One that was brought up for a test goes with it.
@@ -173,9 +183,9 @@ impl Cluster {
         Load(self.client("bash").args(["-c", LOOP, address]).spawn())
     }
 
-    /// Begins to knock at a web server's door, by a new connection every 10 ms.
-    pub fn knocks(&self, door: SocketAddr) -> Knocks {
-        let client = self.is_ours().then(|| Path::new(CLIENT));
+    /// Begins to knock at a door, every 10 ms.
+    pub fn knocks(&self, door: Door) -> Knocks {
+        let client = self.is_ours().then(client_network);
         Knocks::begin(door, |work| match client {
             Some(network) => thread_in(network, work),
             None => thread::spawn(work),

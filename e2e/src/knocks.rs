@@ -1,8 +1,9 @@
 //! New connections all the time, to see for how long there is nobody. In this
 //! process: starting a program takes longer than what is measured.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -17,6 +18,15 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// got in are the outage.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// Where is knocked.
+#[derive(Debug, Clone, Copy)]
+pub enum Door {
+    /// At a web server's, by a new connection.
+    Web(SocketAddr),
+    /// At one's that tells its name by UDP (agnhost's netexec), from a new port.
+    Name(SocketAddr),
+}
+
 /// Whoever knocks, until told to stop.
 #[derive(Debug)]
 pub struct Knocks {
@@ -28,22 +38,27 @@ pub struct Knocks {
 type Knock = (Instant, io::Result<()>);
 
 impl Knocks {
-    /// Begins to knock at a web server's door. `inside` runs what it is given in
+    /// Begins to knock at a door. `inside` runs what it is given in
     /// a thread, in some network.
     pub fn begin(
-        door: SocketAddr,
+        door: Door,
         inside: impl FnOnce(Box<dyn FnOnce() -> Vec<Knock> + Send>) -> JoinHandle<Vec<Knock>>,
     ) -> Self {
         let stops = Arc::new(AtomicBool::new(false));
         let told = stops.clone();
         let knocker = inside(Box::new(move || {
-            let mut knocks = Vec::new();
+            let (mut begun, mut knocks) = (VecDeque::new(), Vec::new());
             while !told.load(Ordering::Relaxed) {
                 // None waits for the ones before.
-                knocks.push(thread::spawn(move || (Instant::now(), knock(door))));
+                begun.push_back(thread::spawn(move || (Instant::now(), knock(door))));
                 thread::sleep(PAUSE);
+                // A thread has its stack until somebody asks what came of it.
+                while let Some(knock) = begun.pop_front_if(|knock| knock.is_finished()) {
+                    knocks.push(knock.join().unwrap());
+                }
             }
-            knocks.into_iter().map(|knock| knock.join().unwrap()).collect()
+            knocks.extend(begun.into_iter().map(|knock| knock.join().unwrap()));
+            knocks
         }));
         Self { stops, knocker }
     }
@@ -66,7 +81,28 @@ impl Knocks {
     }
 }
 
-fn knock(door: SocketAddr) -> io::Result<()> {
+fn knock(door: Door) -> io::Result<()> {
+    match door {
+        Door::Web(door) => knock_at_web(door),
+        Door::Name(door) => knock_at_name(door),
+    }
+}
+
+fn knock_at_name(door: SocketAddr) -> io::Result<()> {
+    let socket = match door {
+        SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
+        SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
+    };
+    socket.connect(door)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send(b"hostname")?;
+    match socket.recv(&mut [0; 256])? {
+        0 => Err(io::Error::other("it has no name")),
+        _ => Ok(()),
+    }
+}
+
+fn knock_at_web(door: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&door, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"GET /hostname HTTP/1.0\r\n\r\n")?;
@@ -78,10 +114,23 @@ fn knock(door: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// Answers all who knock at a web server's door, for ever.
+pub fn answer(listener: &TcpListener) {
+    for client in listener.incoming().flatten() {
+        thread::spawn(move || answer_one(client));
+    }
+}
+
+fn answer_one(mut client: TcpStream) -> io::Result<()> {
+    client.set_read_timeout(Some(PATIENCE))?;
+    // It has said what it wants before the connection goes.
+    let _ = client.read(&mut [0; 1_024])?;
+    client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
 
     fn serve(listener: TcpListener, until: Duration) {
         listener.set_nonblocking(true).unwrap();
@@ -102,13 +151,13 @@ mod tests {
     fn an_outage_that_does_not_end_is_one() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let door = listener.local_addr().unwrap();
-        let knocks = Knocks::begin(door, thread::spawn);
+        let knocks = Knocks::begin(Door::Web(door), thread::spawn);
         serve(listener, Duration::from_millis(200));
         thread::sleep(Duration::from_millis(500));
         let outcome = knocks.stop();
         assert!(outcome.answered > 10 && outcome.longest_gap_s > 0.4, "{outcome:?}");
 
-        let knocks = Knocks::begin(door, thread::spawn);
+        let knocks = Knocks::begin(Door::Web(door), thread::spawn);
         thread::sleep(Duration::from_millis(500));
         serve(TcpListener::bind(door).unwrap(), Duration::from_millis(200));
         let outcome = knocks.stop();
@@ -119,7 +168,7 @@ mod tests {
     fn the_time_when_nobody_is_there_is_measured() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let door = listener.local_addr().unwrap();
-        let knocks = Knocks::begin(door, thread::spawn);
+        let knocks = Knocks::begin(Door::Web(door), thread::spawn);
         serve(listener, Duration::from_millis(300));
         thread::sleep(Duration::from_millis(500));
         serve(TcpListener::bind(door).unwrap(), Duration::from_millis(300));

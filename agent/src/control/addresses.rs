@@ -96,6 +96,12 @@ impl Control {
         self.announce_at = Some(Instant::now() + ANNOUNCE_AGAIN);
     }
 
+    /// Tells them once more, in a moment: another node may have told them that our
+    /// addresses are there, and all replicas have said by then whose they are.
+    pub(super) fn announce_later(&mut self) {
+        self.announce_at.get_or_insert(Instant::now() + ANNOUNCE_AGAIN);
+    }
+
     pub(super) fn announce_again(&mut self) {
         self.announce_at = None;
         self.announce_once();

@@ -66,6 +66,8 @@ pub struct Control {
     /// What a controller wants, if it is one and not files.
     pushed: Option<Pushed>,
     announce_at: Option<Instant>,
+    /// How often others may have had our VIPs meanwhile.
+    apart: u64,
     /// Until when addresses wait for the workers to know them.
     map_by: Option<Instant>,
     /// Why the directory of manifests can't be read, if it can't.
@@ -119,6 +121,7 @@ impl Control {
             answered: BTreeSet::new(),
             pushed: None,
             announce_at: None,
+            apart: 0,
             map_by: None,
             unreadable: None,
             unmapped: None,

@@ -25,6 +25,11 @@ impl Control {
             // Certificates may be new.
             self.want_streams();
         }
+        let apart = self.pushed.as_ref().map(|pushed| pushed.reach().apart).unwrap_or_default();
+        if apart != self.apart {
+            self.apart = apart;
+            self.announce_later();
+        }
         self.show();
     }
 

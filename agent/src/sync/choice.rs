@@ -130,7 +130,8 @@ mod tests {
     use super::*;
 
     fn beat(tables: u8, settled: bool) -> ControllerBeat {
-        ControllerBeat { digest: if tables > 0 { vec![tables; 32] } else { vec![] }, settled }
+        let digest = if tables > 0 { vec![tables; 32] } else { vec![] };
+        ControllerBeat { digest, settled, unsteady_ms: 0 }
     }
 
     struct Told {

@@ -5,7 +5,6 @@
 //! newest, and says what became of it in a [`Report`].
 
 mod choice;
-mod damping;
 mod outage;
 mod pauses;
 mod places;
@@ -60,6 +59,10 @@ const ASSIGNED: Duration = Duration::from_millis(500);
 const FIRST_ASK: Duration = Duration::from_millis(100);
 const LONGEST_ASK: Duration = Duration::from_secs(60);
 
+/// By how much later an agent has to be relied on than it knows, to be told: messages
+/// take now longer and now shorter.
+const LATER: Duration = Duration::from_secs(1);
+
 /// How long the end may take.
 const END: Duration = Duration::from_millis(300);
 
@@ -97,6 +100,9 @@ pub struct Reach {
     pub known: usize,
     /// Snapshots and changes that came.
     pub snapshots: u64,
+    /// How often others may have had this agent's VIPs meanwhile: a replica did not hear
+    /// of it, or said anew what is its own.
+    pub apart: u64,
     /// What is wrong, if none is in reach.
     pub trouble: Option<String>,
     /// Why the newest snapshot can't be read, if it can't.
@@ -139,6 +145,7 @@ impl Sync {
         let (serving, served) = watch::channel(Serving::default());
         let (peers, told) = watch::channel(BTreeSet::new());
         let (ending, ends) = watch::channel(false);
+        let (doubts, doubted) = watch::channel(None);
         // Whether its VIPs still are its own, others know better.
         let (first, kept) = kept
             .map(|wish| {
@@ -161,6 +168,7 @@ impl Sync {
             events,
             report: reported.clone(),
             serving: served,
+            doubted,
             ending: ends.clone(),
         };
         let following = Following {
@@ -168,6 +176,7 @@ impl Sync {
             current: first,
             kept,
             certificates,
+            doubts,
             ..Following::new(means, peers, wishes, reach)
         };
         tokio::spawn(store.keep(reported, ends));
@@ -225,6 +234,8 @@ struct Following {
     kept: Option<Assignment>,
     wishes: watch::Sender<Option<Arc<Wish>>>,
     certificates: watch::Sender<Certificates>,
+    /// Until when a replica does not rely on this agent.
+    doubts: watch::Sender<Option<std::time::Instant>>,
     reach: watch::Sender<Reach>,
     /// What is wrong with each replica, and with finding them.
     troubles: BTreeMap<String, String>,
@@ -253,6 +264,7 @@ impl Following {
             kept: None,
             wishes,
             certificates: watch::channel(Certificates::default()).0,
+            doubts: watch::channel(None).0,
             reach,
             troubles: BTreeMap::new(),
             outage: Outage::default(),
@@ -319,6 +331,7 @@ impl Following {
         match kind {
             Kind::Up(say) => {
                 if stream.say.replace(say).is_none() {
+                    self.reach.send_modify(|reach| reach.apart += 1);
                     self.replicas.up(&replica);
                     self.troubles.remove(&replica);
                     info!(replica, "connected to the controller");
@@ -343,6 +356,7 @@ impl Following {
     fn hear(&mut self, replica: &str, told: Told) {
         match told {
             Told::Beat(beat) => {
+                self.doubt(replica, Duration::from_millis(beat.unsteady_ms.into()));
                 return self.replicas.beat(replica, &beat, std::time::Instant::now());
             }
             Told::Peers(peers) => {
@@ -375,6 +389,25 @@ impl Following {
         match taken {
             Ok(parts) => self.read(parts),
             Err(why) => self.ask_later(replica, &why),
+        }
+    }
+
+    /// A replica does not rely on this agent for so long.
+    fn doubt(&self, replica: &str, wait: Duration) {
+        let now = std::time::Instant::now();
+        let is_news = self.doubts.send_if_modified(|until| {
+            let is_later = now + wait > until.map_or(now, |until| until.max(now)) + LATER;
+            if is_later {
+                *until = Some(now + wait);
+            }
+            is_later
+        });
+        if is_news {
+            warn!(
+                replica,
+                "this node was silent again and again of late, as this replica heard it: for \
+                 {wait:.0?} it owns VIPs only where no other node can"
+            );
         }
     }
 
@@ -428,6 +461,7 @@ impl Following {
             Ok(assignment) => {
                 self.kept = None;
                 self.assignment = Some(assignment);
+                self.reach.send_modify(|reach| reach.apart += 1);
                 self.assign_again();
             }
             Err(why) => error!("an assignment is refused, the last one stays: {why}"),

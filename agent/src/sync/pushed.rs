@@ -7,11 +7,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use blixt_api::damping::Damping;
 use blixt_model::{ObjectName, Snapshot};
 
-use super::damping::Damping;
 use super::{Assignment, Reach, Serving, Sync, Wish};
 use crate::streams::Certificates;
+
+/// How often it may be in trouble without a word: replicas wait for two seconds anyway.
+const PARDONED: u32 = 2;
 
 /// What a controller wants, and how far it is with that here.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ impl Pushed {
             reported: true,
             own: BTreeMap::new(),
             newer_is_refused: false,
-            damping: Damping::default(),
+            damping: Damping::pardoning(PARDONED),
         }
     }
 

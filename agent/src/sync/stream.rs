@@ -67,8 +67,22 @@ pub(super) struct Means {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) report: watch::Receiver<Report>,
     pub(super) serving: watch::Receiver<Serving>,
+    /// Until when a replica does not rely on this agent.
+    pub(super) doubted: watch::Receiver<Option<Instant>>,
     /// Becomes true when the agent ends.
     pub(super) ending: watch::Receiver<bool>,
+}
+
+impl Means {
+    /// What replicas are told again and again. What one of them has seen, all are told.
+    fn beat(&self) -> Said {
+        let serving = self.serving.borrow();
+        let is_doubted = self.doubted.borrow().is_some_and(|until| Instant::now() < until);
+        Said::Beat(wire::AgentBeat {
+            trouble: serving.trouble(),
+            unsteady: serving.is_unsteady() || is_doubted,
+        })
+    }
 }
 
 /// Why a stream ended.
@@ -241,12 +255,11 @@ async fn follow_once(
                     return Err(End::Failed(format!("it says nothing for {SILENCE:?}")));
                 }
                 // One that does not fit is one that nobody takes.
-                let serving = means.serving.borrow().clone();
-                let beat = wire::AgentBeat {
-                    trouble: serving.trouble(),
-                    unsteady: serving.is_unsteady(),
-                };
-                let _ = say.try_send(Said::Beat(beat));
+                let _ = say.try_send(means.beat());
+            }
+            // At once: until replicas believe the same, a VIP may be nobody's.
+            Ok(()) = means.doubted.changed() => {
+                let _ = say.try_send(means.beat());
             }
             turn = &mut newer => return Ok(End::Renewed(turn)),
             changed = means.report.changed() => {

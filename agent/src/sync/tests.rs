@@ -22,14 +22,19 @@ impl Stage {
         let trust = Arc::new(Trust::new("ca".into(), "token".into()));
         let (_, serving) = watch::channel(Serving::default());
         let scrapers = Scrapers::default();
-        let means = Means { trust, scrapers, events, report, serving, ending };
+        let (_, doubted) = watch::channel(None);
+        let means = Means { trust, scrapers, events, report, serving, doubted, ending };
         let mut following = Following::new(means, watch::Sender::default(), wishes, reach);
         let (say, said) = mpsc::channel(16);
         let abort = following.tasks.spawn(pending());
         following.streams.insert("a".to_owned(), Stream { abort, say: None });
         let mut stage = Self { following, said, wishes: wanted };
         stage.take(Kind::Up(say));
-        let beat = wire::ControllerBeat { digest: vec![1; 32], settled: true };
+        let beat = wire::ControllerBeat {
+            digest: vec![1; 32],
+            settled: true,
+            ..wire::ControllerBeat::default()
+        };
         stage.take(Kind::Told(Told::Beat(beat)));
         assert_eq!(stage.asked_for(), Some(vec![]), "it wants all there is");
         stage

@@ -362,7 +362,11 @@ fn messages_of_other_versions_are_read_as_far_as_they_go() {
     assert_eq!((told(&newer), said(&newer)), (None, None));
 
     // One with a field that is not known: field 5 of the response, 4 of the request.
-    let beat = wire::ControllerBeat { digest: vec![1; 32], settled: true };
+    let beat = wire::ControllerBeat {
+        digest: vec![1; 32],
+        settled: true,
+        ..wire::ControllerBeat::default()
+    };
     let inner = with_field(beat.encode_to_vec());
     let outer = [&[0x2a, inner.len() as u8][..], &inner].concat();
     assert_eq!(told(&outer), Some(Told::Beat(beat)));

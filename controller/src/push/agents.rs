@@ -11,12 +11,13 @@ use blixt_api::sync::{BEAT, MAX_MESSAGE_BYTES};
 use blixt_gateway::Programming;
 use blixt_model::ObjectName;
 
-use super::health::{Health, Turn};
+use super::falls::Falls;
+use super::health::{Health, Turn, UNSTEADY};
 use super::ownership::Unfit;
 use super::taken::Taken;
 
 /// An agent that has said nothing for so long owns nothing.
-const LIVES: Duration = BEAT.saturating_mul(4);
+pub(super) const LIVES: Duration = BEAT.saturating_mul(4);
 
 /// An agent that has been away for so long does not count for a Gateway's
 /// `Programmed`; and a new one has so long to say how far it is before it does.
@@ -40,6 +41,7 @@ pub(crate) struct Agents {
     by_node: BTreeMap<String, Agent>,
     /// The newest last.
     published: VecDeque<Arc<Parts>>,
+    falls: Falls,
     /// What addresses its Gateways have.
     addresses: BTreeMap<ObjectName, Vec<IpAddr>>,
     /// Those that nodes have themselves.
@@ -128,7 +130,7 @@ pub struct AgentState {
     pub current: bool,
     /// Why it does not, if it said so.
     pub refused: Option<String>,
-    /// Why it can't serve traffic, if it said so.
+    /// Why it can't serve traffic, or is not relied on.
     pub trouble: Option<String>,
 }
 
@@ -138,6 +140,7 @@ impl Agents {
             started: now,
             by_node: BTreeMap::new(),
             published: VecDeque::new(),
+            falls: Falls::default(),
             addresses: BTreeMap::new(),
             taken: Taken::default(),
             streaming: BTreeSet::new(),
@@ -209,8 +212,15 @@ impl Agents {
         self.published.iter().rev().find(|parts| parts.digest() == digest)
     }
 
-    /// An agent comes, perhaps back. Its newest stream is the one that counts.
-    pub(crate) fn come(&mut self, node: &str, stream: StreamId, hello: &Greeting, now: Instant) {
+    /// An agent comes, perhaps back. Its newest stream is the one that counts. Gives
+    /// for how long it is not to be relied on, if that is news.
+    pub(crate) fn come(
+        &mut self,
+        node: &str,
+        stream: StreamId,
+        hello: &Greeting,
+        now: Instant,
+    ) -> Option<Duration> {
         let has = hello.has;
         let before = self.by_node.remove(node);
         let known = has.and_then(|digest| {
@@ -246,13 +256,24 @@ impl Agents {
             }
         }
         self.by_node.insert(node.to_owned(), agent);
+        self.falls.heard(node, now)
     }
 
-    /// An agent lives.
-    pub(crate) fn heard(&mut self, node: &str, stream: StreamId, now: Instant) {
-        if let Some(agent) = self.speaking(node, stream) {
-            agent.heard = now;
-        }
+    /// An agent lives. Gives for how long it is not to be relied on, if that is news.
+    pub(crate) fn heard(&mut self, node: &str, stream: StreamId, now: Instant) -> Option<Duration> {
+        self.speaking(node, stream)?.heard = now;
+        self.falls.heard(node, now)
+    }
+
+    /// The API server has answered.
+    pub(crate) fn are_in_touch(&mut self, now: Instant) {
+        self.falls.answered(now);
+    }
+
+    /// For how long an agent is not to be relied on, since it was silent again and
+    /// again of late.
+    pub(crate) fn unsteady(&self, node: &str, now: Instant) -> Option<Duration> {
+        self.falls.of(node, now)
     }
 
     /// An agent says whether it can serve traffic: what its trouble is, and
@@ -333,11 +354,13 @@ impl Agents {
         agent.connected = false;
         if for_good {
             self.by_node.remove(node);
+            self.falls.ended(node);
         }
     }
 
     /// Forgets those who have been away for long. `true` if there were any.
     pub(crate) fn forget(&mut self, now: Instant) -> bool {
+        self.falls.forget(now);
         let before = self.by_node.len();
         self.by_node.retain(|_, agent| agent.is_there(now));
         let agents = &self.by_node;
@@ -354,16 +377,18 @@ impl Agents {
         now.saturating_duration_since(self.started) >= SETTLES
     }
 
-    /// Those who can own a VIP: they live, have tables at all, and are not in
-    /// trouble. Where that is nobody, those who are out of it since a moment ago:
-    /// while one node comes back another one may go, as in an upgrade.
+    /// Those who can own a VIP: they live, have tables at all, are not in trouble, and
+    /// were not silent again and again of late. Where that is nobody, those who are out
+    /// of that since a moment ago: while one node comes back another one may go, as in an
+    /// upgrade.
     pub(crate) fn live(&self, now: Instant) -> BTreeSet<String> {
         let those = |may_own: fn(&Health) -> bool| {
-            let owners = self.by_node.iter().filter(|(_, agent)| agent.owns(now, may_own));
-            owners.map(|(node, _)| node.clone()).collect::<BTreeSet<_>>()
+            let owners = self.by_node.iter().filter(move |(_, agent)| agent.owns(now, may_own));
+            owners.map(|(node, _)| node.clone())
         };
-        let steady = those(Health::is_well);
-        if steady.is_empty() { those(Health::can_serve) } else { steady }
+        let is_steady = |node: &String| self.unsteady(node, now).is_none();
+        let steady: BTreeSet<_> = those(Health::is_well).filter(is_steady).collect();
+        if steady.is_empty() { those(Health::can_serve).collect() } else { steady }
     }
 
     /// For some VIPs, those who say that they do not serve their Gateways as they
@@ -420,7 +445,7 @@ impl Agents {
         let is_same =
             |parts: &Arc<Parts>| Arc::ptr_eq(parts, newest) || parts.gateway(name) == Some(wanted);
         let mut found = None;
-        for (node, agent) in self.by_node.iter().filter(|(_, agent)| agent.counts(now)) {
+        for (node, agent) in self.counting(now) {
             let uses = agent.uses(now).is_some_and(is_same);
             match &agent.refused {
                 _ if !agent.streams && self.streaming.contains(name) => {
@@ -463,6 +488,17 @@ impl Agents {
         }
     }
 
+    /// Those who carry Gateways. Where all are in trouble, those who are out of it since
+    /// a moment ago: they own VIPs then.
+    fn counting(&self, now: Instant) -> impl Iterator<Item = (&String, &Agent)> {
+        let those = |fit: fn(&Health) -> bool| {
+            self.by_node.iter().filter(move |(_, agent)| agent.counts(now, fit))
+        };
+        let is_out_of_trouble = |health: &Health| health.trouble().is_none();
+        let nobody = those(is_out_of_trouble).next().is_none();
+        those(if nobody { Health::can_serve } else { is_out_of_trouble })
+    }
+
     /// Who can't use the newest tables, and why; also where no Gateway is the
     /// worse for it, as it is with endpoints.
     pub(crate) fn refusals(&self, now: Instant) -> BTreeMap<String, String> {
@@ -494,7 +530,10 @@ impl Agents {
             lives: agent.lives(now),
             current: agent.has.is_some() && agent.has == newest,
             refused: agent.refused.as_ref().map(|refused| refused.reason.clone()),
-            trouble: agent.health.trouble().map(str::to_owned),
+            trouble: match agent.health.trouble() {
+                None if self.unsteady(node, now).is_some() => Some(UNSTEADY.to_owned()),
+                trouble => trouble.map(str::to_owned),
+            },
         };
         self.by_node.iter().map(state).collect()
     }
@@ -518,11 +557,10 @@ impl Agent {
         self.has.is_some() && may_own(&self.health) && self.lives(now)
     }
 
-    /// Whether it carries Gateways. In trouble it does not.
-    fn counts(&self, now: Instant) -> bool {
+    /// Whether it carries Gateways.
+    fn counts(&self, now: Instant, fit: fn(&Health) -> bool) -> bool {
         let is_new = now.saturating_duration_since(self.since) < COUNTS;
-        let is_well = self.health.trouble().is_none();
-        self.is_there(now) && is_well && (self.answered || !is_new)
+        self.is_there(now) && fit(&self.health) && (self.answered || !is_new)
     }
 
     /// The snapshot it uses, as far as it is known here.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 /// and counts.
 pub(crate) const STEADY: Duration = Duration::from_secs(2);
 
-/// What is said of an agent that did not say what its trouble was.
-const UNSTEADY: &str = "it was in trouble again and again of late";
+/// What is said of an agent that can serve, and is not relied on.
+pub(crate) const UNSTEADY: &str = "it was silent or in trouble again and again of late";
 
 /// How an agent is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -60,8 +60,9 @@ impl Meters {
         registry.register(
             "agents",
             "Agents by how they are: current (use the newest tables), behind, refused (can't use \
-             them), in_trouble (can't serve now, and own no VIP), lost (silent for more than a \
-             second). The log names them.",
+             them), in_trouble (can't serve now, or were silent or in trouble again and again of \
+             late, and own no VIP where others can), lost (silent for more than a second). The log \
+             names them.",
             self.agents.clone(),
         );
         registry.register("vips", "VIPs that each node owns.", self.vips.clone());

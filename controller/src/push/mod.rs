@@ -9,6 +9,7 @@ mod certificates;
 pub mod cluster;
 mod door;
 mod enrolment;
+mod falls;
 mod health;
 mod meters;
 mod ownership;
@@ -259,7 +260,9 @@ impl Push {
     /// The API server has answered. Of a replica that it does not answer for
     /// long, others are better.
     pub fn is_in_touch(&self, now: Instant) {
-        self.state().in_touch = Some(now);
+        let mut state = self.state();
+        state.in_touch = Some(now);
+        state.agents.are_in_touch(now);
     }
 
     /// Tells agents where all replicas are.
@@ -384,10 +387,11 @@ impl Push {
         delta
     }
 
-    fn beat(&self, now: Instant) -> wire::ControllerBeat {
+    fn beat(&self, node: &str, now: Instant) -> wire::ControllerBeat {
         let state = self.state();
         let is_cut_off =
             state.in_touch.is_some_and(|at| now.saturating_duration_since(at) >= CUT_OFF);
+        let unsteady = state.agents.unsteady(node, now).unwrap_or_default();
         wire::ControllerBeat {
             digest: state
                 .agents
@@ -395,6 +399,7 @@ impl Push {
                 .map(|newest| newest.digest().to_vec())
                 .unwrap_or_default(),
             settled: state.agents.is_settled(now) && !is_cut_off,
+            unsteady_ms: u32::try_from(unsteady.as_millis()).unwrap_or(u32::MAX),
         }
     }
 
@@ -402,13 +407,16 @@ impl Push {
         let mut state = self.state();
         state.streams += 1;
         let stream = state.streams;
-        state.agents.come(node, stream, hello, Instant::now());
+        let unsteady = state.agents.come(node, stream, hello, Instant::now());
         state.news = true;
+        drop(state);
+        warn_of(node, unsteady);
         stream
     }
 
     fn hears(&self, node: &str, stream: StreamId) {
-        self.state().agents.heard(node, stream, Instant::now());
+        let unsteady = self.state().agents.heard(node, stream, Instant::now());
+        warn_of(node, unsteady);
     }
 
     fn beats(&self, node: &str, stream: StreamId, trouble: &str, unsteady: bool) {
@@ -477,6 +485,18 @@ impl State {
     }
 }
 
+/// Tells whose VIPs others have, and why.
+fn warn_of(node: &str, unsteady: Option<Duration>) {
+    if let Some(wait) = unsteady {
+        warn!(
+            node,
+            "an agent was silent again and again of late: for {wait:.0?} it owns VIPs only where no \
+             other node can; look at its link and at why it ends, and restart it to have it back at \
+             once"
+        );
+    }
+}
+
 async fn until(mut ending: watch::Receiver<bool>) {
     // An error: nobody is left who could say so.
     let _ = ending.wait_for(|ends| *ends).await;
@@ -498,7 +518,7 @@ mod tests {
     #[test]
     fn a_replica_that_is_cut_off_is_no_longer_settled() {
         let (push, begun) = (Push::new(), Instant::now());
-        let after = |s| push.beat(begun + Duration::from_secs(s)).settled;
+        let after = |s| push.beat("node", begun + Duration::from_secs(s)).settled;
         assert!(!after(0), "it has just begun");
         // Nobody tells.
         assert!(after(1_000));

@@ -341,7 +341,7 @@ impl Telling {
                     return Some(Err(Status::unauthenticated(why)));
                 }
                 _ = self.beats.tick() => {
-                    let message = Some(Told::Beat(self.push.beat(Instant::now())));
+                    let message = Some(Told::Beat(self.push.beat(&self.peer.node, Instant::now())));
                     return Some(Ok(wire::FollowResponse { message }));
                 }
                 changed = self.wanted.changed() => {

@@ -1,26 +1,29 @@
 //! What clients notice when the node that owns their address fails, or a part
 //! of it, and when it comes back.
 //!
-//! The web server is on node1 all the time, and the address on node2: so what is
-//! measured is how long the address is nobody's.
+//! The web server is on node1 all the time, and the addresses on node2: so what is
+//! measured is how long they are nobody's.
 
 use std::thread::sleep;
 use std::time::Duration;
 
-use blixt_e2e::cluster::{Cluster, processes};
-use blixt_testkit::netns::{eventually_some, program};
+use blixt_e2e::cluster::Cluster;
+use blixt_e2e::knocks::Door;
+use blixt_testkit::netns::eventually_some;
 
+use crate::nodes::{
+    HEALING, await_owner, begin_anew, continue_agent, crash, cut_link, drain, join_link, mac,
+    nothing, owner, replace, replace_agent, signal, start_again, stop_agent, uncordon,
+};
 use crate::restarts::PLANNED;
-use crate::{gone, installed};
+use crate::served::in_url;
+use crate::{apart, flapping, gone, installed, resets};
 
 /// How long new connections may find nobody, at most, in seconds.
-const OUTAGE: f64 = 3.0;
-
-/// How long it may take until all is as it was before.
-const HEALING: Duration = Duration::from_secs(120);
+pub(crate) const OUTAGE: f64 = 3.0;
 
 /// A Gateway with some addresses, of which each node owns some, before a server
-/// on node1.
+/// on node1: through the pipeline by TCP and UDP, and through the node's own stack.
 const GATEWAY: &str = r"
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -28,22 +31,43 @@ metadata: {name: steady}
 spec:
   gatewayClassName: blixt
   addresses: [{value: 192.0.2.120}, {value: 192.0.2.121}, {value: 192.0.2.122}, {value: 192.0.2.123},
-              {value: 192.0.2.124}, {value: 192.0.2.125}, {value: 192.0.2.126}, {value: 192.0.2.127}]
-  listeners: [{name: web, protocol: TCP, port: 8080}]
+              {value: 192.0.2.124}, {value: 192.0.2.125}, {value: 192.0.2.126}, {value: 192.0.2.127},
+              {value: '2001:db8:1::120'}, {value: '2001:db8:1::121'}, {value: '2001:db8:1::122'},
+              {value: '2001:db8:1::123'}, {value: '2001:db8:1::124'}, {value: '2001:db8:1::125'},
+              {value: '2001:db8:1::126'}, {value: '2001:db8:1::127'}]
+  listeners:
+  - {name: web, protocol: TCP, port: 8080}
+  - {name: page, protocol: HTTP, port: 8081}
+  - {name: names, protocol: UDP, port: 8082}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: TCPRoute
 metadata: {name: steady}
 spec:
-  parentRefs: [{name: steady}]
+  parentRefs: [{name: steady, sectionName: web}]
   rules: [{backendRefs: [{name: steady, port: 8080}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: steady}
+spec:
+  parentRefs: [{name: steady, sectionName: page}]
+  rules: [{backendRefs: [{name: steady, port: 8080}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: UDPRoute
+metadata: {name: steady}
+spec:
+  parentRefs: [{name: steady, sectionName: names}]
+  rules: [{backendRefs: [{name: steady, port: 8081}]}]
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: steady}
 spec:
+  ipFamilyPolicy: PreferDualStack
   selector: {app: steady}
-  ports: [{port: 8080}]
+  ports: [{name: web, port: 8080}, {name: names, port: 8081, protocol: UDP}]
 ---
 apiVersion: v1
 kind: Pod
@@ -53,7 +77,7 @@ spec:
   containers:
   - name: server
     image: registry.k8s.io/e2e-test-images/agnhost:2.63.0
-    args: [netexec, --http-port=8080]
+    args: [netexec, --http-port=8080, --udp-port=8081]
     readinessProbe: {httpGet: {port: 8080, path: /healthz}, periodSeconds: 1}
 ";
 
@@ -102,187 +126,119 @@ pub(crate) fn of_everything(what: &str, times: usize) {
     installed::from_the_readme(&cluster);
     cluster.apply(GATEWAY);
     cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=120s", "pod/steady"]).ok();
-    let vip = eventually_some("an address that node2 owns", HEALING, || {
-        let vips = (120..128).map(|host| format!("192.0.2.{host}"));
+    let vips = ["192.0.2.", "2001:db8:1::"].map(|network| of_node2(&cluster, network));
+    apart::both_own_until_they_meet_again(&cluster);
+    flapping::moves_addresses_less_and_less(&cluster, &vips[0]);
+    resets::of_old_connections(&cluster, &vips[0]);
+    for failure in FAILURES {
+        let outages: Vec<_> = (0..times).map(|_| once(&cluster, &vips, &failure)).collect();
+        for (at, (how, _)) in doors(&vips).into_iter().enumerate() {
+            let [lost, back] = [0, 1].map(|part| outages.iter().map(move |both| both[part][at]));
+            println!("{}, {how}: {}; until it is back: {}", failure.name, ms(lost), ms(back));
+        }
+        for outage in outages.iter().flatten().flatten() {
+            assert!(*outage <= failure.most, "{}: nobody for {outage:.2} s", failure.name);
+        }
+    }
+    agents_need_no_api_server(&cluster, &vips);
+    cluster.delete(GATEWAY);
+    gone::uninstalled(&cluster, "manifests/default");
+}
+
+/// An address of the Gateway that node2 owns.
+fn of_node2(cluster: &Cluster, network: &str) -> String {
+    eventually_some("an address that node2 owns", HEALING, || {
         let mut seen = Vec::new();
-        for vip in vips {
-            let owner = owner(&cluster, &vip);
-            if owner == mac(&cluster, "node2") {
+        for vip in (120..128).map(|host| format!("{network}{host}")) {
+            let owner = owner(cluster, &vip);
+            if owner == mac(cluster, "node2") {
                 return Ok(vip);
             }
             seen.push((vip, owner));
         }
         Err(format!("{seen:?}"))
-    });
-    for failure in FAILURES {
-        let (mut lost, mut back): (Vec<_>, Vec<_>) =
-            (0..times).map(|_| once(&cluster, &vip, &failure)).unzip();
-        for outages in [&mut lost, &mut back] {
-            outages.sort_by(f64::total_cmp);
-        }
-        let ms = |outages: &[f64]| {
-            let (p50, max) = (outages[outages.len() / 2] * 1e3, outages[outages.len() - 1] * 1e3);
-            format!("p50 {p50:.0} ms, max {max:.0} ms")
-        };
-        println!("{}: {}; until it is back: {}", failure.name, ms(&lost), ms(&back));
-        for outage in lost.iter().chain(&back) {
-            assert!(*outage <= failure.most, "{}: nobody for {outage:.2} s", failure.name);
-        }
-    }
-    agents_need_no_api_server(&cluster, &vip);
-    old_connections_are_reset(&cluster, &vip);
-    cluster.delete(GATEWAY);
-    gone::uninstalled(&cluster, "manifests/default");
+    })
 }
 
-/// One failure: the outage when it comes, and that when all becomes as it was.
-fn once(cluster: &Cluster, vip: &str, failure: &Failure) -> (f64, f64) {
+/// Where is knocked: at an address of each family.
+fn doors([v4, v6]: &[String; 2]) -> [(&'static str, Door); 4] {
+    let at = |vip: &String, port: u16| format!("{}:{port}", in_url(vip)).parse().unwrap();
+    [
+        ("TCP over IPv4", Door::Web(at(v4, 8_080))),
+        ("TCP over IPv6", Door::Web(at(v6, 8_080))),
+        ("an HTTP listener", Door::Web(at(v4, 8_081))),
+        ("UDP", Door::Name(at(v4, 8_082))),
+    ]
+}
+
+fn ms(outages: impl Iterator<Item = f64>) -> String {
+    let mut outages: Vec<_> = outages.collect();
+    outages.sort_by(f64::total_cmp);
+    let (p50, max) = (outages[outages.len() / 2] * 1e3, outages[outages.len() - 1] * 1e3);
+    format!("p50 {p50:.0} ms, max {max:.0} ms")
+}
+
+/// One failure: the outages at all doors when it comes, and those when all becomes as
+/// it was.
+fn once(cluster: &Cluster, vips: &[String; 2], failure: &Failure) -> [[f64; 4]; 2] {
     (failure.first)(cluster);
-    let door = format!("{vip}:8080").parse().unwrap();
-    let knocks = cluster.knocks(door);
-    sleep(Duration::from_secs(1));
-    (failure.fails)(cluster);
-    // As long as anybody may take, and a moment for what comes late.
-    sleep(Duration::from_secs_f64(OUTAGE + 1.0));
-    let lost = knocks.stop();
-    assert!(lost.answered > 9, "{}: {lost:?}", failure.name);
-    let knocks = cluster.knocks(door);
-    (failure.heals)(cluster);
-    eventually_some("the address to be on node2 again", HEALING, || match owner(cluster, vip) {
-        mac if mac == self::mac(cluster, "node2") => Ok(()),
-        other => Err(other),
+    // As if it had been well for long: else it were waited for longer each time.
+    begin_anew(cluster, vips);
+    let lost = knocked(cluster, vips, failure.name, || {
+        sleep(Duration::from_secs(1));
+        (failure.fails)(cluster);
+        // As long as anybody may take, and a moment for what comes late.
+        sleep(Duration::from_secs_f64(OUTAGE + 1.0));
     });
-    sleep(Duration::from_secs(1));
-    let back = knocks.stop();
-    assert!(back.answered > 9, "{}: {back:?}", failure.name);
+    let back = knocked(cluster, vips, failure.name, || {
+        (failure.heals)(cluster);
+        await_owner(cluster, vips, "node2");
+        sleep(Duration::from_secs(1));
+    });
     installed::is_there(cluster);
     // One owner and no other, whoever thought to be one while apart.
     eventually_some("one owner, five times in a row", HEALING, || {
-        let owners: Vec<_> = (0..5).map(|_| owner(cluster, vip)).collect();
+        let owners: Vec<_> = (0..5).map(|_| owner(cluster, &vips[0])).collect();
         let mac = mac(cluster, "node2");
         if owners.iter().all(|owner| *owner == mac) { Ok(()) } else { Err(format!("{owners:?}")) }
     });
-    (lost.longest_gap_s, back.longest_gap_s)
+    [lost, back]
+}
+
+/// The longest times without an answer, at all doors, while something happens.
+fn knocked(cluster: &Cluster, vips: &[String; 2], what: &str, happens: impl FnOnce()) -> [f64; 4] {
+    let knocks = doors(vips).map(|(how, door)| (how, cluster.knocks(door)));
+    happens();
+    let outcomes = knocks.map(|(how, knocks)| (how, knocks.stop()));
+    outcomes.map(|(how, outcome)| {
+        assert!(outcome.answered > 9, "{what}, {how}: {outcome:?}");
+        outcome.longest_gap_s
+    })
 }
 
 /// For longer than it takes until a replica counts as cut off, and no leader leads.
-fn agents_need_no_api_server(cluster: &Cluster, vip: &str) {
+fn agents_need_no_api_server(cluster: &Cluster, vips: &[String; 2]) {
     const AWAY: Duration = Duration::from_secs(30);
     let kill = "kill -KILL $(cut -d' ' -f1 /var/lib/blixt-cluster/pids/kube-apiserver)";
-    let knocks = cluster.knocks(format!("{vip}:8080").parse().unwrap());
+    let [(_, door), ..] = doors(vips);
+    let knocks = cluster.knocks(door);
     cluster.lab(&["exec", "control", "bash", "-c", kill]).ok();
     sleep(AWAY);
     let outcome = knocks.stop();
-    let owner = owner(cluster, vip);
+    let owner = owner(cluster, &vips[0]);
     cluster.lab(&["up", "2"]).ok();
     let (failed, gap) = (outcome.failures.len(), outcome.longest_gap_s * 1e3);
     println!(
         "no API server for {AWAY:?}: {failed} failed, longest time without an answer {gap:.0} ms"
     );
+    outcome.failures.iter().for_each(|failure| println!("failed: {failure}"));
     assert_eq!(owner, mac(cluster, "node2"), "the address has moved");
     assert!(outcome.longest_gap_s <= PLANNED, "{outcome:?}");
     installed::is_there(cluster);
 }
 
-/// A client with an old connection hears at once that it is over, and does not
-/// wait until it gives up by itself.
-fn old_connections_are_reset(cluster: &Cluster, vip: &str) {
-    const TALK: &str = r#"
-        trap '' PIPE
-        exec 3<>"/dev/tcp/$0/8080"
-        printf 'GET /hostname HTTP/1.1\r\n' >&3
-        touch "$1"
-        while [ -e "$1" ]; do sleep 0.02; done
-        printf 'Host: x\r\n\r\n' >&3
-        timeout 5 cat <&3"#;
-    let directory = tempfile::tempdir().unwrap();
-    let talks = directory.path().join("talks");
-    let mut talk = cluster.client("bash").args(["-c", TALK, vip]).arg(&talks).spawn();
-    let is_there = || if talks.exists() { Ok(()) } else { Err("no answer") };
-    eventually_some("the connection", Duration::from_secs(10), is_there);
-    crash(cluster);
-    sleep(Duration::from_secs_f64(OUTAGE));
-    std::fs::remove_file(&talks).unwrap();
-    let ended = talk.wait_for(Duration::from_secs(10));
-    let (stdout, stderr) = talk.into_output();
-    assert!(stderr.contains("reset by peer"), "{ended:?}: {stdout}{stderr}");
-    start_again(cluster);
-    // What a dead node's agent has left, the next one takes away.
-    installed::is_there(cluster);
-}
-
-/// Whose MAC address the client has for an address, asked anew.
-fn owner(cluster: &Cluster, vip: &str) -> String {
-    let ask = format!(
-        "ip neigh flush to {vip}; curl -s -o /dev/null --max-time 1 http://{vip}:8080/; ip neigh show {vip}"
-    );
-    let shown = cluster.client("bash").args(["-c", &ask]).run().stdout;
-    let mac = shown.split("lladdr ").nth(1).and_then(|rest| rest.split(' ').next());
-    mac.unwrap_or("nobody").to_owned()
-}
-
-fn mac(cluster: &Cluster, node: &str) -> String {
-    let shown = cluster.at(node, "ip").args(["-o", "link", "show", "eth0"]).ok();
-    shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
-}
-
-fn signal(name: &str, node: &str, signal: &str) {
-    let found = processes(name, &format!("blixt-cluster/{node}/"));
-    let ran = program("kill").arg(signal).args(&found).run();
-    // One that was ending may have ended meanwhile.
-    let gone = ran.stderr.matches("No such process").count();
-    assert!(gone < found.len(), "no {name} runs on {node}: {}", ran.stderr);
-}
-
-/// The pods of a component of ours on a node.
-fn pods(cluster: &Cluster, workload: &str, node: &str) -> Vec<String> {
-    let node = format!("spec.nodeName={node}");
-    let get = ["-n", "blixt-system", "get", "pods", "-o", "name", "--field-selector", &node];
-    let names = cluster.kubectl(&get).ok();
-    names.lines().filter(|name| name.contains(workload)).map(str::to_owned).collect()
-}
-
-/// Pods that were killed often are started late: a new one is at once.
-fn replace(cluster: &Cluster, workload: &str, node: &str) {
-    for pod in pods(cluster, workload, node) {
-        cluster.kubectl(&["-n", "blixt-system", "delete", "--wait=false", &pod]).ok();
-    }
-}
-
 fn kill_agent(_: &Cluster) {
     signal("blixt-agent", "node2", "-KILL");
-}
-
-fn replace_agent(cluster: &Cluster) {
-    replace(cluster, "blixt-agent", "node2");
-}
-
-fn stop_agent(_: &Cluster) {
-    signal("blixt-agent", "node2", "-STOP");
-}
-
-fn continue_agent(_: &Cluster) {
-    signal("blixt-agent", "node2", "-CONT");
-}
-
-fn nothing(_: &Cluster) {}
-
-/// As for the maintenance of a node: all that may leave leaves, and agents stay.
-fn drain(cluster: &Cluster) {
-    let drain = ["drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--force"];
-    cluster.kubectl(&drain).limit(HEALING).ok();
-}
-
-fn uncordon(cluster: &Cluster) {
-    cluster.kubectl(&["uncordon", "node2"]).ok();
-}
-
-fn cut_link(cluster: &Cluster) {
-    cluster.at("switch", "ip").args(["link", "set", "node2", "nomaster"]).ok();
-}
-
-fn join_link(cluster: &Cluster) {
-    cluster.at("switch", "ip").args(["link", "set", "node2", "master", "br0"]).ok();
 }
 
 /// The node whose controller leads.
@@ -334,15 +290,4 @@ fn lead_from_node2(cluster: &Cluster) {
         installed::is_there(cluster);
         Err(at)
     });
-}
-
-/// Without a last word: a node that loses its power closes no connection.
-fn crash(cluster: &Cluster) {
-    cut_link(cluster);
-    cluster.lab(&["crash", "node2"]).ok();
-}
-
-fn start_again(cluster: &Cluster) {
-    join_link(cluster);
-    cluster.lab(&["up", "2"]).ok();
 }

@@ -15,13 +15,17 @@
     reason = "a test fails by panicking, with what went wrong"
 )]
 
+mod apart;
 mod conformance;
 mod documented;
 mod everywhere;
 mod failures;
+mod flapping;
 mod gone;
 mod installed;
+mod nodes;
 mod nonsense;
+mod resets;
 mod restarts;
 mod secured;
 mod served;

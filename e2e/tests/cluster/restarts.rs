@@ -2,6 +2,7 @@
 //! and of the agents' that old connections are reset. New ones find somebody.
 
 use blixt_e2e::cluster::{Cluster, NEXT, Outcome};
+use blixt_e2e::knocks::Door;
 
 use crate::served::{addresses, in_url};
 
@@ -73,7 +74,8 @@ fn restart(namespace: &str, workload: &str) -> String {
 /// that were on a node whose agent goes are reset.
 fn under_knocks(cluster: &Cluster, what: &str) {
     let address = addresses(cluster, "web").remove(0);
-    let knocks = cluster.knocks(format!("{}:8080", in_url(&address)).parse().unwrap());
+    let door = Door::Web(format!("{}:8080", in_url(&address)).parse().unwrap());
+    let knocks = cluster.knocks(door);
     let outcome = shown(cluster, what, || knocks.stop());
     assert!(outcome.longest_gap_s <= PLANNED, "nobody for {:.2} s", outcome.longest_gap_s);
 }

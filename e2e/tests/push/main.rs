@@ -14,6 +14,7 @@ mod renewal;
 mod replica;
 mod scraped;
 mod scripted;
+mod silence;
 mod strangers;
 mod sync;
 mod traffic;

@@ -63,6 +63,15 @@ impl Script {
         })
     }
 
+    /// Whether the agent is not to be relied on by its last beat.
+    pub(crate) fn is_unsteady(&self) -> bool {
+        let last = self.said.iter().rev().find_map(|said| match said {
+            Said::Beat(beat) => Some(beat.unsteady),
+            _ => None,
+        });
+        last.unwrap_or_default()
+    }
+
     pub(crate) fn followed(&self) -> usize {
         self.streams.len()
     }
@@ -195,7 +204,11 @@ impl Controller for Service {
         tokio::spawn(async move {
             loop {
                 let digest = beaten.lock().unwrap().tables.digest.clone();
-                let beat = wire::ControllerBeat { digest, settled: true };
+                let beat = wire::ControllerBeat {
+                    digest,
+                    settled: true,
+                    ..wire::ControllerBeat::default()
+                };
                 let message = wire::FollowResponse { message: Some(Told::Beat(beat)) };
                 if beats.send(Ok(message)).is_err() {
                     return;

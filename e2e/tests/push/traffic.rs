@@ -89,6 +89,36 @@ fn an_agent_serves_what_is_pushed_and_after_a_restart_without_a_controller() {
     agent.stop();
 }
 
+/// Whoever took this agent for dead gave its VIPs to another node, which told neighbours.
+#[test]
+fn an_agent_that_was_out_of_reach_announces_again_what_is_still_its_own() {
+    require_root!();
+    let lab = Lab::new(LabPlan::default());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ca = ca();
+    let vips = lab.vips();
+    let tables = snapshot_of(vips.into(), 80, vec![], 8_080);
+    let files = Files::new(&ca, "token of node-1");
+    let heard = Announcements::listen(&lab.client.namespace);
+    let mut agent = None;
+    for _ in 0..2 {
+        let replica = Replica::serve_in(&lab, &runtime, &ca);
+        replica.push.publish(&tables);
+        let begun = Instant::now();
+        agent.get_or_insert_with(|| {
+            Agent::follow(&lab, &files.flags(replica.at), &files.path("state"))
+        });
+        heard.wait_for(&vips, begun, SOON);
+        // They are announced twice.
+        std::thread::sleep(Duration::from_secs(2));
+        let quiet = Instant::now();
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(vips.iter().all(|vip| heard.announced(*vip, quiet).is_empty()));
+        runtime.block_on(replica.stop());
+    }
+    agent.unwrap().stop();
+}
+
 #[test]
 fn an_address_of_the_node_stays_its_own_and_the_rest_is_served() {
     require_root!();

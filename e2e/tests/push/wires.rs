@@ -25,8 +25,8 @@ use crate::replica::{Replica, SOON, ca, eventually, snapshot};
 
 /// An agent that has a snapshot, and says how it is.
 pub(crate) struct Puppet {
-    /// What it says, at each beat.
-    says: watch::Sender<Said>,
+    /// What it says, at each beat; nothing while it is silent.
+    says: watch::Sender<Option<Said>>,
     /// How many VIPs it owns.
     pub(crate) owns: watch::Receiver<usize>,
     task: JoinHandle<()>,
@@ -51,7 +51,7 @@ impl Puppet {
     async fn start(replica: &Replica, ca: &Material, node: &str, has: Digest) -> Self {
         let identity = signed(ca, node, SystemTime::now());
         let mut client = client(replica, ca, Some(identity)).await.unwrap();
-        let (says, said) = watch::channel(trouble(""));
+        let (says, said) = watch::channel(Some(trouble("")));
         let (own, owns) = watch::channel(0);
         let hello = wire::Hello {
             protocol: 1,
@@ -66,6 +66,7 @@ impl Puppet {
             let now = said.borrow().clone();
             Some((now, said))
         });
+        let beats = beats.filter_map(async |said| said);
         let said = begin.chain(beats);
         let said = said.map(|message| wire::FollowRequest { message: Some(message) });
         let mut told = client.follow(Box::pin(said)).await.unwrap().into_inner();
@@ -81,12 +82,17 @@ impl Puppet {
 
     /// Has this trouble from now on; none if it is empty.
     pub(crate) fn has_trouble(&self, why: &str) {
-        self.says.send_replace(trouble(why));
+        self.says.send_replace(Some(trouble(why)));
+    }
+
+    /// Says nothing from now on, until it has trouble or none.
+    pub(crate) fn is_silent(&self) {
+        self.says.send_replace(None);
     }
 
     /// Says goodbye, and stays.
     pub(crate) fn says_goodbye(&self) {
-        self.says.send_replace(Said::Bye(wire::Bye {}));
+        self.says.send_replace(Some(Said::Bye(wire::Bye {})));
     }
 
     pub(crate) fn owned(&self) -> usize {

@@ -482,6 +482,111 @@ fn what_no_message_takes_leaves_what_was_before() {
     assert_eq!((replica.both(), replica.agents.size().1), ([APPLIED, APPLIED], false));
 }
 
+type Owners = BTreeMap<String, BTreeSet<IpAddr>>;
+
+/// Beats of agents that are well, for some time; gives who owned the addresses of a
+/// network meanwhile, each time that it was another.
+fn owners_while(replica: &mut Replica, nodes: &[(&'static str, StreamId)], ms: u64) -> Vec<Owners> {
+    let mut lived = Vec::new();
+    for _ in 0..ms / 250 {
+        replica.pass(250);
+        for (node, stream) in nodes {
+            replica.beats(node, *stream, "");
+        }
+        lived.push(replica.live());
+    }
+    lived.dedup();
+    let vips = (0..=255).map(|host| IpAddr::from([192, 0, 2, host])).collect();
+    let owned = |live: Vec<String>| owners(&vips, live.iter().map(String::as_str), &Unfit::new());
+    lived.into_iter().map(owned).collect()
+}
+
+#[test]
+fn who_falls_silent_again_and_again_is_left_alone_for_a_while() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    let all = [("n1", 1), ("n2", 2), ("n3", 3)];
+    for (node, stream) in all {
+        replica.come(node, stream, Some(first));
+    }
+    owners_while(&mut replica, &all, 1_000);
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        seen.extend(owners_while(&mut replica, &all[1..], 2_000));
+        seen.extend(owners_while(&mut replica, &all, 7_000));
+    }
+    seen.dedup();
+    // Away and back, once more, and away: else it were twelve times in this minute.
+    assert_eq!(seen.len() - 1, 5);
+    let left = replica.agents.unsteady("n1", replica.now).unwrap();
+    assert_eq!(left.as_secs(), 64 - 7);
+    assert_eq!(replica.agents.states(replica.now)[0].trouble.as_deref(), Some(UNSTEADY));
+    assert_eq!(replica.both(), [APPLIED, APPLIED], "it serves, and it counts");
+    // Nobody else can.
+    replica.beats("n2", 2, "eth0 is down");
+    replica.beats("n3", 3, "eth0 is down");
+    assert_eq!(replica.live(), ["n1"]);
+    // An orderly end is no fall, and whoever was restarted is as one that is new.
+    replica.agents.left("n1", 1, true);
+    replica.come("n1", 4, Some(first));
+    replica.beats("n1", 4, "");
+    assert_eq!(
+        (replica.live(), replica.agents.unsteady("n1", replica.now)),
+        (vec!["n1".to_owned()], None)
+    );
+}
+
+#[test]
+fn where_all_are_unsteady_all_own_and_gateways_are_programmed() {
+    let mut replica = Replica::old();
+    let first = replica.publish(80, 1);
+    for (node, stream) in [("n1", 1), ("n2", 2)] {
+        replica.come(node, stream, Some(first));
+        replica.agents.beats(node, stream, ("", true), replica.now);
+    }
+    assert_eq!(replica.live(), ["n1", "n2"]);
+    assert_eq!(replica.both(), [APPLIED, APPLIED]);
+}
+
+proptest! {
+    /// However often an agent falls silent, and for how long: what others own of what is
+    /// not its own never moves, each address has an owner, and all replicas that hear the
+    /// same say the same.
+    #[test]
+    fn silence_moves_nothing_of_others(
+        silences in prop::collection::vec((4_u64..40, 1_u64..400), 1..12),
+    ) {
+        let begun = Replica::old();
+        let now = begun.now;
+        let mut replicas = [begun, Replica { now, ..Replica::old() }];
+        let all = [("n1", 1), ("n2", 2), ("n3", 3)];
+        for replica in &mut replicas {
+            let first = replica.publish(80, 1);
+            all.iter().for_each(|(node, stream)| replica.come(node, *stream, Some(first)));
+        }
+        let steady: Vec<_> =
+            replicas.iter_mut().map(|replica| owners_while(replica, &all, 1_000)).collect();
+        let before = steady[0][0].clone();
+        for (silent, speaking) in silences {
+            for (nodes, beats) in [(&all[1..], silent), (&all[..], speaking)] {
+                let seen = replicas.each_mut().map(|replica| owners_while(replica, nodes, beats * 250));
+                prop_assert_eq!(&seen[0], &seen[1]);
+                for owned in &seen[0] {
+                    prop_assert_eq!(owned.values().map(BTreeSet::len).sum::<usize>(), 256);
+                    for node in ["n2", "n3"] {
+                        prop_assert!(owned[node].is_superset(&before[node]));
+                    }
+                    let its = owned.get("n1");
+                    prop_assert!(its.is_none_or(|its| *its == before["n1"]), "all of its own or nothing");
+                }
+            }
+        }
+        // It comes to rest.
+        let last = replicas.each_mut().map(|replica| owners_while(replica, &all, 70_000));
+        prop_assert!(last.iter().all(|seen| seen.last() == Some(&before)));
+    }
+}
+
 proptest! {
     /// Whatever agents say, and when: a VIP has one owner at most, and that one
     /// lives and is not in trouble.
