@@ -3,8 +3,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,13 +37,20 @@ impl Knocks {
         let stops = Arc::new(AtomicBool::new(false));
         let told = stops.clone();
         let knocker = inside(Box::new(move || {
-            let mut knocks = Vec::new();
+            let (tell, knocks) = mpsc::channel();
             while !told.load(Ordering::Relaxed) {
-                // None waits for the ones before.
-                knocks.push(thread::spawn(move || (Instant::now(), knock(door))));
+                // None waits for the ones before, and none leaves anything behind.
+                let tell = tell.clone();
+                thread::spawn(move || {
+                    let begun = Instant::now();
+                    let _ = tell.send((begun, knock(door)));
+                });
                 thread::sleep(PAUSE);
             }
-            knocks.into_iter().map(|knock| knock.join().unwrap()).collect()
+            drop(tell);
+            let mut knocks: Vec<_> = knocks.iter().collect();
+            knocks.sort_by_key(|(begun, _)| *begun);
+            knocks
         }));
         Self { stops, knocker }
     }

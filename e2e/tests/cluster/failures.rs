@@ -11,13 +11,14 @@ use blixt_e2e::cluster::{Cluster, processes};
 use blixt_testkit::netns::{eventually_some, program};
 
 use crate::restarts::PLANNED;
-use crate::{gone, installed};
+use crate::served::in_url;
+use crate::{beside, gone, installed};
 
 /// How long new connections may find nobody, at most, in seconds.
-const OUTAGE: f64 = 3.0;
+pub(crate) const OUTAGE: f64 = 3.0;
 
 /// How long it may take until all is as it was before.
-const HEALING: Duration = Duration::from_secs(120);
+pub(crate) const HEALING: Duration = Duration::from_secs(120);
 
 /// A Gateway with some addresses, of which each node owns some, before a server
 /// on node1.
@@ -130,6 +131,7 @@ pub(crate) fn of_everything(what: &str, times: usize) {
         }
     }
     agents_need_no_api_server(&cluster, &vip);
+    beside::kube_proxy(&cluster);
     old_connections_are_reset(&cluster, &vip);
     cluster.delete(GATEWAY);
     gone::uninstalled(&cluster, "manifests/default");
@@ -212,21 +214,22 @@ fn old_connections_are_reset(cluster: &Cluster, vip: &str) {
 }
 
 /// Whose MAC address the client has for an address, asked anew.
-fn owner(cluster: &Cluster, vip: &str) -> String {
+pub(crate) fn owner(cluster: &Cluster, vip: &str) -> String {
     let ask = format!(
-        "ip neigh flush to {vip}; curl -s -o /dev/null --max-time 1 http://{vip}:8080/; ip neigh show {vip}"
+        "ip neigh flush to {vip}; curl -s -o /dev/null --max-time 1 http://{}:8080/; ip neigh show {vip}",
+        in_url(vip)
     );
     let shown = cluster.client("bash").args(["-c", &ask]).run().stdout;
     let mac = shown.split("lladdr ").nth(1).and_then(|rest| rest.split(' ').next());
     mac.unwrap_or("nobody").to_owned()
 }
 
-fn mac(cluster: &Cluster, node: &str) -> String {
+pub(crate) fn mac(cluster: &Cluster, node: &str) -> String {
     let shown = cluster.at(node, "ip").args(["-o", "link", "show", "eth0"]).ok();
     shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
 }
 
-fn signal(name: &str, node: &str, signal: &str) {
+pub(crate) fn signal(name: &str, node: &str, signal: &str) {
     let found = processes(name, &format!("blixt-cluster/{node}/"));
     let ran = program("kill").arg(signal).args(&found).run();
     // One that was ending may have ended meanwhile.

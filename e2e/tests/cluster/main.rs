@@ -15,6 +15,7 @@
     reason = "a test fails by panicking, with what went wrong"
 )]
 
+mod beside;
 mod conformance;
 mod documented;
 mod everywhere;
