@@ -3,6 +3,7 @@
 
 use blixt_e2e::cluster::{Cluster, NEXT, Outcome};
 
+use crate::installed;
 use crate::served::{addresses, in_url};
 
 /// How long nobody may be there, in seconds. Claimed: 0.1. A busy machine may take
@@ -21,6 +22,7 @@ pub(crate) fn of_backends(cluster: &Cluster) {
 pub(crate) fn of_controllers(cluster: &Cluster) {
     let outcome = under_load(cluster, &restart("blixt-system", "deployment/blixt-controller"));
     assert!(outcome.failures.is_empty(), "requests failed: {:#?}", outcome.failures);
+    installed::controllers_are_apart(cluster);
 }
 
 pub(crate) fn of_agents(cluster: &Cluster) {
@@ -59,6 +61,7 @@ fn upgrade(cluster: &Cluster, command: &str) {
     let images = cluster.kubectl(&["-n", "blixt-system", "get", "pods", "-o", images]).ok();
     let all_new = images.split_whitespace().all(|image| image.ends_with(&format!(":{NEXT}")));
     assert!(all_new, "{images}");
+    installed::controllers_are_apart(cluster);
     of_backends(cluster);
 }
 
