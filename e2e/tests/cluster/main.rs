@@ -26,6 +26,7 @@ mod nonsense;
 mod restarts;
 mod secured;
 mod served;
+mod settings;
 mod versions;
 
 use std::time::Instant;
@@ -92,7 +93,7 @@ fn versions_side_by_side() {
 
 fn a_day_in(what: &str, offloads: bool, way: &Way) {
     let Some(cluster) = Cluster::up(what, offloads) else { return };
-    let rooms: [(&str, Room); 12] = [
+    let rooms: [(&str, Room); 13] = [
         ("install, as users are told", way.install),
         ("pods may do no more than they must", installed::with_few_privileges),
         ("requests to the samples", served::both_samples),
@@ -100,6 +101,7 @@ fn a_day_in(what: &str, offloads: bool, way: &Way) {
         ("from everywhere to everywhere", everywhere::with_and_without_sources),
         ("certificates, TLS and a ListenerSet", secured::with_a_certificate_that_changes),
         ("what makes no sense", nonsense::disturbs_nobody),
+        ("settings of all nodes", settings::reach_all_nodes),
         ("backends restart under load", restarts::of_backends),
         ("agents restart", restarts::of_agents),
         ("controllers restart", restarts::of_controllers),

@@ -65,7 +65,7 @@ fn upgrade(cluster: &Cluster, command: &str) {
     of_backends(cluster);
 }
 
-fn restart(namespace: &str, workload: &str) -> String {
+pub(crate) fn restart(namespace: &str, workload: &str) -> String {
     format!(
         "kubectl --namespace {namespace} rollout restart {workload}
          kubectl --namespace {namespace} rollout status --timeout=180s {workload}"
