@@ -32,12 +32,13 @@ pub(crate) fn from_the_readme(cluster: &Cluster) {
     controllers_are_apart(cluster);
 }
 
-/// The same with Helm, as the page for operators says.
+/// The same with Helm, as the page for operators says, and with metrics for others.
 pub(crate) fn with_helm(cluster: &Cluster) {
     gateway_api(cluster);
     cluster
         .shell(
-            "helm install blixt manifests/helm/blixt --namespace blixt-system --create-namespace
+            "helm install blixt manifests/helm/blixt --namespace blixt-system --create-namespace \
+                 --set secureMetrics=true
              kubectl label namespace blixt-system pod-security.kubernetes.io/enforce=privileged",
         )
         .ok();

@@ -24,6 +24,7 @@ mod gone;
 mod installed;
 mod nonsense;
 mod restarts;
+mod scraped;
 mod secured;
 mod served;
 mod settings;
@@ -39,6 +40,7 @@ type Room = fn(&Cluster);
 /// What differs between those who install with kustomize and with Helm.
 struct Way {
     install: Room,
+    metrics: Room,
     upgrade: Room,
     uninstall: Room,
 }
@@ -47,6 +49,7 @@ struct Way {
 fn a_day_in_a_cluster_with_offloads() {
     let kustomize = Way {
         install: installed::from_the_readme,
+        metrics: scraped::by_nobody,
         upgrade: restarts::to_the_next_version,
         uninstall: gone::without_a_trace,
     };
@@ -57,6 +60,7 @@ fn a_day_in_a_cluster_with_offloads() {
 fn a_day_in_a_cluster_without_offloads() {
     let helm = Way {
         install: installed::with_helm,
+        metrics: scraped::by_whoever_may,
         upgrade: restarts::to_the_next_version_with_helm,
         uninstall: gone::with_helm_without_a_trace,
     };
@@ -93,9 +97,10 @@ fn versions_side_by_side() {
 
 fn a_day_in(what: &str, offloads: bool, way: &Way) {
     let Some(cluster) = Cluster::up(what, offloads) else { return };
-    let rooms: [(&str, Room); 13] = [
+    let rooms: [(&str, Room); 14] = [
         ("install, as users are told", way.install),
         ("pods may do no more than they must", installed::with_few_privileges),
+        ("metrics from another host", way.metrics),
         ("requests to the samples", served::both_samples),
         ("what operators look with", documented::commands_work),
         ("from everywhere to everywhere", everywhere::with_and_without_sources),

@@ -47,7 +47,7 @@ pub(crate) fn to_the_next_version_with_helm(cluster: &Cluster) {
     upgrade(
         cluster,
         &format!(
-            "helm upgrade blixt manifests/helm/blixt --namespace blixt-system --set images.tag={NEXT}"
+            "helm upgrade blixt manifests/helm/blixt --namespace blixt-system --set secureMetrics=true --set images.tag={NEXT}"
         ),
     );
 }
