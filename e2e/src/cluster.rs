@@ -4,7 +4,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use blixt_testkit::netns::{Process, Program, Ran, program, root_or_skip, thread_in};
@@ -185,11 +185,22 @@ impl Cluster {
 
     /// Begins to knock at a door, every 10 ms.
     pub fn knocks(&self, door: Door) -> Knocks {
-        let client = self.is_ours().then(client_network);
-        Knocks::begin(door, |work| match client {
-            Some(network) => thread_in(network, work),
-            None => thread::spawn(work),
-        })
+        Knocks::begin(door, |work| self.client_thread(work))
+    }
+
+    /// Does something in the client's network. What is opened there stays there.
+    pub fn as_client<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.client_thread(work).join().unwrap()
+    }
+
+    fn client_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        match self.is_ours() {
+            true => thread_in(client_network(), work),
+            false => thread::spawn(work),
+        }
     }
 
     /// A command of `scripts/cluster`, which ours alone has.

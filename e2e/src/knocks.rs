@@ -1,11 +1,10 @@
 //! New connections all the time, to see for how long there is nobody. In this
 //! process: starting a program takes longer than what is measured.
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -47,17 +46,19 @@ impl Knocks {
         let stops = Arc::new(AtomicBool::new(false));
         let told = stops.clone();
         let knocker = inside(Box::new(move || {
-            let (mut begun, mut knocks) = (VecDeque::new(), Vec::new());
+            let (tell, knocks) = mpsc::channel();
             while !told.load(Ordering::Relaxed) {
-                // None waits for the ones before.
-                begun.push_back(thread::spawn(move || (Instant::now(), knock(door))));
+                // None waits for the ones before, and none leaves anything behind.
+                let tell = tell.clone();
+                thread::spawn(move || {
+                    let begun = Instant::now();
+                    let _ = tell.send((begun, knock(door)));
+                });
                 thread::sleep(PAUSE);
-                // A thread has its stack until somebody asks what came of it.
-                while let Some(knock) = begun.pop_front_if(|knock| knock.is_finished()) {
-                    knocks.push(knock.join().unwrap());
-                }
             }
-            knocks.extend(begun.into_iter().map(|knock| knock.join().unwrap()));
+            drop(tell);
+            let mut knocks: Vec<_> = knocks.iter().collect();
+            knocks.sort_by_key(|(begun, _)| *begun);
             knocks
         }));
         Self { stops, knocker }

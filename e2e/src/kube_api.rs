@@ -265,9 +265,8 @@ fn resource(kind: &str) -> ApiResource {
         "ClusterRole" | "ClusterRoleBinding" | "Role" | "RoleBinding" => {
             ("rbac.authorization.k8s.io", "v1")
         }
-        "ReferenceGrant" | "GatewayClass" | "Gateway" | "TCPRoute" | "UDPRoute" => {
-            ("gateway.networking.k8s.io", "v1")
-        }
+        "ReferenceGrant" | "GatewayClass" | "Gateway" | "ListenerSet" | "HTTPRoute"
+        | "TLSRoute" | "TCPRoute" | "UDPRoute" => ("gateway.networking.k8s.io", "v1"),
         "AddressPool" | "GatewayConfig" => ("blixt.dev", "v1alpha1"),
         other => panic!("of which group is {other}?"),
     };

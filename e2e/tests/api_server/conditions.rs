@@ -7,7 +7,9 @@ use blixt_testkit::netns::eventually;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::objects::{self, CLASS, DNS, EDGE, SHOP, WEB, addresses, attaches, becomes, says};
+use crate::objects::{
+    self, CLASS, DNS, EDGE, MORE, ROUTES, SHOP, WEB, addresses, attaches, becomes, says,
+};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("what_is_good_is_told_so", what_is_good_is_told_so),
@@ -38,10 +40,10 @@ fn what_is_good_is_told_so(server: &mut ApiServer) {
         &["Accepted=True Accepted", "Programmed=False Pending: No agent is connected"],
     );
     let gateway = kube.eventually(&EDGE, |gateway| {
-        for place in ["/status/listeners/0", "/status/listeners/1"] {
+        for place in (0..4).map(|n| format!("/status/listeners/{n}")) {
             says(
                 gateway,
-                place,
+                &place,
                 &[
                     "Accepted=True Accepted",
                     "Programmed=False Pending",
@@ -49,7 +51,7 @@ fn what_is_good_is_told_so(server: &mut ApiServer) {
                     "Conflicted=False NoConflicts",
                 ],
             )?;
-            if gateway.pointer(place).unwrap()["attachedRoutes"] != 1 {
+            if gateway.pointer(&place).unwrap()["attachedRoutes"] != 1 {
                 return Err(format!("{place}: a route is missing"));
             }
         }
@@ -59,7 +61,10 @@ fn what_is_good_is_told_so(server: &mut ApiServer) {
     let kinds = gateway["status"]["listeners"][0]["supportedKinds"].clone();
     assert_eq!(kinds, json!([{"group": "gateway.networking.k8s.io", "kind": "TCPRoute"}]));
 
-    for (id, parent) in [(&WEB, "tcp"), (&DNS, "udp")] {
+    becomes(kube, &MORE, &["Accepted=True Accepted", "Programmed=False Pending"]);
+    let of_set = Id::new("TCPRoute", "shop/more");
+    attaches(kube, &of_set, &["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]);
+    for (id, parent) in ROUTES {
         attaches(kube, id, &["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]);
         let status = kube.get(id).unwrap()["status"]["parents"][0].clone();
         assert_eq!(status["controllerName"], "gateway.networking.k8s.io/blixt");

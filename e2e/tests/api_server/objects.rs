@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use blixt_e2e::{ApiServer, Id, KubeApi, NAMESPACE};
 use serde_json::{Value, json};
 
-/// A class, a Gateway with an address of its own, a route, and a Service with
-/// two endpoints: everything is as it should be.
+/// A class, a Gateway with an address of its own and a ListenerSet, routes of each
+/// kind, and Services with endpoints: everything is as it should be.
 pub(crate) const SHOP: &str = "
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
@@ -19,9 +19,19 @@ metadata: {name: edge, namespace: shop}
 spec:
   gatewayClassName: blixt
   addresses: [{value: 192.0.2.1}]
+  allowedListeners: {namespaces: {from: Same}}
   listeners:
   - {name: tcp, protocol: TCP, port: 80}
   - {name: udp, protocol: UDP, port: 53}
+  - {name: http, protocol: HTTP, port: 8080}
+  - {name: tls, protocol: TLS, port: 8443, tls: {mode: Passthrough}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {name: more, namespace: shop}
+spec:
+  parentRef: {name: edge}
+  listeners: [{name: more, protocol: TCP, port: 9090}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: TCPRoute
@@ -31,11 +41,33 @@ spec:
   rules: [{backendRefs: [{name: web, port: 80}]}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: more, namespace: shop}
+spec:
+  parentRefs: [{kind: ListenerSet, name: more}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
 kind: UDPRoute
 metadata: {name: dns, namespace: shop}
 spec:
   parentRefs: [{name: edge, sectionName: udp}]
   rules: [{backendRefs: [{name: dns, port: 53}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: pages, namespace: shop}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: vault, namespace: shop}
+spec:
+  parentRefs: [{name: edge, sectionName: tls}]
+  hostnames: [vault.example.com]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
 ---
 apiVersion: v1
 kind: Service
@@ -67,9 +99,26 @@ pub(crate) const EDGE: Id<'_> = Id::namespaced("Gateway", "shop", "edge");
 pub(crate) const WEB: Id<'_> = Id::namespaced("TCPRoute", "shop", "web");
 pub(crate) const DNS: Id<'_> = Id::namespaced("UDPRoute", "shop", "dns");
 
+pub(crate) const PAGES: Id<'_> = Id::namespaced("HTTPRoute", "shop", "pages");
+pub(crate) const VAULT: Id<'_> = Id::namespaced("TLSRoute", "shop", "vault");
+pub(crate) const MORE: Id<'_> = Id::namespaced("ListenerSet", "shop", "more");
+
+/// The routes of the Gateway's own listeners, with these.
+pub(crate) const ROUTES: [(&Id<'_>, &str); 4] =
+    [(&WEB, "tcp"), (&DNS, "udp"), (&PAGES, "http"), (&VAULT, "tls")];
+
 /// The kinds whose status a controller writes.
-const WITH_STATUS: [&str; 6] =
-    ["GatewayClass", "Gateway", "TCPRoute", "UDPRoute", "AddressPool", "GatewayConfig"];
+const WITH_STATUS: [&str; 9] = [
+    "GatewayClass",
+    "Gateway",
+    "ListenerSet",
+    "HTTPRoute",
+    "TLSRoute",
+    "TCPRoute",
+    "UDPRoute",
+    "AddressPool",
+    "GatewayConfig",
+];
 
 /// Makes an API server as good as new.
 pub(crate) fn remove_all(server: &ApiServer) {

@@ -8,7 +8,7 @@ use blixt_testkit::netns::eventually;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::objects::{self, CLASS, DNS, EDGE, SHOP, WEB, becomes};
+use crate::objects::{self, CLASS, EDGE, MORE, PAGES, ROUTES, SHOP, VAULT, WEB, becomes};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("what_is_right_is_not_written_again", what_is_right_is_not_written_again),
@@ -27,9 +27,9 @@ fn what_is_right_is_not_written_again(server: &mut ApiServer) {
     becomes(kube, &EDGE, &["Programmed=False Pending"]);
     let before = objects::settled(kube);
     let written = first.writes("written");
-    // A class, its finalizer, a Gateway and two routes: none needs more than
-    // two writes to be right, however they came.
-    assert!((5.0..=10.0).contains(&written), "{written}");
+    // A class, its finalizer, a Gateway, its ListenerSet and five routes: none needs
+    // more than two writes to be right, however they came.
+    assert!((9.0..=18.0).contains(&written), "{written}");
 
     // What does not matter, and time, change nothing.
     kube.apply("{apiVersion: v1, kind: Service, metadata: {name: x, namespace: shop}, spec: {ports: [{port: 1}]}}");
@@ -78,7 +78,7 @@ fn entries_of_other_controllers_stay(server: &mut ApiServer) {
         let parents: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
         json!({"spec": {"parentRefs": parents}})
     };
-    for id in [&WEB, &DNS] {
+    for (id, _) in ROUTES {
         kube.merge(id, refers(&["edge", "theirs"]));
         kube.merge_status(id, json!({"parents": [theirs]}));
     }
@@ -95,7 +95,7 @@ fn entries_of_other_controllers_stay(server: &mut ApiServer) {
         assert_eq!(kept["conditions"], theirs["conditions"]);
         assert_eq!(kept["parentRef"]["name"], "theirs");
     };
-    for id in [&WEB, &DNS] {
+    for (id, _) in ROUTES {
         is(id, &[THEIRS, OURS]);
         // A reference that goes takes our entry along, and no other.
         kube.merge(id, refers(&["theirs"]));
@@ -112,9 +112,16 @@ fn what_is_wrong_is_put_right(server: &mut ApiServer) {
     becomes(kube, &EDGE, &["Accepted=True Accepted"]);
     objects::settled(kube);
     kube.merge_status(&EDGE, json!({"conditions": [], "listeners": [], "addresses": []}));
-    kube.merge_status(&WEB, json!({"parents": []}));
-    becomes(kube, &EDGE, &["Accepted=True Accepted", "Programmed=False Pending"]);
-    objects::attaches(kube, &WEB, &["Accepted=True Accepted"]);
+    kube.merge_status(&MORE, json!({"conditions": [], "listeners": []}));
+    for (id, _) in ROUTES {
+        kube.merge_status(id, json!({"parents": []}));
+    }
+    for id in [&EDGE, &MORE] {
+        becomes(kube, id, &["Accepted=True Accepted", "Programmed=False Pending"]);
+    }
+    for (id, _) in ROUTES {
+        objects::attaches(kube, id, &["Accepted=True Accepted"]);
+    }
     let gateway = kube.get(&EDGE).unwrap();
     assert_eq!(objects::addresses(&gateway), ["192.0.2.1"]);
 }
@@ -133,7 +140,9 @@ fn conflicts_are_tried_again(server: &mut ApiServer) {
         let annotations = json!({"metadata": {"annotations": {"round": round.to_string()}}});
         kube.merge(&EDGE, annotations.clone());
         kube.merge(&CLASS, annotations.clone());
-        kube.merge(&WEB, annotations);
+        for id in [&MORE, &WEB, &PAGES, &VAULT] {
+            kube.merge(id, annotations.clone());
+        }
         // About as long as an answer takes to come.
         sleep(Duration::from_millis(u64::from(15 + round % 20)));
     }
@@ -167,7 +176,33 @@ kind: Gateway
 metadata: {name: edge, namespace: shop}
 spec:
   gatewayClassName: other
-  listeners: [{name: tcp, protocol: TCP, port: 80}]
+  allowedListeners: {namespaces: {from: Same}}
+  listeners:
+  - {name: tcp, protocol: TCP, port: 80}
+  - {name: http, protocol: HTTP, port: 8080}
+  - {name: tls, protocol: TLS, port: 8443, tls: {mode: Passthrough}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {name: more, namespace: shop}
+spec:
+  parentRef: {name: edge}
+  listeners: [{name: more, protocol: TCP, port: 9090}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: pages, namespace: shop}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: vault, namespace: shop}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [vault.example.com]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: TCPRoute
@@ -178,6 +213,7 @@ spec:
 ",
     );
     let before = objects::versions(kube);
+    assert_eq!(before.len(), 6, "{before:?}");
     eventually("it to lead", PATIENCE, || controller.leads());
     // Proof that it has looked at them: an object of ours that came later.
     kube.apply_object(&json!({

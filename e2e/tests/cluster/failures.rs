@@ -17,7 +17,7 @@ use crate::nodes::{
 };
 use crate::restarts::PLANNED;
 use crate::served::in_url;
-use crate::{apart, flapping, gone, installed, resets};
+use crate::{apart, beside, flapping, gone, installed, resets};
 
 /// How long new connections may find nobody, at most, in seconds.
 pub(crate) const OUTAGE: f64 = 3.0;
@@ -141,6 +141,7 @@ pub(crate) fn of_everything(what: &str, times: usize) {
         }
     }
     agents_need_no_api_server(&cluster, &vips);
+    beside::kube_proxy(&cluster);
     cluster.delete(GATEWAY);
     gone::uninstalled(&cluster, "manifests/default");
 }

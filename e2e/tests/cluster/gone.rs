@@ -148,14 +148,17 @@ fn nothing_is_left(cluster: &Cluster) {
         return;
     }
     for node in ["node1", "node2"] {
-        for (what, command, words) in TRACES {
-            let shown = cluster.at(node, command[0]).args(&command[1..]).ok();
-            let found: Vec<_> = shown
-                .lines()
-                .filter(|line| words.iter().any(|word| is_there(line, word)))
-                .collect();
-            assert!(found.is_empty(), "{node} still has {what}: {found:#?}");
-        }
+        from_node(cluster, node);
+    }
+}
+
+/// Nothing of ours is left on a node.
+pub(crate) fn from_node(cluster: &Cluster, node: &str) {
+    for (what, command, words) in TRACES {
+        let shown = cluster.at(node, command[0]).args(&command[1..]).ok();
+        let found: Vec<_> =
+            shown.lines().filter(|line| words.iter().any(|word| is_there(line, word))).collect();
+        assert!(found.is_empty(), "{node} still has {what}: {found:#?}");
     }
 }
 

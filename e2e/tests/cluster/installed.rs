@@ -5,6 +5,7 @@ use std::time::Duration;
 use blixt_e2e::cluster::{Cluster, processes, root};
 use blixt_e2e::lab;
 use blixt_testkit::netns::eventually_some;
+use serde_json::Value;
 
 /// The README's two commands: for Gateway API's CRDs, and for Blixt.
 fn commands() -> [String; 2] {
@@ -28,18 +29,21 @@ pub(crate) fn from_the_readme(cluster: &Cluster) {
     is_there(cluster);
     // It is what was asked for, with nothing left to apply.
     cluster.shell(&ours.replace("apply", "diff")).ok();
+    controllers_are_apart(cluster);
 }
 
-/// The same with Helm, as the page for operators says.
+/// The same with Helm, as the page for operators says, and with metrics for others.
 pub(crate) fn with_helm(cluster: &Cluster) {
     gateway_api(cluster);
     cluster
         .shell(
-            "helm install blixt manifests/helm/blixt --namespace blixt-system --create-namespace
+            "helm install blixt manifests/helm/blixt --namespace blixt-system --create-namespace \
+                 --set secureMetrics=true
              kubectl label namespace blixt-system pod-security.kubernetes.io/enforce=privileged",
         )
         .ok();
     is_there(cluster);
+    controllers_are_apart(cluster);
 }
 
 /// The CRDs of Gateway API. The command names a release's page, which no test
@@ -69,6 +73,23 @@ pub(crate) fn is_there(cluster: &Cluster) {
         let path = "jsonpath={.status.conditions[?(@.type=='Accepted')].status}";
         let accepted = cluster.kubectl(&["get", "gatewayclass", "blixt", "-o", path]).ok();
         if accepted == "True" { Ok(()) } else { Err(accepted) }
+    });
+}
+
+/// The two controllers are on two nodes, so that one node's end leaves one.
+pub(crate) fn controllers_are_apart(cluster: &Cluster) {
+    if !cluster.is_ours_or_skip("a look for controllers on two nodes") {
+        return;
+    }
+    let selector = ["-l", "app.kubernetes.io/component=controller", "-o", "json"];
+    let get = [&["-n", "blixt-system", "get", "pods"][..], &selector].concat();
+    eventually_some("two controllers on two nodes", Duration::from_secs(60), || {
+        let pods: Value = serde_json::from_str(&cluster.kubectl(&get).ok()).unwrap();
+        let stay = pods["items"].as_array().unwrap().iter();
+        let stay = stay.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let mut nodes: Vec<_> = stay.map(|pod| pod["spec"]["nodeName"].to_string()).collect();
+        nodes.sort();
+        if nodes == ["\"node1\"", "\"node2\""] { Ok(()) } else { Err(format!("{nodes:?}")) }
     });
 }
 

@@ -16,6 +16,7 @@
 )]
 
 mod apart;
+mod beside;
 mod conformance;
 mod documented;
 mod everywhere;
@@ -27,8 +28,10 @@ mod nodes;
 mod nonsense;
 mod resets;
 mod restarts;
+mod scraped;
 mod secured;
 mod served;
+mod settings;
 mod versions;
 
 use std::time::Instant;
@@ -38,9 +41,11 @@ use blixt_e2e::cluster::Cluster;
 /// What is tried in a cluster.
 type Room = fn(&Cluster);
 
-/// What differs between those who install with kustomize and with Helm.
+/// What differs between those who install with kustomize and with Helm. Rooms that do
+/// not ask how that was done are in one of the days.
 struct Way {
     install: Room,
+    others: &'static [(&'static str, Room)],
     upgrade: Room,
     uninstall: Room,
 }
@@ -49,6 +54,12 @@ struct Way {
 fn a_day_in_a_cluster_with_offloads() {
     let kustomize = Way {
         install: installed::from_the_readme,
+        others: &[
+            ("metrics from another host", scraped::by_nobody),
+            ("what operators look with", documented::commands_work),
+            ("certificates, TLS and a ListenerSet", secured::with_a_certificate_that_changes),
+            ("what makes no sense", nonsense::disturbs_nobody),
+        ],
         upgrade: restarts::to_the_next_version,
         uninstall: gone::without_a_trace,
     };
@@ -59,6 +70,12 @@ fn a_day_in_a_cluster_with_offloads() {
 fn a_day_in_a_cluster_without_offloads() {
     let helm = Way {
         install: installed::with_helm,
+        others: &[
+            ("metrics from another host", scraped::by_whoever_may),
+            ("settings of all nodes", settings::reach_all_nodes),
+            ("backends restart under load", restarts::of_backends),
+            ("controllers restart", restarts::of_controllers),
+        ],
         upgrade: restarts::to_the_next_version_with_helm,
         uninstall: gone::with_helm_without_a_trace,
     };
@@ -95,21 +112,18 @@ fn versions_side_by_side() {
 
 fn a_day_in(what: &str, offloads: bool, way: &Way) {
     let Some(cluster) = Cluster::up(what, offloads) else { return };
-    let rooms: [(&str, Room); 12] = [
+    let begin: [(&str, Room); 4] = [
         ("install, as users are told", way.install),
         ("pods may do no more than they must", installed::with_few_privileges),
         ("requests to the samples", served::both_samples),
-        ("what operators look with", documented::commands_work),
         ("from everywhere to everywhere", everywhere::with_and_without_sources),
-        ("certificates, TLS and a ListenerSet", secured::with_a_certificate_that_changes),
-        ("what makes no sense", nonsense::disturbs_nobody),
-        ("backends restart under load", restarts::of_backends),
+    ];
+    let end: [(&str, Room); 3] = [
         ("agents restart", restarts::of_agents),
-        ("controllers restart", restarts::of_controllers),
         ("upgrade", way.upgrade),
         ("uninstall", way.uninstall),
     ];
-    for (name, room) in rooms {
+    for (name, room) in begin.iter().chain(way.others).chain(&end) {
         let began = Instant::now();
         println!("== {what}: {name}");
         room(&cluster);

@@ -159,7 +159,7 @@ fn slice(count: usize) -> String {
 }
 
 /// Waits until a condition of the object says this.
-fn told(cluster: &Cluster, object: &str, what: &str) {
+pub(crate) fn told(cluster: &Cluster, object: &str, what: &str) {
     let conditions = match object.starts_with("tcproute") {
         true => ".status.parents[*].conditions[*]",
         false => ".status.conditions[*]",
@@ -174,7 +174,7 @@ fn told(cluster: &Cluster, object: &str, what: &str) {
 }
 
 /// Waits until every request is answered.
-fn answers(cluster: &Cluster, address: &str) {
+pub(crate) fn answers(cluster: &Cluster, address: &str) {
     comes_to(cluster, address, "0");
 }
 

@@ -4,6 +4,7 @@
 use blixt_e2e::cluster::{Cluster, NEXT, Outcome};
 use blixt_e2e::knocks::Door;
 
+use crate::installed;
 use crate::served::{addresses, in_url};
 
 /// How long nobody may be there, in seconds. Claimed: 0.1. A busy machine may take
@@ -22,6 +23,7 @@ pub(crate) fn of_backends(cluster: &Cluster) {
 pub(crate) fn of_controllers(cluster: &Cluster) {
     let outcome = under_load(cluster, &restart("blixt-system", "deployment/blixt-controller"));
     assert!(outcome.failures.is_empty(), "requests failed: {:#?}", outcome.failures);
+    installed::controllers_are_apart(cluster);
 }
 
 pub(crate) fn of_agents(cluster: &Cluster) {
@@ -46,7 +48,7 @@ pub(crate) fn to_the_next_version_with_helm(cluster: &Cluster) {
     upgrade(
         cluster,
         &format!(
-            "helm upgrade blixt manifests/helm/blixt --namespace blixt-system --set images.tag={NEXT}"
+            "helm upgrade blixt manifests/helm/blixt --namespace blixt-system --set secureMetrics=true --set images.tag={NEXT}"
         ),
     );
 }
@@ -60,10 +62,11 @@ fn upgrade(cluster: &Cluster, command: &str) {
     let images = cluster.kubectl(&["-n", "blixt-system", "get", "pods", "-o", images]).ok();
     let all_new = images.split_whitespace().all(|image| image.ends_with(&format!(":{NEXT}")));
     assert!(all_new, "{images}");
+    installed::controllers_are_apart(cluster);
     of_backends(cluster);
 }
 
-fn restart(namespace: &str, workload: &str) -> String {
+pub(crate) fn restart(namespace: &str, workload: &str) -> String {
     format!(
         "kubectl --namespace {namespace} rollout restart {workload}
          kubectl --namespace {namespace} rollout status --timeout=180s {workload}"

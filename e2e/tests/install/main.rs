@@ -14,7 +14,7 @@ mod helm;
 mod images;
 mod objects;
 
-use blixt_e2e::cluster::takes;
+use blixt_e2e::cluster::{root, takes};
 use objects::{Objects, containers, texts};
 use serde_json::{Value, json};
 
@@ -98,6 +98,45 @@ fn pods_have_few_privileges() {
     assert_eq!(controller["spec"]["replicas"], 2);
     let agent = objects.one("DaemonSet", "blixt-agent");
     assert_eq!(agent["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);
+}
+
+/// What Helm makes is the same (`helm.rs`).
+#[test]
+fn two_controllers_are_apart_and_one_stays() {
+    let objects = Objects::in_directory("manifests/default");
+    let controller = objects.one("Deployment", "blixt-controller");
+    let labels = &controller["spec"]["template"]["metadata"]["labels"];
+    let selects = |selector: &Value| selector["matchLabels"] == *labels;
+    let spread = &controller["spec"]["template"]["spec"]["topologySpreadConstraints"];
+    let [spread] = &spread.as_array().unwrap()[..] else { panic!("{spread}") };
+    assert_eq!(spread["topologyKey"], "kubernetes.io/hostname");
+    assert_eq!(spread["maxSkew"], 1);
+    // A cluster of one node has both there.
+    assert_eq!(spread["whenUnsatisfiable"], "ScheduleAnyway");
+    assert_eq!(spread["matchLabelKeys"], json!(["pod-template-hash"]));
+    assert!(selects(&spread["labelSelector"]), "{spread}");
+    let budget = objects.one("PodDisruptionBudget", "blixt-controller");
+    assert_eq!(budget["spec"]["maxUnavailable"], 1);
+    assert!(selects(&budget["spec"]["selector"]), "{budget}");
+    assert_eq!(controller["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0);
+}
+
+/// Helm makes none: those who use it are told how to.
+#[test]
+fn the_namespace_takes_pods_in_their_nodes_network() {
+    let objects = Objects::in_directory("manifests/default");
+    let labels = &objects.one("Namespace", "blixt-system")["metadata"]["labels"];
+    for mode in ["enforce", "audit", "warn"] {
+        assert_eq!(labels[format!("pod-security.kubernetes.io/{mode}")], "privileged");
+    }
+    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    for command in [
+        "helm install blixt manifests/helm/blixt --namespace blixt-system --create-namespace",
+        "kubectl create namespace blixt-system",
+        "kubectl label namespace blixt-system pod-security.kubernetes.io/enforce=privileged",
+    ] {
+        assert!(page.contains(&format!("\n    {command}\n")), "{command}");
+    }
 }
 
 #[test]

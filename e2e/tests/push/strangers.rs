@@ -5,13 +5,13 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};
 
 use blixt_api::sync::v1alpha1 as wire;
+use blixt_controller::push::Material;
 use rcgen::CertificateParams;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
-use tonic::transport::Identity;
 
 use crate::replica::{Agent, Files, Replica, ca, eventually, snapshot};
-use crate::wires::{client, follow, signed};
+use crate::wires::{Pair, client, follow, refusal, signed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_trusted_gets_nothing_and_is_told_why() {
@@ -31,34 +31,42 @@ async fn who_is_not_trusted_gets_nothing_and_is_told_why() {
     let old = now - Duration::from_secs(25 * 3_600);
     let status = follow(&replica, &good, None).await.unwrap_err();
     assert_eq!(status, "Unauthenticated: there is no client certificate: enrol for one");
-    for (material, made) in [(&foreign, now), (&good, old)] {
-        let refused =
-            follow(&replica, &good, Some(signed(material, "node-9", made))).await.unwrap_err();
-        // The controller's log says why. The client, which in TLS 1.3 believes that
-        // it is connected, may have been told only that it no longer is.
-        println!("refused: {refused}");
+    // All CAs have one name, so that of another one the signature is wrong.
+    for (material, made, alert) in
+        [(&foreign, now, "DecryptError"), (&good, old, "CertificateExpired")]
+    {
+        let pair = signed(material, "node-9", made);
+        is_told(&replica, &good, &pair, alert).await;
+        follow(&replica, &good, Some(pair.identity())).await.unwrap_err();
     }
     // Of the right CA, and no agent's: a server's, and somebody else's.
-    let key = || rcgen::KeyPair::generate().unwrap();
     let issuer = || {
         let its = rcgen::KeyPair::from_pem(&good.key).unwrap();
         rcgen::Issuer::from_ca_cert_pem(&good.certificate, its).unwrap()
     };
-    for (usage, why) in [
-        (rcgen::ExtendedKeyUsagePurpose::ServerAuth, ""),
-        (rcgen::ExtendedKeyUsagePurpose::ClientAuth, "is not of blixt:agents"),
-    ] {
+    let of_right_ca = |usage| {
         let mut params = CertificateParams::new(vec!["blixt-controller".to_owned()]).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, "node-9");
         params.extended_key_usages = vec![usage];
-        let key = key();
+        let key = rcgen::KeyPair::generate().unwrap();
         let made = params.signed_by(&key, &issuer()).unwrap();
-        let identity = Identity::from_pem(made.pem(), key.serialize_pem());
-        let refused = follow(&replica, &good, Some(identity)).await.unwrap_err();
-        assert!(refused.contains(why), "{refused}");
-    }
+        Pair { certificate: made.pem(), key: key.serialize_pem() }
+    };
+    let server = of_right_ca(rcgen::ExtendedKeyUsagePurpose::ServerAuth);
+    is_told(&replica, &good, &server, "UnsupportedCertificate").await;
+    follow(&replica, &good, Some(server.identity())).await.unwrap_err();
+    let other = of_right_ca(rcgen::ExtendedKeyUsagePurpose::ClientAuth);
+    let status = follow(&replica, &good, Some(other.identity())).await.unwrap_err();
+    let why = "the certificate is no agent's: CN=node-9 is not of blixt:agents";
+    assert_eq!(status, format!("Unauthenticated: {why}"));
     assert_eq!(replica.push.agents(), []);
-    follow(&replica, &good, Some(signed(&good, "node-9", now))).await.unwrap();
+    follow(&replica, &good, Some(signed(&good, "node-9", now).identity())).await.unwrap();
+}
+
+/// By an alert of TLS (RFC 8446, 6.2).
+async fn is_told(replica: &Replica, ca: &Material, pair: &Pair, alert: &str) {
+    let refused = refusal(replica, ca, pair).await;
+    assert!(refused.ends_with(&format!("fatal alert: {alert}")), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +120,7 @@ const ACK: u8 = 1;
 async fn a_connection_without_a_certificate_ends() {
     let ca = ca();
     let replica = Replica::start(&ca).await;
-    let connector = crate::wires::tls(&ca);
+    let connector = crate::wires::tls(&ca, None);
     let stream = tokio::net::TcpStream::connect(replica.at).await.unwrap();
     let name = "blixt-controller".try_into().unwrap();
     let mut stream = connector.connect(name, stream).await.unwrap();

@@ -213,8 +213,8 @@ async fn a_newer_agent_is_understood_as_far_as_it_goes() {
     let replica = Replica::start(&ca).await;
     let wanted = snapshot(80, 1);
     replica.push.publish(&wanted);
-    let mut client =
-        client(&replica, &ca, Some(signed(&ca, "node-9", SystemTime::now()))).await.unwrap();
+    let identity = signed(&ca, "node-9", SystemTime::now()).identity();
+    let mut client = client(&replica, &ca, Some(identity)).await.unwrap();
     let hello =
         wire::Hello { protocol: 2, version: "99".to_owned(), digest: vec![], streams: true };
     let want = wire::Want { tables: true, digest: vec![] };

@@ -1,9 +1,9 @@
 //! The real agent serves what a controller pushes, and goes on without it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use blixt_e2e::{Agent, Announcements, ask, serve_names};
+use blixt_e2e::{Agent, Announcements, ask, ask_over, serve_names};
 use blixt_model::{Gateway, Snapshot};
 use blixt_testkit::netns::{Lab, LabPlan, eventually_some, net};
 use blixt_testkit::require_root;
@@ -73,20 +73,35 @@ fn an_agent_serves_what_is_pushed_and_after_a_restart_without_a_controller() {
     served("be1");
     agent.stop();
 
-    // Nobody answers any more, so that the kernel has to look anew.
-    lab.client.namespace.ip("neigh flush all");
+    let mut took: Vec<_> = (0..3)
+        .map(|_| {
+            // Nobody answers any more, so that the kernel has to look anew.
+            lab.client.namespace.ip("neigh flush all");
+            let begin = Instant::now();
+            let agent = Agent::follow(&lab, &source, &files.path("state"));
+            let door = (vips[0], 80).into();
+            let took = lab.client.namespace.inside(move || {
+                answered(door);
+                begin.elapsed()
+            });
+            served("be1");
+            agent.stop();
+            took
+        })
+        .collect();
+    took.sort();
+    println!("restarted agents without a controller serve after {took:?}");
+    // What else the machine has to do only makes it longer.
+    assert!(took[0] < Duration::from_secs(1) && took[2] < Duration::from_secs(4), "{took:?}");
+}
+
+/// Waits until somebody answers, without waiting for the SYNs that nobody took.
+fn answered(door: SocketAddr) {
     let begin = Instant::now();
-    let agent = Agent::follow(&lab, &source, &files.path("state"));
-    let took = eventually_some("the restarted agent to serve", SOON, || {
-        let vip = vips[0];
-        let asked = lab.client.namespace.inside(move || ask((vip, 80).into()));
-        asked.map(|_| begin.elapsed()).map_err(|error| error.to_string())
-    });
-    println!("a restarted agent without a controller serves after {took:?}");
-    // Claimed: 1 s. A client that lost its SYN asks again after a second.
-    assert!(took < Duration::from_secs(4), "{took:?}");
-    served("be1");
-    agent.stop();
+    let ask = || ask_over(&mut TcpStream::connect_timeout(&door, Duration::from_millis(20))?);
+    while let Err(error) = ask() {
+        assert!(begin.elapsed() < SOON, "{error}");
+    }
 }
 
 /// Whoever took this agent for dead gave its VIPs to another node, which told neighbours.

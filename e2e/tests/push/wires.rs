@@ -12,9 +12,11 @@ use blixt_api::sync::v1alpha1::follow_response::Message as Told;
 use blixt_controller::push::{Authority, Material};
 use futures_util::StreamExt;
 use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -49,7 +51,7 @@ impl Puppet {
     }
 
     async fn start(replica: &Replica, ca: &Material, node: &str, has: Digest) -> Self {
-        let identity = signed(ca, node, SystemTime::now());
+        let identity = signed(ca, node, SystemTime::now()).identity();
         let mut client = client(replica, ca, Some(identity)).await.unwrap();
         let (says, said) = watch::channel(Some(trouble("")));
         let (own, owns) = watch::channel(0);
@@ -110,13 +112,25 @@ impl Drop for Puppet {
     }
 }
 
-/// A client certificate of a node's agent, with its key, as PEM.
-pub(crate) fn signed(ca: &Material, node: &str, made: SystemTime) -> Identity {
+/// A client's certificate and its key, as PEM.
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl Pair {
+    pub(crate) fn identity(&self) -> Identity {
+        Identity::from_pem(&self.certificate, &self.key)
+    }
+}
+
+/// That of a node's agent.
+pub(crate) fn signed(ca: &Material, node: &str, made: SystemTime) -> Pair {
     let key = KeyPair::generate().unwrap();
     let request = CertificateParams::default().serialize_request(&key).unwrap();
     let authority = Authority::open(ca).unwrap();
     let certificates = authority.agent(request.der(), node, made).unwrap();
-    Identity::from_pem(pem(&certificates[0]), key.serialize_pem())
+    Pair { certificate: pem(&certificates[0]), key: key.serialize_pem() }
 }
 
 pub(crate) fn pem(der: &[u8]) -> String {
@@ -138,16 +152,34 @@ pub(crate) fn pem(der: &[u8]) -> String {
     text + "-----END CERTIFICATE-----\n"
 }
 
-/// How a client without a certificate connects.
-pub(crate) fn tls(ca: &Material) -> TlsConnector {
+/// How a client connects, with a certificate or without.
+pub(crate) fn tls(ca: &Material, pair: Option<&Pair>) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.bundle.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider);
     let config = config.with_safe_default_protocol_versions().unwrap();
-    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    let config = config.with_root_certificates(roots);
+    let mut config = match pair {
+        Some(Pair { certificate, key }) => {
+            let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            config.with_client_auth_cert(vec![certificate], key).unwrap()
+        }
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     TlsConnector::from(Arc::new(config))
+}
+
+/// What a client with this certificate is told instead of being let in. In TLS 1.3 it
+/// believes before that it is connected.
+pub(crate) async fn refusal(replica: &Replica, ca: &Material, pair: &Pair) -> String {
+    let stream = TcpStream::connect(replica.at).await.unwrap();
+    let name = "blixt-controller".try_into().unwrap();
+    let mut stream = tls(ca, Some(pair)).connect(name, stream).await.unwrap();
+    let told = tokio::time::timeout(SOON, stream.read(&mut [0; 64])).await.unwrap();
+    told.unwrap_err().to_string()
 }
 
 pub(crate) async fn client(
