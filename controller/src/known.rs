@@ -13,7 +13,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::watch::{Patience, describe};
+use crate::watch::{Patience, describe, is_expired};
 
 /// Objects as a watch tells them.
 pub(crate) struct Known<K: Resource + 'static>
@@ -51,7 +51,7 @@ where
                 Ok(Event::Apply(_) | Event::Delete(_)) => {}
                 Err(error) => {
                     let text = describe(&error);
-                    if self.trouble.as_ref() != Some(&text) {
+                    if !is_expired(&error) && self.trouble.as_ref() != Some(&text) {
                         warn!("watching {} of our own: {text}; trying again", K::kind(&()));
                         self.trouble = Some(text);
                     }

@@ -287,7 +287,9 @@ impl<N, A, D, L> Telling<N, A, D, L> {
                     Some(Err(error)) => {
                         let missing = is_missing(&error);
                         let text = describe(&error);
-                        if trouble.as_ref() != Some(&text) {
+                        if is_expired(&error) {
+                            debug!("watching {what}: {text}; it begins anew");
+                        } else if trouble.as_ref() != Some(&text) {
                             if missing {
                                 info!("the cluster has no {what}: {text}");
                             } else {
@@ -382,6 +384,17 @@ fn is_missing(error: &Error) -> bool {
         error,
         Error::InitialListFailed(kube::Error::Api(status))
             | Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 404
+    )
+}
+
+/// Whether too much has happened since then to go on from there: no trouble, for
+/// all is listed anew.
+pub(crate) fn is_expired(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::WatchError(status)
+            | Error::WatchStartFailed(kube::Error::Api(status))
+            | Error::WatchFailed(kube::Error::Api(status)) if status.code == 410
     )
 }
 

@@ -1,7 +1,6 @@
 //! What a GatewayConfig says, as settings; or what is wrong with it. The schema
 //! asks for the same, in its own words.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use blixt_model::{FlowTimeouts, InterfaceChoice, Port, Settings, duration};
@@ -121,12 +120,8 @@ impl Reading {
         match (&choice.names, &choice.matching) {
             (None, None) => InterfaceChoice::DefaultRoute,
             (Some(names), None) => {
-                let mut seen = BTreeSet::new();
                 for (index, name) in names.iter().enumerate() {
                     let here = here.key("names").index(index);
-                    self.expect(seen.insert(name), &here, || {
-                        format!("is {name:?} once more: give each interface once")
-                    });
                     self.expect(is_interface(name), &here, || {
                         format!(
                             "is {name:?}, which is no interface: use a name that `ip link` shows"

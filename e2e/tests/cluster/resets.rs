@@ -62,11 +62,13 @@ struct Talk {
 }
 
 impl Talk {
+    /// What it sends at first is acknowledged by then, and not sent again by itself.
     fn begin(cluster: &Cluster, vip: &str) -> Self {
         const TALK: &str = r#"
             trap '' PIPE
             exec 3<>"/dev/tcp/$0/8080"
             printf 'GET /hostname HTTP/1.1\r\n' >&3
+            sleep 0.3
             touch "$1"
             while [ -e "$1" ]; do sleep 0.02; done
             printf 'Host: x\r\nConnection: close\r\n\r\n' >&3

@@ -130,6 +130,7 @@ const INTERFACE: &str = "^[A-Za-z0-9_-][A-Za-z0-9_.@-]*$";
 pub struct GatewayConfigInterfaces {
     /// Their names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
     #[schemars(length(min = 1, max = 15), inner(length(min = 1, max = 15), regex(pattern = INTERFACE)))]
     pub names: Option<Vec<String>>,
     /// A regular expression that their whole names match, such as eth.*
