@@ -99,12 +99,16 @@ impl Control {
     /// Tells them once more, in a moment: another node may have told them that our
     /// addresses are there, and all replicas have said by then whose they are.
     pub(super) fn announce_later(&mut self) {
-        self.announce_at.get_or_insert(Instant::now() + ANNOUNCE_AGAIN);
+        match self.announce_at {
+            Some(_) => self.announce_more = true,
+            None => self.announce_at = Some(Instant::now() + ANNOUNCE_AGAIN),
+        }
     }
 
     pub(super) fn announce_again(&mut self) {
-        self.announce_at = None;
         self.announce_once();
+        let more = std::mem::take(&mut self.announce_more);
+        self.announce_at = more.then(|| Instant::now() + ANNOUNCE_AGAIN);
     }
 
     pub(super) fn announce_once(&self) {

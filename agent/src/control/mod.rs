@@ -66,6 +66,8 @@ pub struct Control {
     /// What a controller wants, if it is one and not files.
     pushed: Option<Pushed>,
     announce_at: Option<Instant>,
+    /// Once more after that.
+    announce_more: bool,
     /// How often others may have had our VIPs meanwhile.
     apart: u64,
     /// Until when addresses wait for the workers to know them.
@@ -121,6 +123,7 @@ impl Control {
             answered: BTreeSet::new(),
             pushed: None,
             announce_at: None,
+            announce_more: false,
             apart: 0,
             map_by: None,
             unreadable: None,

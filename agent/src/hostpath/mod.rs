@@ -161,6 +161,7 @@ impl HostPath {
             led: BTreeSet::new(),
             faults: Vec::new(),
             probes: BTreeMap::new(),
+            unprobed: BTreeMap::new(),
             foreign: false,
         };
         task.take_over().await;
@@ -221,6 +222,8 @@ struct Task {
     faults: Vec<Fault>,
     /// What became of each family's probes.
     probes: BTreeMap<Family, Probes>,
+    /// Why none is sent, if none is.
+    unprobed: BTreeMap<Family, String>,
     /// Another agent that lives has the pair.
     foreign: bool,
 }
@@ -377,20 +380,29 @@ impl Task {
                 continue;
             }
             let before = self.probes.get(&family).copied().unwrap_or_default();
-            let now = match self.probe(family, before.passed).await {
+            let probed = self.probe(family, before.passed).await;
+            let why = probed.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            if self.unprobed.insert(family, why.clone()).unwrap_or_default() != why {
+                match why.is_empty() {
+                    true => info!("probes of {HOST_END} are sent again ({family})"),
+                    false => warn!(
+                        "no {family} probe of {HOST_END} is sent, so nobody looks whether a firewall \
+                         of the node drops what comes out of it: {why}"
+                    ),
+                }
+            }
+            let now = match probed {
                 Ok(passed) if passed > before.passed => Probes { passed, lost: 0 },
                 Ok(passed) => Probes { passed, lost: before.lost.saturating_add(1) },
-                Err(error) => {
-                    warn!("no probe of {HOST_END}, so no look at the node's firewalls: {error}");
-                    Probes::default()
-                }
+                Err(_) => Probes::default(),
             };
             self.probes.insert(family, now);
             if now.lost > LOST {
                 let sentence = format!(
                     "a firewall of the node drops the {family} packets that come out of {HOST_END}, and it is \
-                     no policy of a chain in nf_tables: look at `{tables}-legacy -S FORWARD`, and for rules that \
-                     reject the rest, and accept there what comes in (-i) and goes out (-o) by {HOST_END}"
+                     no policy of a chain in nf_tables: look at `{tables}-legacy -S FORWARD`, for rules that \
+                     reject the rest, and for tables before that (raw, mangle), and accept there what comes in \
+                     (-i) and goes out (-o) by {HOST_END}"
                 );
                 dropped.push(Fault { family: Some(family), sentence });
             }

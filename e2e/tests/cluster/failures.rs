@@ -129,7 +129,7 @@ pub(crate) fn of_everything(what: &str, times: usize) {
     let vips = ["192.0.2.", "2001:db8:1::"].map(|network| of_node2(&cluster, network));
     apart::both_own_until_they_meet_again(&cluster);
     flapping::moves_addresses_less_and_less(&cluster, &vips[0]);
-    resets::of_old_connections(&cluster, &vips[0]);
+    resets::of_old_connections(&cluster, &vips);
     for failure in FAILURES {
         let outages: Vec<_> = (0..times).map(|_| once(&cluster, &vips, &failure)).collect();
         for (at, (how, _)) in doors(&vips).into_iter().enumerate() {
