@@ -7,6 +7,7 @@ use std::time::Duration;
 use blixt_e2e::cluster::{Cluster, NEXT, Outcome};
 use blixt_e2e::knocks::Door;
 
+use crate::documented::tells;
 use crate::installed;
 use crate::served::{addresses, in_url};
 
@@ -41,10 +42,8 @@ pub(crate) fn of_agents(cluster: &Cluster) {
 pub(crate) fn to_the_next_version(cluster: &Cluster) {
     upgrade(
         cluster,
-        &format!(
-            "kubectl kustomize manifests/default | sed -E 's#(/blixt-(agent|controller)):.*#\\1:{NEXT}#' |
-                 kubectl apply -f -"
-        ),
+        &tells("kubectl kustomize manifests/default | kubectl apply -f -")
+            .replace('|', &format!("| sed -E 's#(/blixt-(agent|controller)):.*#\\1:{NEXT}#' |")),
     );
 }
 
@@ -52,7 +51,9 @@ pub(crate) fn to_the_next_version_with_helm(cluster: &Cluster) {
     upgrade(
         cluster,
         &format!(
-            "helm upgrade blixt manifests/helm/blixt --namespace blixt-system --set secureMetrics=true --set images.tag={NEXT}"
+            "{} {} --set images.tag={NEXT}",
+            tells("helm upgrade blixt manifests/helm/blixt --namespace blixt-system"),
+            tells("--set secureMetrics=true"),
         ),
     );
 }
