@@ -1,4 +1,5 @@
-//! What operators are told to look with, as docs/operations.md has it.
+//! What operators are told, as docs/operations.md and the README have it: commands to
+//! look with, and those that other tests do the same by.
 
 use blixt_e2e::cluster::{Cluster, root};
 
@@ -6,6 +7,19 @@ use crate::served::{addresses, in_url};
 
 /// As many commands as there are on the page at least, so that none gets lost.
 const FEW: usize = 10;
+
+/// What a test does or hears stands on a page, word for word: as a line of its own, which
+/// may go on below, or amid a sentence.
+pub(crate) fn tells(line: &str) -> &str {
+    let is_told = ["docs/operations.md", "README.md"].iter().any(|page| {
+        let page = std::fs::read_to_string(root().join(page)).unwrap().replace("\\\n", " ");
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut lines = page.lines().filter_map(|line| line.strip_prefix("    "));
+        lines.any(|told| words(told) == line) || page.contains(&format!("`{line}`"))
+    });
+    assert!(is_told, "no page tells: {line}");
+    line
+}
 
 pub(crate) fn commands_work(cluster: &Cluster) {
     let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();

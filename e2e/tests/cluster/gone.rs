@@ -6,6 +6,7 @@ use std::time::Duration;
 use blixt_e2e::cluster::{Cluster, processes, root};
 use blixt_testkit::netns::{eventually_some, program};
 
+use crate::documented::tells;
 use crate::served::SOON;
 
 /// A Gateway with a port that streams are taken on.
@@ -53,24 +54,27 @@ pub(crate) fn without_a_trace(cluster: &Cluster) {
 pub(crate) fn with_helm_without_a_trace(cluster: &Cluster) {
     without_the_samples(cluster);
     cluster
-        .shell(
-            "helm uninstall blixt --namespace blixt-system --wait
+        .shell(&format!(
+            "{} --wait
              kubectl delete -k manifests/crds
              kubectl delete namespace blixt-system",
-        )
+            tells("helm uninstall blixt --namespace blixt-system")
+        ))
         .ok();
     nothing_is_left(cluster);
 }
 
 fn without_the_samples(cluster: &Cluster) {
     for sample in ["tcproute", "udproute"] {
-        cluster.shell(&format!("kubectl delete -k manifests/samples/{sample}")).ok();
+        let delete = tells("kubectl delete -k manifests/samples/tcproute");
+        cluster.shell(&delete.replace("tcproute", sample)).ok();
     }
 }
 
 /// Takes it away as it was installed with kustomize.
 pub(crate) fn uninstalled(cluster: &Cluster, manifests: &str) {
-    cluster.shell(&format!("kubectl kustomize {manifests} | kubectl delete -f -")).ok();
+    let delete = tells("kubectl kustomize manifests/default | kubectl delete -f -");
+    cluster.shell(&delete.replace("manifests/default", manifests)).ok();
     nothing_is_left(cluster);
 }
 

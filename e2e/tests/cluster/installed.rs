@@ -7,6 +7,8 @@ use blixt_e2e::lab;
 use blixt_testkit::netns::eventually_some;
 use serde_json::Value;
 
+use crate::documented::tells;
+
 /// The README's two commands: for Gateway API's CRDs, and for Blixt.
 fn commands() -> [String; 2] {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
@@ -35,13 +37,13 @@ pub(crate) fn from_the_readme(cluster: &Cluster) {
 /// The same with Helm, as the page for operators says, and with metrics for others.
 pub(crate) fn with_helm(cluster: &Cluster) {
     gateway_api(cluster);
-    cluster
-        .shell(
-            "helm install blixt manifests/helm/blixt --namespace blixt-system --create-namespace \
-                 --set secureMetrics=true
-             kubectl label namespace blixt-system pod-security.kubernetes.io/enforce=privileged",
-        )
-        .ok();
+    let install = tells(
+        "helm install blixt manifests/helm/blixt --namespace blixt-system --create-namespace",
+    );
+    let metrics = tells("--set secureMetrics=true");
+    let label =
+        tells("kubectl label namespace blixt-system pod-security.kubernetes.io/enforce=privileged");
+    cluster.shell(&format!("{install} {metrics}\n{label}")).ok();
     is_there(cluster);
     controllers_are_apart(cluster);
 }

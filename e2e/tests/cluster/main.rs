@@ -90,7 +90,7 @@ fn a_day_of_failures() {
 
 /// Often enough to say how long it takes.
 #[test]
-#[ignore = "takes a quarter of an hour"]
+#[ignore = "takes about 40 minutes: scripts/test long"]
 fn ten_days_of_failures() {
     failures::of_everything("ten days of failures", 10);
 }

@@ -6,6 +6,7 @@ use blixt_e2e::lab;
 use blixt_testkit::netns::eventually_some;
 use serde_json::json;
 
+use crate::documented::tells;
 use crate::served::{SOON, addresses, in_url, programmed};
 
 /// As many endpoints as a slice can have.
@@ -130,12 +131,32 @@ fn pools_that_change(cluster: &Cluster, web: &[String]) {
     assert!(refused.stderr.contains("spec.addresses"), "{refused:?}");
     set(json!(web)).ok();
     told(cluster, "gateway/crowd", "Programmed=False AddressNotAssigned");
+    explained(cluster, "AddressPool web has no free address");
+    cluster.kubectl(&["label", "gateway", "crowd", "pool-"]).ok();
+    explained(cluster, "No AddressPool is for this Gateway");
+    cluster.kubectl(&["label", "gateway", "crowd", "pool=web"]).ok();
     set(before).ok();
     eventually_some("crowd to be programmed again", SOON, || programmed(cluster, "crowd"));
     answers(cluster, &addresses(cluster, "crowd")[0]);
     cluster.apply(AGAIN);
     told(cluster, "addresspool/web", "Accepted=True Overlaps");
     assert_eq!(addresses(cluster, "web"), web);
+}
+
+/// Waits until the command for operators shows why crowd has no address: it shows what
+/// their page does.
+fn explained(cluster: &Cluster, why: &str) {
+    let command = tells(
+        r#"kubectl --namespace shop get gateway edge -o jsonpath='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}'"#,
+    );
+    let command = command.replace("--namespace shop get gateway edge", "get gateway crowd");
+    let said = eventually_some(format!("crowd to say: {why}"), SOON, || {
+        let said = cluster.shell(&command).ok();
+        if said.contains(why) { Ok(said) } else { Err(said) }
+    });
+    for line in said.lines() {
+        tells(line);
+    }
 }
 
 /// The Service's endpoints.

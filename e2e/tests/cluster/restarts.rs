@@ -1,9 +1,13 @@
 //! What clients notice of restarts: nothing of the backends' and the controllers',
 //! and of the agents' that old connections are reset. New ones find somebody.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use blixt_e2e::cluster::{Cluster, NEXT, Outcome};
 use blixt_e2e::knocks::Door;
 
+use crate::documented::tells;
 use crate::installed;
 use crate::served::{addresses, in_url};
 
@@ -27,7 +31,8 @@ pub(crate) fn of_controllers(cluster: &Cluster) {
 }
 
 pub(crate) fn of_agents(cluster: &Cluster) {
-    under_knocks(cluster, &restart("blixt-system", "daemonset/blixt-agent"));
+    let restart = restart("blixt-system", "daemonset/blixt-agent");
+    under_knocks(cluster, &restart, || run(cluster, &restart));
     // Connections begin anew; what matters is that they do.
     of_backends(cluster);
 }
@@ -37,10 +42,8 @@ pub(crate) fn of_agents(cluster: &Cluster) {
 pub(crate) fn to_the_next_version(cluster: &Cluster) {
     upgrade(
         cluster,
-        &format!(
-            "kubectl kustomize manifests/default | sed -E 's#(/blixt-(agent|controller)):.*#\\1:{NEXT}#' |
-                 kubectl apply -f -"
-        ),
+        &tells("kubectl kustomize manifests/default | kubectl apply -f -")
+            .replace('|', &format!("| sed -E 's#(/blixt-(agent|controller)):.*#\\1:{NEXT}#' |")),
     );
 }
 
@@ -48,7 +51,9 @@ pub(crate) fn to_the_next_version_with_helm(cluster: &Cluster) {
     upgrade(
         cluster,
         &format!(
-            "helm upgrade blixt manifests/helm/blixt --namespace blixt-system --set secureMetrics=true --set images.tag={NEXT}"
+            "{} {} --set images.tag={NEXT}",
+            tells("helm upgrade blixt manifests/helm/blixt --namespace blixt-system"),
+            tells("--set secureMetrics=true"),
         ),
     );
 }
@@ -57,7 +62,8 @@ fn upgrade(cluster: &Cluster, command: &str) {
     let statuses = ["deployment/blixt-controller", "daemonset/blixt-agent"].map(|workload| {
         format!("kubectl --namespace blixt-system rollout status --timeout=180s {workload}\n")
     });
-    under_knocks(cluster, &format!("{command}\n{}", statuses.concat()));
+    let whole = format!("{command}\n{}", statuses.concat());
+    under_knocks(cluster, &whole, || run(cluster, &whole));
     let images = "jsonpath={.items[*].spec.containers[*].image}";
     let images = cluster.kubectl(&["-n", "blixt-system", "get", "pods", "-o", images]).ok();
     let all_new = images.split_whitespace().all(|image| image.ends_with(&format!(":{NEXT}")));
@@ -73,27 +79,32 @@ pub(crate) fn restart(namespace: &str, workload: &str) -> String {
     )
 }
 
-/// Begins connections all the while, and says for how long nobody was there. Those
-/// that were on a node whose agent goes are reset.
-fn under_knocks(cluster: &Cluster, what: &str) {
+/// Begins connections all the while that something happens, and says for how long
+/// nobody was there. Those that were on a node whose agent goes are reset.
+pub(crate) fn under_knocks(cluster: &Cluster, what: &str, happens: impl FnOnce()) {
     let address = addresses(cluster, "web").remove(0);
     let door = Door::Web(format!("{}:8080", in_url(&address)).parse().unwrap());
     let knocks = cluster.knocks(door);
-    let outcome = shown(cluster, what, || knocks.stop());
-    assert!(outcome.longest_gap_s <= PLANNED, "nobody for {:.2} s", outcome.longest_gap_s);
+    let outcome = shown(what, happens, || knocks.stop());
+    assert!(outcome.longest_gap_s <= PLANNED, "{what}: nobody for {:.2} s", outcome.longest_gap_s);
 }
 
 /// Asks all the while that something is done.
-fn under_load(cluster: &Cluster, what: &str) -> Outcome {
+fn under_load(cluster: &Cluster, command: &str) -> Outcome {
     let address = addresses(cluster, "web").remove(0);
     let load = cluster.load(&format!("{}:8080", in_url(&address)));
-    shown(cluster, what, || load.stop())
+    shown(command, || run(cluster, command), || load.stop())
 }
 
-fn shown(cluster: &Cluster, what: &str, stop: impl FnOnce() -> Outcome) -> Outcome {
-    let done = cluster.shell(&format!("sleep 1\n{what}\nsleep 2"));
+fn run(cluster: &Cluster, command: &str) {
+    cluster.shell(command).ok();
+}
+
+fn shown(what: &str, happens: impl FnOnce(), stop: impl FnOnce() -> Outcome) -> Outcome {
+    sleep(Duration::from_secs(1));
+    happens();
+    sleep(Duration::from_secs(2));
     let outcome = stop();
-    done.ok();
     println!(
         "{}: {} requests answered, {} failed, longest time without an answer {:.0} ms",
         what.lines().next().unwrap(),

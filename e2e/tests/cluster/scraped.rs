@@ -5,6 +5,7 @@ use blixt_e2e::cluster::Cluster;
 use blixt_testkit::netns::eventually_some;
 use tempfile::NamedTempFile;
 
+use crate::documented::tells;
 use crate::served::{SOON, in_url};
 
 /// Where metrics are served: to the host alone, and by TLS.
@@ -45,24 +46,24 @@ pub(crate) fn by_whoever_may(cluster: &Cluster) {
     if !cluster.is_ours_or_skip("metrics from another host") {
         return;
     }
-    cluster.shell("kubectl apply -k manifests/samples/metrics").ok();
+    cluster.shell(tells("kubectl apply -k manifests/samples/metrics")).ok();
     cluster.apply(STRANGER);
+    let bind = tells(
+        "kubectl create clusterrolebinding blixt-metrics-prometheus \
+         --clusterrole=blixt-metrics-reader --serviceaccount=monitoring:prometheus",
+    );
+    cluster.shell(&format!("{bind} --dry-run=server")).ok();
+    let create = tells("token=$(kubectl create token --namespace blixt-sample-metrics scraper)");
     let token = |account: &str| {
-        let create = ["create", "token", "--namespace", "blixt-sample-metrics", account];
-        cluster.kubectl(&create).ok().trim().to_owned()
+        let create = create.replace("scraper", account);
+        cluster.shell(&format!("{create}\necho $token")).ok().trim().to_owned()
     };
     let (scraper, stranger) = (token("scraper"), token("stranger"));
-    let bundle = [
-        "get",
-        "configmap",
-        "--namespace",
-        "blixt-system",
-        "blixt-controller",
-        "-o",
-        r"jsonpath={.data.ca\.crt}",
-    ];
+    let bundle = tells(
+        r"kubectl get configmap --namespace blixt-system blixt-controller -o jsonpath='{.data.ca\.crt}'",
+    );
     let ca = NamedTempFile::new().unwrap();
-    std::fs::write(&ca, cluster.kubectl(&bundle).ok()).unwrap();
+    std::fs::write(&ca, cluster.shell(bundle).ok()).unwrap();
 
     let places = places(cluster);
     reachable(cluster, &places, |places| {
@@ -149,7 +150,8 @@ fn reachable(cluster: &Cluster, places: &[Place], work: impl FnOnce(&[Place])) {
     routes("del");
 }
 
-/// The status and what is said with it, by a client that verifies the certificate.
+/// The status and what is said with it, by a client that verifies the certificate: as
+/// operators are told, with or without a token.
 fn scrape(
     cluster: &Cluster,
     component: &str,
@@ -157,6 +159,10 @@ fn scrape(
     ca: &NamedTempFile,
     token: Option<&str>,
 ) -> (String, String) {
+    tells(
+        "curl --cacert ca.crt --connect-to blixt-agent:443:NODE:9877 \
+         --header \"Authorization: Bearer $token\" https://blixt-agent/metrics",
+    );
     let name = format!("blixt-{component}");
     let place = format!("{name}:443:{}:{SECURE}", in_url(address));
     let header = token.map(|token| format!("Authorization: Bearer {token}"));

@@ -8,6 +8,7 @@ use blixt_testkit::netns::eventually_some;
 use serde_json::json;
 use tempfile::NamedTempFile;
 
+use crate::documented::tells;
 use crate::served::{SOON, addresses, in_url, programmed};
 
 const NAME: &str = "www.example.com";
@@ -53,16 +54,21 @@ spec:
   rules: [{backendRefs: [{name: web, port: 8080}]}]
 ";
 
-/// A right to this one Secret, as operators are told to give it.
-const RIGHT: &str = "
-    kubectl create role blixt-certificates --namespace default \
-      --verb=list,watch --resource=secrets --resource-name=secured
-    kubectl create rolebinding blixt-certificates --namespace default \
-      --role=blixt-certificates --serviceaccount=blixt-system:blixt-controller";
+/// A right to one Secret, as operators are told to give it.
+const RIGHT: [&str; 2] = [
+    "kubectl create role blixt-certificates --namespace shop --verb=list,watch \
+     --resource=secrets --resource-name=web-certificate",
+    "kubectl create rolebinding blixt-certificates --namespace shop --role=blixt-certificates \
+     --serviceaccount=blixt-system:blixt-controller",
+];
 
 pub(crate) fn with_a_certificate_that_changes(cluster: &Cluster) {
     let old = certificate(cluster);
-    cluster.shell(RIGHT).ok();
+    for command in RIGHT.map(tells) {
+        // Their Secret is the one of this test here.
+        let ours = command.replace("shop", "default").replace("web-certificate", "secured");
+        cluster.shell(&ours).ok();
+    }
     cluster.apply(OBJECTS);
     eventually_some("secured to be programmed", SOON, || programmed(cluster, "secured"));
     let addresses = addresses(cluster, "secured");

@@ -6,6 +6,8 @@ use std::time::Duration;
 use blixt_e2e::cluster::Cluster;
 use blixt_testkit::netns::eventually_some;
 
+use crate::documented::tells;
+
 /// How long it may take until what is applied is in force, and a sample answers.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
@@ -15,7 +17,8 @@ const REQUESTS: usize = 20;
 
 pub(crate) fn both_samples(cluster: &Cluster) {
     for (sample, gateway) in [("tcproute", "web"), ("udproute", "dns")] {
-        cluster.shell(&format!("kubectl apply -k manifests/samples/{sample}")).ok();
+        let apply = tells("kubectl apply -k manifests/samples/tcproute");
+        cluster.shell(&apply.replace("tcproute", sample)).ok();
         let workload = format!("deployment/{gateway}");
         cluster.kubectl(&["rollout", "status", "--timeout=120s", &workload]).ok();
         eventually_some(format!("{gateway} to be programmed"), SOON, || {

@@ -1,5 +1,6 @@
 //! Agents and controllers of adjacent versions, as they meet while one upgrades or
-//! goes back: whichever is older, tables are applied and traffic flows.
+//! goes back: whichever is older, tables are applied and traffic flows, and new
+//! connections find somebody all the while.
 
 use std::env;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use blixt_e2e::cluster::Cluster;
 use blixt_testkit::netns::eventually_some;
 
 use crate::served::{SOON, addresses, names, programmed};
-use crate::{gone, installed, served};
+use crate::{gone, installed, restarts, served};
 
 /// Says where an older version is: a work tree, with its images in target/images,
 /// tagged "older", as scripts/older makes it.
@@ -35,6 +36,14 @@ impl Version {
             ))
             .ok();
     }
+
+    /// The same while clients come, until all of it is there.
+    fn follows(&self, cluster: &Cluster, what: &str, which: &str) {
+        restarts::under_knocks(cluster, what, || {
+            self.apply(cluster, which);
+            installed::is_there(cluster);
+        });
+    }
 }
 
 pub(crate) fn side_by_side(what: &str) {
@@ -52,17 +61,14 @@ pub(crate) fn side_by_side(what: &str) {
     served::both_samples(&cluster);
     works(&cluster, "one");
 
-    newer.apply(&cluster, "!= \"DaemonSet\"");
-    installed::is_there(&cluster);
+    newer.follows(&cluster, "controllers of the version before become new", "!= \"DaemonSet\"");
     works(&cluster, "two");
     println!("== older agents, newer controllers: good");
 
-    newer.apply(&cluster, "== \"DaemonSet\"");
-    installed::is_there(&cluster);
+    newer.follows(&cluster, "agents of the version before become new", "== \"DaemonSet\"");
     works(&cluster, "three");
 
-    older.apply(&cluster, "!= \"DaemonSet\"");
-    installed::is_there(&cluster);
+    older.follows(&cluster, "new controllers go back", "!= \"DaemonSet\"");
     works(&cluster, "four");
     println!("== newer agents, older controllers: good");
     gone::without_a_trace(&cluster);

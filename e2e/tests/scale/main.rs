@@ -125,6 +125,11 @@ fn measure(size: Size, number: usize, changes: usize) {
     assert!(ms(100) < 3_000.0, "a change took {:.0} ms", ms(100));
     let most_memory = memory(&controller, "VmHWM");
     assert!(most_memory < 1_024, "{most_memory} MiB");
+    // The aims of docs/scale.md.
+    if !cfg!(debug_assertions) {
+        let aim = if number > 100 { 1_000.0 } else { 250.0 };
+        assert!(ms(99) < aim, "p99 is {:.0} ms, the aim {aim:.0} ms", ms(99));
+    }
     // What has changed is one service: its part and no other is told.
     let endpoints = size.endpoints.div_ceil(size.routes) as u64;
     assert!(most < 400 + 40 * endpoints, "{most} bytes for a service of {endpoints} endpoints");

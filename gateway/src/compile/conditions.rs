@@ -354,3 +354,28 @@ fn route_resolved(backends: Option<&Backends>, generation: i64) -> Condition {
     let holds = problems.is_empty();
     Condition::new(ConditionType::ResolvedRefs, holds, reason, message, generation)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_find_what_is_said_of_a_gateway_on_their_page() {
+        let page = include_str!("../../../docs/operations.md");
+        let taken = Programming::AddressTaken {
+            node: "worker-2".to_owned(),
+            reason: "192.0.2.7 is the node's own address on br0: use one that no node has"
+                .to_owned(),
+        };
+        let refused = Programming::Refused {
+            node: "worker-2".to_owned(),
+            reason: "gateway shop/edge has the address 192.0.2.7, which is given as --snat-address"
+                .to_owned(),
+        };
+        for programming in [Programming::Pending, Programming::NoAgent, taken, refused] {
+            let (holds, reason, message) = from_data_plane(&programming);
+            let line = format!("\n    Programmed=False {reason}: {message}\n");
+            assert!(!holds && page.contains(&line), "{line}");
+        }
+    }
+}
