@@ -82,7 +82,7 @@ fn a_day_in_a_cluster_without_offloads() {
     a_day_in("a cluster without offloads", false, &helm);
 }
 
-/// Once each, so that every day shows that it works.
+/// Once each but for those that are part of others, so that every day shows that it works.
 #[test]
 fn a_day_of_failures() {
     failures::of_everything("a cluster of failures", 1);
