@@ -48,7 +48,8 @@ pub(crate) fn to_the_next_version_with_helm(cluster: &Cluster) {
     upgrade(
         cluster,
         &format!(
-            "helm upgrade blixt manifests/helm/blixt --namespace blixt-system --set secureMetrics=true --set images.tag={NEXT}"
+            "kubectl apply -k manifests/crds
+             helm upgrade blixt manifests/helm/blixt --namespace blixt-system --set secureMetrics=true --set images.tag={NEXT}"
         ),
     );
 }
