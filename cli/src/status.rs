@@ -244,7 +244,8 @@ fn host_path(status: &GetStatusResponse, width: Option<u16>) -> String {
     let mut told = match &host_path.whole_families[..] {
         [] => "for endpoints and clients that no interface above leads to".to_owned(),
         families => format!(
-            "for ALL flows to {} endpoints, which is slower: they have no --snat-address",
+            "for ALL flows to {} endpoints, which is slower: they have no --snat-address, in a cluster \
+             no AddressPool with use SNAT",
             families.join(" and "),
         ),
     };

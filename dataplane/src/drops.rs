@@ -129,16 +129,16 @@ impl DropReason {
                 "Nothing; clients connect anew. If it goes on, look why endpoints come and go."
             }
             Self::HostPathFull => {
-                "Give the agent a --snat-address, so that fewer flows go through the kernel, or raise net.netfilter.nf_conntrack_max: half of it is for these flows."
+                "Give the agent a --snat-address (in a cluster: an AddressPool with use SNAT), so that fewer flows go through the kernel, or raise net.netfilter.nf_conntrack_max: half of it is for these flows."
             }
             Self::FlowTableFull => {
                 "Raise --flow-capacity, or look with `blixtctl flows` for who opens that many flows."
             }
             Self::SnatPorts => {
-                "Add a --snat-address, or widen --snat-ports; more endpoints help too, since ports count for each."
+                "Add a --snat-address (in a cluster: an AddressPool with use SNAT, if nodes have none), or widen --snat-ports; more endpoints help too, since ports count for each."
             }
             Self::NoSnatAddress => {
-                "Add a --snat-address of that IP version, or see in `blixtctl status` why there is no host path."
+                "Add a --snat-address of that IP version (in a cluster: an AddressPool with use SNAT that has some), or see in `blixtctl status` why there is no host path."
             }
             Self::HopLimit => "Nothing, if it is a traceroute; else look for a routing loop.",
             Self::TooBig => {

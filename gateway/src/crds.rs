@@ -1,7 +1,7 @@
 //! The CRDs of our own kinds, made of their Rust types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
 use serde_json::Value;
@@ -50,13 +50,24 @@ fn types() -> Vec<CustomResourceDefinition> {
 /// said, what is in them is not said again.
 const KNOWN: [&str; 4] = ["conditions", "gatewaySelector", "namespaceSelector", "nodeSelector"];
 
+/// What a selector of labels may do with a label's values. The type of Kubernetes
+/// leaves it to those who read it (apimachinery, `LabelSelectorOperator`).
+const OPERATORS: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
+
 /// An optional field that says `null` is one that is left out, as in the CRDs
 /// of Gateway API: without `nullable` the API server drops it.
 fn tidy(schema: &mut JSONSchemaProps) {
     for (name, property) in schema.properties.iter_mut().flatten() {
         tidy(property);
         if KNOWN.contains(&name.as_str()) {
-            each_below(property, &mut |inner| inner.description = None);
+            each_below(property, &mut |inner| {
+                inner.description = None;
+                if let Some(operator) =
+                    inner.properties.as_mut().and_then(|it| it.get_mut("operator"))
+                {
+                    operator.enum_ = Some(OPERATORS.map(|it| JSON(it.into())).into());
+                }
+            });
         }
     }
     each_below(schema, &mut |inner| inner.nullable = None);

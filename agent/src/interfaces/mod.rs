@@ -430,7 +430,6 @@ fn is_down(name: &str) -> String {
     format!("interface {name} is down, or its cable is out: `ip link set {name} up`")
 }
 
-/// Says that packets as large as an interface's MTU do not fit into frames.
 /// Whether an interface could be attached, as far as that shows beforehand.
 pub(crate) fn attachable(name: &str, workers: usize) -> Result<(), AttachError> {
     let nic = Nic::new(name)?;
@@ -440,6 +439,7 @@ pub(crate) fn attachable(name: &str, workers: usize) -> Result<(), AttachError> 
     attaching::fits(name, nic.rx_queues()?, workers)
 }
 
+/// Says that packets as large as an interface's MTU do not fit into frames.
 fn too_large(name: &str, mtu: u32, frames: FrameBytes) -> Option<String> {
     let largest = frames.largest_mtu();
     if mtu <= largest {

@@ -203,7 +203,8 @@ fn flows(page: &mut impl Write, state: &State) -> fmt::Result {
     page.gauge(
         "host_path_flow_entries",
         "Those of them whose flow goes through the node's kernel, which takes longer. Many: give \
-         the agent a --snat-address, where there is none.",
+         the agent a --snat-address, where there is none; in a cluster, an AddressPool with use \
+         SNAT.",
         [(NONE, sum(|counters| &counters.flow_entries_by_host))],
     )?;
     let limit = state.host_path.map_or(0, |host_path| host_path.flow_limit as u64);

@@ -11,6 +11,7 @@ use crate::Test;
 use crate::objects::{self, CLASS, SHOP, addresses, becomes};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("the_api_server_refuses_pools_that_make_no_sense", the_api_server_refuses),
     ("without_a_pool_it_is_told_what_to_create", without_a_pool),
     ("pools_give_to_whom_they_are_for", pools_give_to_whom_they_are_for),
     ("addresses_are_given_out_once_and_given_back", addresses_are_given_out_once),
@@ -48,6 +49,47 @@ fn counts(kube: &KubeApi, name: &str, used: u64, free: u64) {
         let is_so = status["used"] == used && status["free"] == free;
         is_so.then_some(()).ok_or_else(|| format!("not {used} used and {free} free"))
     });
+}
+
+fn the_api_server_refuses(server: &mut ApiServer) {
+    let kube = &server.kube;
+    let selector =
+        |operator: &str| json!({"matchExpressions": [{"key": "a", "operator": operator}]});
+    let with = |selector: Value| json!({"addresses": ["192.0.2.1"], "nodeSelector": selector});
+    let apply = |spec: &Value| {
+        kube.apply_object(&json!({
+            "apiVersion": "blixt.dev/v1alpha1", "kind": "AddressPool",
+            "metadata": {"name": "it"}, "spec": spec,
+        }))
+    };
+    for (spec, part) in [
+        (json!({"addresses": ["none"]}), "should match"),
+        (json!({"addresses": ["192.0.2.0/"]}), "should match"),
+        (json!({"addresses": ["192.0.2.0/24/8"]}), "should match"),
+        (json!({"addresses": ["192.0.2.1, 192.0.2.2"]}), "should match"),
+        (json!({"addresses": ["192.0.2.1-"]}), "should match"),
+        (json!({"addresses": [""]}), "should be at least 1 chars long"),
+        (json!({"addresses": []}), "should have at least 1 items"),
+        (json!({"addresses": ["192.0.2.1"], "use": "Vip"}), "supported values: \"VIP\", \"SNAT\""),
+        (
+            with(selector("Like")),
+            "supported values: \"In\", \"NotIn\", \"Exists\", \"DoesNotExist\"",
+        ),
+    ] {
+        let refused = apply(&spec).unwrap_err().to_string();
+        assert!(refused.contains(part), "{spec}: {refused}");
+    }
+    let all = [
+        "192.0.2.1",
+        "192.0.2.16/28",
+        "192.0.2.32-192.0.2.40",
+        "192.0.2.50 - 192.0.2.51",
+        "2001:DB8::/120",
+        "2001:db8::1:0-2001:db8::1:9",
+        "2001:db8::192.0.2.1",
+    ];
+    let stored = apply(&json!({"addresses": all, "nodeSelector": selector("Exists")})).unwrap();
+    assert_eq!(stored["spec"]["addresses"], json!(all));
 }
 
 fn without_a_pool(server: &mut ApiServer) {

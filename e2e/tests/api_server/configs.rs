@@ -1,5 +1,8 @@
 //! GatewayConfigs: who may refer to them, and what becomes of that.
 
+use std::fs;
+
+use blixt_e2e::cluster::root;
 use blixt_e2e::{ApiServer, Controller, Id};
 use serde_json::{Value, json};
 
@@ -9,6 +12,7 @@ use crate::objects::{self, CLASS, EDGE, SHOP, becomes};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("the_api_server_refuses_settings_that_make_no_sense", the_api_server_refuses),
     ("a_gateway_config_is_followed_and_disturbs_nobody", a_gateway_config_is_followed),
+    ("the_samples_of_sources_and_settings_are_taken", the_samples_are_taken),
 ];
 
 const NODES: Id<'_> = Id::namespaced("GatewayConfig", "shop", "nodes");
@@ -50,6 +54,39 @@ fn the_api_server_refuses(server: &mut ApiServer) {
     });
     let stored = kube.apply_object(&config("good", all)).unwrap();
     assert_eq!(stored["spec"]["forwarding"], "NAT");
+}
+
+/// And so is what docs/operations.md has of them.
+fn the_samples_are_taken(server: &mut ApiServer) {
+    const POOL: Id<'_> = Id::cluster("AddressPool", "sources");
+    const SAMPLE: Id<'_> = Id::namespaced("GatewayConfig", "blixt-system", "nodes");
+    let _controller = Controller::start(server, "a");
+    let kube = &server.kube;
+    kube.apply(SHOP);
+    kube.apply("{apiVersion: v1, kind: Node, metadata: {name: n1}}");
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    kube.apply(&read("manifests/samples/sources/pool.yaml"));
+    let given = json!([{"name": "n1", "addresses": ["192.0.2.200", "2001:db8:1::200"]}]);
+    kube.eventually(&POOL, |pool| match pool["status"]["nodes"] == given {
+        true => Ok(()),
+        false => Err(pool["status"].to_string()),
+    });
+
+    kube.apply(&read("manifests/samples/settings/config.yaml"));
+    let class = read("manifests/samples/settings/class.yaml");
+    kube.merge(&CLASS, serde_saphyr::from_str(&class).unwrap());
+    becomes(kube, &CLASS, &["Accepted=True Accepted"]);
+    becomes(kube, &SAMPLE, &["Accepted=True Accepted"]);
+    let before = kube.get(&SAMPLE).unwrap()["spec"].clone();
+
+    let page = read("docs/operations.md");
+    let examples: Vec<_> = page.split("\n```yaml\n").skip(1).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        kube.apply(example.split_once("\n```").unwrap().0);
+    }
+    becomes(kube, &Id::cluster("AddressPool", "rack-1"), &["Accepted=True Overlaps: sources"]);
+    assert_eq!(kube.get(&SAMPLE).unwrap()["spec"], before, "it is the sample");
 }
 
 fn a_gateway_config_is_followed(server: &mut ApiServer) {

@@ -51,7 +51,7 @@ spec:
 apiVersion: blixt.dev/v1alpha1
 kind: AddressPool
 metadata: {name: typo}
-spec: {addresses: [192.0.2.0/24, none]}
+spec: {addresses: [192.0.2.0/24, 192.0.2.5/28]}
 ",
     );
     let to =

@@ -54,15 +54,6 @@ spec:
         readinessProbe: {httpGet: {port: 8088, path: /healthz}, periodSeconds: 1}
 ";
 
-const SOURCES: &str = r"
-apiVersion: blixt.dev/v1alpha1
-kind: AddressPool
-metadata: {name: sources}
-spec:
-  use: SNAT
-  addresses: [192.0.2.200-192.0.2.209, '2001:db8:1::200-2001:db8:1::209']
-";
-
 /// Where requests come from.
 enum Place {
     /// A network of the lab: the client's, or a node's.
@@ -112,7 +103,7 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
         }
     };
     all_seen(false);
-    cluster.apply(SOURCES);
+    cluster.shell("kubectl apply -k manifests/samples/sources").ok();
     eventually_some("each node to have SNAT addresses", SOON, || {
         let path = "jsonpath={range .status.nodes[*]}{.name}={.addresses} {end}";
         let nodes = cluster.kubectl(&["get", "addresspool", "sources", "-o", path]).ok();
@@ -123,9 +114,8 @@ pub(crate) fn with_and_without_sources(cluster: &Cluster) {
     all_seen(true);
     each_from_each(cluster, &places);
 
-    for yaml in [IN_NODES, SOURCES] {
-        cluster.delete(yaml);
-    }
+    cluster.delete(IN_NODES);
+    cluster.shell("kubectl delete -k manifests/samples/sources").ok();
 }
 
 /// Whether servers see the client by addresses of the pool, or never: one on the

@@ -51,7 +51,9 @@ pub(crate) fn to_the_next_version_with_helm(cluster: &Cluster) {
     upgrade(
         cluster,
         &format!(
-            "{} {} --set images.tag={NEXT}",
+            "{}
+{} {} --set images.tag={NEXT}",
+            tells("kubectl apply -k manifests/crds"),
             tells("helm upgrade blixt manifests/helm/blixt --namespace blixt-system"),
             tells("--set secureMetrics=true"),
         ),

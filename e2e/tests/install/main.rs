@@ -13,6 +13,8 @@
 mod helm;
 mod images;
 mod objects;
+#[cfg(feature = "lab")]
+mod samples;
 
 use blixt_e2e::cluster::{root, takes};
 use objects::{Objects, containers, texts};

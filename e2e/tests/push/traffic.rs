@@ -73,7 +73,7 @@ fn an_agent_serves_what_is_pushed_and_after_a_restart_without_a_controller() {
     served("be1");
     agent.stop();
 
-    let mut took: Vec<_> = (0..3)
+    let mut took: Vec<_> = (0..5)
         .map(|_| {
             // Nobody answers any more, so that the kernel has to look anew.
             lab.client.namespace.ip("neigh flush all");
@@ -92,7 +92,7 @@ fn an_agent_serves_what_is_pushed_and_after_a_restart_without_a_controller() {
     took.sort();
     println!("restarted agents without a controller serve after {took:?}");
     // What else the machine has to do only makes it longer.
-    assert!(took[0] < Duration::from_secs(1) && took[2] < Duration::from_secs(4), "{took:?}");
+    assert!(took[2] < Duration::from_secs(1) && took[4] < Duration::from_secs(4), "{took:?}");
 }
 
 /// Waits until somebody answers, without waiting for the SYNs that nobody took.

@@ -1,10 +1,13 @@
 //! Settings out of a GatewayConfig: in force at once, or after the next start.
 
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use blixt_e2e::{Agent, Stage, StagePlan, ask_udp};
 use blixt_testkit::netns::eventually;
 use blixt_testkit::require_root;
+use serde_json::{Value, json};
 
 use super::names_everywhere;
 
@@ -106,4 +109,96 @@ fn interfaces_that_cannot_be_attached_keep_no_agent_from_starting() {
     stage.tell();
     eventually("it to hear", SOON, || agent.metrics().sum("blixt_restart_awaited", &[]) == 1.0);
     agent.stop();
+}
+
+#[test]
+fn interfaces_that_match_snat_ports_and_a_maglev_size_are_in_force() {
+    require_root!();
+    let mut stage = Stage::new(StagePlan::default(), |_, _| {});
+    stage.agent = None;
+    let snat = stage.lab.snat_addresses().map(|it| format!("--snat-address={it}"));
+    let flags = [&snat[..], &["--host-path=off".to_owned()]].concat();
+    // Its whole name does not match.
+    stage.lab.lb.ip("link add lb0-other type veth peer name other");
+    stage.lab.lb.ip("link set lb0-other up");
+    let config = |first: u16, maglev: u32, matching: &str| {
+        let ports = format!("snatPorts: {{first: {first}, last: {}}}", first + 99);
+        let matching = format!("interfaces: {{matching: \"{matching}\"}}");
+        Some(format!("{{{ports}, {matching}, maglevSize: {maglev}}}"))
+    };
+    let slots = |agent: &Agent, size: u32| {
+        eventually(format!("Maglev tables of {size} slots"), SOON, || {
+            let told = agent.ctl("lb");
+            let backends = told["listeners"].as_array().unwrap().iter().flat_map(|listener| {
+                let backends = listener["backends"].as_array().unwrap().iter();
+                backends.map(|backend| backend["maglev"]["of"].clone())
+            });
+            backends.collect::<Vec<_>>() == vec![json!(size); 6]
+        });
+    };
+
+    stage.gateway.config = config(20_000, 1_021, "lb[0-9]");
+    stage.tell();
+    let agent = Agent::start_in(&stage.lab.lb, &stage.manifests, &flags);
+    assert_eq!(agent.metrics().sum("blixt_settings_unusable", &[]), 0.0);
+    assert_eq!(interfaces(&agent), ["lb0", "lb1"]);
+    slots(&agent, 1_021);
+    let seen = ports_that_backends_see(&stage);
+    assert!(seen.iter().all(|port| (20_000..20_100).contains(port)), "{seen:?}");
+
+    // Tables change at once, and the rest when it is started.
+    stage.gateway.config = config(30_000, 251, "lb0|lb1");
+    stage.tell();
+    slots(&agent, 251);
+    let awaited = json!([
+        "snatPorts: 30000-30099 instead of 20000-20099",
+        "interfaces: those that match lb0|lb1 instead of those that match lb[0-9]"
+    ]);
+    assert_eq!(agent.ctl("status")["agent"]["restart_awaited_for"], awaited);
+    let seen = ports_that_backends_see(&stage);
+    assert!(seen.iter().all(|port| (20_000..20_100).contains(port)), "{seen:?}");
+    agent.stop();
+    let agent = Agent::start_in(&stage.lab.lb, &stage.manifests, &flags);
+    assert_eq!(interfaces(&agent), ["lb0", "lb1"]);
+    slots(&agent, 251);
+    let seen = ports_that_backends_see(&stage);
+    assert!(seen.iter().all(|port| (30_000..30_100).contains(port)), "{seen:?}");
+    agent.stop();
+}
+
+/// The interfaces that an agent is attached to.
+fn interfaces(agent: &Agent) -> Vec<String> {
+    let status = agent.ctl("status");
+    let names = status["interfaces"].as_array().unwrap().iter().map(|it| &it["name"]);
+    let mut names: Vec<_> = names.filter_map(Value::as_str).map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+/// Connects to both VIPs, and gives the ports that the connections come from where they
+/// end.
+fn ports_that_backends_see(stage: &Stage) -> BTreeSet<u16> {
+    const EACH: usize = 10;
+    let listeners: Vec<_> = stage
+        .lab
+        .backends
+        .iter()
+        .map(|backend| backend.namespace.inside(|| TcpListener::bind("[::]:8080").unwrap()))
+        .collect();
+    let doors = stage.vip(80);
+    let connect = move |door: &SocketAddr| TcpStream::connect_timeout(door, SOON).unwrap();
+    let connections = stage.lab.client.namespace.inside(move || {
+        doors.iter().flat_map(|door| [door; EACH]).map(connect).collect::<Vec<_>>()
+    });
+    let mut seen = Vec::new();
+    eventually("all to be accepted", SOON, || {
+        for listener in &listeners {
+            listener.set_nonblocking(true).unwrap();
+            while let Ok((_, from)) = listener.accept() {
+                seen.push(from.port());
+            }
+        }
+        seen.len() == connections.len()
+    });
+    seen.into_iter().collect()
 }

@@ -34,7 +34,7 @@ pub struct AddressPoolSpec {
     /// The addresses: networks (192.0.2.0/28, 2001:db8::/120), ranges
     /// (192.0.2.10-192.0.2.20) and single ones. All of a network are given out, its
     /// first and last address too. Nobody else may have them.
-    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 79)))]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 79), regex(pattern = ADDRESSES)))]
     pub addresses: Vec<String>,
     /// Whether Gateways that ask for no address in particular get one of these.
     /// Without, these are only for Gateways that name them.
@@ -53,6 +53,9 @@ pub struct AddressPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
 }
+
+/// What looks like one of these; `AddressRange` says what is one.
+const ADDRESSES: &str = "^ *[0-9A-Fa-f.:]+ *(/[0-9]{1,3}|- *[0-9A-Fa-f.:]+ *)?$";
 
 fn yes() -> bool {
     true

@@ -36,8 +36,15 @@ pub(crate) fn sample(schema: &Schema) -> Value {
         Some(Type::String) => match schema.choices.first() {
             Some(choice) => choice.clone(),
             None => {
-                let candidates =
-                    ["x", "example.com/x", "TCP", "IPAddress", "5m", "https://example.com"];
+                let candidates = [
+                    "x",
+                    "example.com/x",
+                    "TCP",
+                    "IPAddress",
+                    "5m",
+                    "https://example.com",
+                    "192.0.2.1",
+                ];
                 let fits = |text: &&str| {
                     schema.pattern.as_ref().is_none_or(|pattern| pattern.regex.is_match(text))
                 };
@@ -63,7 +70,9 @@ fn visit<'a>(schema: &'a Schema, path: &Path, see: &mut dyn FnMut(&Path, &'a Sch
 
 /// A text of this length that fits the pattern, if there is one.
 fn text_of(schema: &Schema, length: usize) -> String {
-    let candidates = ["", "example.com/", "https://"].map(|start| format!("{start:x<length$}"));
+    let mut candidates =
+        ["", "example.com/", "https://"].map(|start| format!("{start:x<length$}")).to_vec();
+    candidates.push("0".repeat(length));
     let fits =
         |text: &&String| schema.pattern.as_ref().is_none_or(|pattern| pattern.regex.is_match(text));
     candidates.iter().find(fits).unwrap().clone()

@@ -28,6 +28,9 @@ pub(super) fn of(pattern: &str) -> Option<&'static str> {
         r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" => {
             "letters, digits, '-', '_' and '.', with a letter or digit at both ends"
         }
+        "^ *[0-9A-Fa-f.:]+ *(/[0-9]{1,3}|- *[0-9A-Fa-f.:]+ *)?$" => {
+            "an address, a network or a range, such as 192.0.2.1, 192.0.2.0/28 or 192.0.2.1-192.0.2.9"
+        }
         r"^([0-9]{1,5}(h|m|s|ms)){1,4}$" => "a time with units, such as 90s, 5m or 2h4m",
         "^[A-Za-z0-9_-][A-Za-z0-9_.@-]*$" => {
             "the name of an interface: letters, digits, '-', '_', '.' and '@', with no '.' or '@' first"
