@@ -2,6 +2,7 @@
 //! no node, no controller but ours.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::kube_api::KubeApi;
 use crate::lab;
+use crate::slow::Slow;
 
 /// An address that is none of the loopback network, which an API server does
 /// not tell others as its own.
@@ -85,6 +87,20 @@ impl ApiServer {
     pub fn resume(&mut self) {
         self.server = Some(start_server(&self.namespace, &self.files));
         self.wait_until_ready();
+    }
+
+    /// Has controllers that start meanwhile speak to it on a way that takes so long
+    /// in each direction.
+    pub fn slowly<T>(&self, delay: Duration, work: impl FnOnce(&Self) -> T) -> T {
+        let [fast, slow] = [6_443, 6_444].map(|port| format!("{ADDRESS}:{port}"));
+        let [to, at] = [&fast, &slow].map(|at| at.parse::<SocketAddr>().unwrap());
+        let before = fs::read_to_string(self.kubeconfig()).unwrap();
+        fs::write(self.kubeconfig(), before.replace(&fast, &slow)).unwrap();
+        let way = Slow::way(&self.namespace, at, to, delay);
+        let done = work(self);
+        way.end(&self.namespace);
+        fs::write(self.kubeconfig(), before).unwrap();
+        done
     }
 
     /// Lets it hang: connections stay, and nobody answers.

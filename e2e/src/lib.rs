@@ -25,6 +25,7 @@ mod kube_api;
 pub mod lab;
 mod manifests;
 mod servers;
+mod slow;
 mod stage;
 mod starved;
 pub mod stream;

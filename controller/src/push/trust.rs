@@ -106,3 +106,82 @@ impl ResolvesServerCert for Trust {
         self.0.server.load_full()?.cert_resolver.resolve(hello)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::StreamExt;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::{ClientConfig, RootCertStore};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
+
+    use super::super::{door, meters::Meters};
+    use super::*;
+
+    type Client = TlsStream<TcpStream>;
+
+    async fn connect(listener: std::net::SocketAddr, ca: &Material) -> Client {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.bundle.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider);
+        let config = config.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        let stream = TcpStream::connect(listener).await.unwrap();
+        let name = "blixt-controller".try_into().unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    fn shown(client: &Client) -> CertificateDer<'static> {
+        client.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_server_certificate_is_exchanged_beneath_connections_that_go_on() {
+        // It was made some time ago, and half of its life is over now.
+        let (now, early) = (SystemTime::now(), Duration::from_secs(60));
+        let made = now - LIFE / 2;
+        let ca = Material::new(made).unwrap();
+        let trust = Trust::new();
+        trust.make(&ca, made).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut connections = door::open(listener, trust.clone(), Meters::default());
+        let (mut client, open) = tokio::join!(connect(at, &ca), connections.next());
+        let mut open = open.unwrap().unwrap();
+        let first = shown(&client);
+
+        trust.renew(now - early).unwrap();
+        assert_eq!(shown(&connect(at, &ca).await), first, "that is too early");
+        let ends = |at: SystemTime| Some([("ca", ca_ends(&ca)), ("server", at + LIFE)]);
+        assert_eq!(trust.expires(), ends(made));
+
+        trust.renew(now).unwrap();
+        let new = connect(at, &ca).await;
+        assert_ne!(shown(&new), first);
+        assert_eq!(trust.expires(), ends(now));
+        assert_eq!(trust.material().as_ref(), Some(&ca), "the CA is the same");
+        // Both ways, with what it began with.
+        let mut heard = [0; 4];
+        client.write_all(b"ping").await.unwrap();
+        open.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"ping");
+        open.write_all(b"pong").await.unwrap();
+        open.flush().await.unwrap();
+        client.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"pong");
+        assert_eq!(shown(&client), first);
+        // The next one is due when that has had half of its life.
+        trust.renew(now + LIFE / 2 - early).unwrap();
+        assert_eq!(shown(&connect(at, &ca).await), shown(&new));
+    }
+
+    fn ca_ends(ca: &Material) -> SystemTime {
+        Authority::open(ca).unwrap().expires()
+    }
+}

@@ -1,7 +1,7 @@
-//! The API server is gone, hangs, or has forgotten what a watch was at.
+//! The API server is gone, hangs, is slow, or has forgotten what a watch was at.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blixt_e2e::{ApiServer, Controller, Id};
 use blixt_testkit::netns::{eventually, eventually_some};
@@ -13,6 +13,7 @@ use crate::objects::{self, DNS, EDGE, SHOP, WEB, attaches, becomes};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("it_resumes_after_a_restart_in_mid_flight", it_resumes_after_a_restart),
     ("it_resumes_after_the_api_server_hung", it_resumes_after_it_hung),
+    ("what_is_slow_to_arrive_is_written_once", what_is_slow_is_written_once),
     ("a_watch_that_expired_begins_anew", a_watch_that_expired_begins_anew),
     ("kinds_that_come_later_are_found", kinds_that_come_later_are_found),
 ];
@@ -78,6 +79,39 @@ fn it_resumes_after_it_hung(server: &mut ApiServer) {
     let listeners = json!([{"name": "tcp", "protocol": "TCP", "port": 81}]);
     server.kube.merge(&EDGE, json!({"spec": {"listeners": listeners}}));
     becomes(&server.kube, &EDGE, &["Accepted=True Accepted"]);
+}
+
+/// Each question takes 0.6 s, as does what is written until a watch tells of it.
+fn what_is_slow_is_written_once(server: &mut ApiServer) {
+    server.slowly(Duration::from_millis(300), |server| {
+        let kube = &server.kube;
+        let begin = Instant::now();
+        let controller = Controller::start(server, "a");
+        println!("ready after {:?}", begin.elapsed());
+        let begin = Instant::now();
+        kube.apply(SHOP);
+        becomes(kube, &EDGE, &["Accepted=True Accepted", "Programmed=False Pending"]);
+        attaches(kube, &WEB, &["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]);
+        attaches(kube, &DNS, &["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]);
+        println!("status after {:?}", begin.elapsed());
+        let writes =
+            || ["written", "outdated", "gone", "failed"].map(|outcome| controller.writes(outcome));
+        objects::settled(kube);
+        // Long enough for what is under way to arrive, and for watches to tell of it.
+        sleep(Duration::from_secs(3));
+        let before = (objects::versions(kube), writes());
+        println!("written, outdated, gone, failed: {:?}", before.1);
+        sleep(Duration::from_secs(4));
+        assert_eq!((objects::versions(kube), writes()), before);
+        // As many as where it is fast (writes.rs), and none to what was another object by
+        // then. What is sent on a connection that nobody has asked on for almost 3 s may
+        // fail with that, and is sent again.
+        let [written, outdated, gone, failed] = writes();
+        assert!((9.0..=18.0).contains(&written) && failed <= 2.0, "{:?}", writes());
+        assert_eq!([outdated, gone], [0.0; 2]);
+        assert!(controller.leads());
+        controller.stop();
+    });
 }
 
 fn a_watch_that_expired_begins_anew(server: &mut ApiServer) {

@@ -1,22 +1,33 @@
 //! The CA that is kept in the cluster, and whose tokens are good.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use blixt_controller::push::{Material, ReviewError, Reviewer, TokenReviews};
 use blixt_e2e::{ApiServer, Controller, Id, KubeApi, NAMESPACE};
 use blixt_testkit::netns::{eventually, eventually_some};
+use k8s_openapi::api::core::v1::Secret;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::Test;
 use crate::objects::{self, EDGE, SHOP, becomes};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_ca_that_is_brought_along_is_taken_and_a_bad_one_is_not", a_ca_is_brought_along),
+    ("a_ca_of_ours_is_renewed_by_itself", a_ca_of_ours_is_renewed),
     ("an_idle_controller_asks_for_nothing", an_idle_controller_asks_for_nothing),
     ("only_an_agents_pod_gets_a_certificate", only_an_agents_pod),
 ];
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 const CA: Id<'static> = Id::namespaced("Secret", NAMESPACE, "blixt-ca");
 const FOUND: Id<'static> = Id::namespaced("ConfigMap", NAMESPACE, "blixt-controller");
@@ -26,6 +37,45 @@ fn data(ca: &Material) -> Value {
     json!({"stringData": {
         "tls.crt": ca.certificate, "tls.key": ca.key, "ca.crt": ca.bundle,
     }})
+}
+
+fn secret(ca: &Material) -> Value {
+    let mut secret = data(ca);
+    secret["apiVersion"] = "v1".into();
+    secret["kind"] = "Secret".into();
+    secret["type"] = "kubernetes.io/tls".into();
+    secret["metadata"] = json!({"name": "blixt-ca", "namespace": NAMESPACE});
+    secret
+}
+
+/// What the Secret has now.
+fn kept(kube: &KubeApi) -> BTreeMap<String, String> {
+    let secret: Secret = serde_json::from_value(kube.get(&CA).unwrap()).unwrap();
+    let text = |(key, bytes): (String, k8s_openapi::ByteString)| {
+        (key, String::from_utf8(bytes.0).unwrap())
+    };
+    secret.data.unwrap().into_iter().map(text).collect()
+}
+
+/// What of that is of a CA.
+fn as_kept(ca: &Material) -> BTreeMap<String, String> {
+    let (next_certificate, next_key) = ca.next.clone().unzip();
+    let all = [
+        ("tls.crt", Some(ca.certificate.clone())),
+        ("tls.key", Some(ca.key.clone())),
+        ("ca.crt", Some(ca.bundle.clone())),
+        ("next.crt", next_certificate),
+        ("next.key", next_key),
+    ];
+    all.into_iter().filter_map(|(key, text)| Some((key.to_owned(), text?))).collect()
+}
+
+fn without_a_ca(kube: &KubeApi) {
+    for id in [CA, FOUND] {
+        if kube.get(&id).is_some() {
+            kube.delete(&id);
+        }
+    }
 }
 
 fn ca() -> Material {
@@ -41,18 +91,9 @@ fn agents_get(kube: &KubeApi, ca: &Material) {
 
 fn a_ca_is_brought_along(server: &mut ApiServer) {
     let kube = &server.kube;
-    for id in [CA, FOUND] {
-        if kube.get(&id).is_some() {
-            kube.delete(&id);
-        }
-    }
+    without_a_ca(kube);
     let (first, second) = (ca(), ca());
-    let mut secret = data(&first);
-    secret["apiVersion"] = "v1".into();
-    secret["kind"] = "Secret".into();
-    secret["type"] = "kubernetes.io/tls".into();
-    secret["metadata"] = json!({"name": "blixt-ca", "namespace": NAMESPACE});
-    kube.create(&secret).unwrap();
+    kube.create(&secret(&first)).unwrap();
     let written = kube.get(&CA).unwrap();
     let mut controller = Controller::start(server, "a");
     agents_get(kube, &first);
@@ -100,6 +141,90 @@ fn a_ca_is_brought_along(server: &mut ApiServer) {
         assert!((left / 86_400.0 - days).abs() < 0.1, "{certificate}: {left}");
     }
     controller.stop();
+}
+
+/// The same CA on two days: when the next one is due, and when that signs.
+fn a_ca_of_ours_is_renewed(server: &mut ApiServer) {
+    let kube = &server.kube;
+    without_a_ca(kube);
+    let now = SystemTime::now();
+    let old = Material::new(now - 243 * DAY).unwrap();
+    let mut ours = secret(&old);
+    ours["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "blixt-controller"});
+    kube.create(&ours).unwrap();
+
+    // Agents get to know the next one, which does not sign yet.
+    let controller = Controller::start(server, "a");
+    let two = eventually_some("a next CA", PATIENCE, || {
+        let kept = kept(kube);
+        match (kept.get("next.crt"), kept.get("next.key")) {
+            (Some(certificate), Some(key)) => Ok(Material {
+                bundle: format!("{}{certificate}", old.bundle),
+                next: Some((certificate.clone(), key.clone())),
+                ..old.clone()
+            }),
+            _ => Err(format!("{:?}", kept.keys())),
+        }
+    });
+    agents_get(kube, &two);
+    assert_eq!(kept(kube), as_kept(&two));
+    believes(kube, &controller, &old.bundle).unwrap();
+    believes(kube, &controller, &two.next.unwrap().0).unwrap_err();
+    assert_eq!(controller.metrics().sum("blixt_controller_leader", &[]), 1.0);
+    controller.stop();
+
+    // Two days after that.
+    let known = old.renewed(now - 2 * DAY).unwrap().unwrap();
+    let (certificate, key) = known.next.clone().unwrap();
+    kube.merge(&CA, json!({"stringData": as_kept(&known)}));
+    kube.merge(&FOUND, json!({"data": {"ca.crt": known.bundle}}));
+    let signs = Material { certificate, key, next: None, ..known };
+    let controller = Controller::launch(server, "a");
+    let (mut looks, mut begun) = (0, Vec::new());
+    eventually_some("the next CA to sign", PATIENCE, || {
+        let kept = kept(kube);
+        let found = kube.get(&FOUND).unwrap();
+        let trusted = found["data"]["ca.crt"].as_str().unwrap();
+        assert!(trusted.contains(&kept["tls.crt"]), "agents do not trust what signs");
+        match believes(kube, &controller, trusted) {
+            Ok(()) => looks += 1,
+            // It does not listen yet, or has no certificate.
+            Err(why) => {
+                assert!(!why.contains("invalid peer certificate"), "{why}");
+                begun.push(why);
+            }
+        }
+        match believes(kube, &controller, &signs.certificate) {
+            Ok(()) if kept == as_kept(&signs) => Ok(()),
+            how => Err(format!("{how:?}, {:?}", kept.keys())),
+        }
+    });
+    println!("{looks} looks were good after {} at one that had just begun", begun.len());
+    assert!(looks > 0, "{begun:#?}");
+    // What the old one has signed is good for as long as it is.
+    agents_get(kube, &signs);
+    assert_eq!(kube.get(&CA).unwrap()["metadata"]["labels"], ours["metadata"]["labels"]);
+    controller.stop();
+}
+
+/// Whether an agent that trusts this speaks to the controller, or why not.
+fn believes(kube: &KubeApi, controller: &Controller, trusted: &str) -> Result<(), String> {
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(trusted.as_bytes()) {
+        roots.add(root.unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let port = controller.agents_port();
+    kube.with(move |_| async move {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await;
+        let stream = stream.map_err(|error| error.to_string())?;
+        let connected = connector.connect("blixt-controller".try_into().unwrap(), stream).await;
+        connected.map(drop).map_err(|error| error.to_string())
+    })
 }
 
 fn an_idle_controller_asks_for_nothing(server: &mut ApiServer) {

@@ -42,7 +42,8 @@ const TRACES: [(&str, &[&str], &[&str]); 8] = [
     // Those of streams' ports, and their tables.
     ("rules", &["ip", "rule", "show"], &["178000"]),
     ("rules of IPv6", &["ip", "-6", "rule", "show"], &["178000"]),
-    ("a table in nf_tables", &["nft", "list", "tables"], &["blixt"]),
+    // A table, and what others' chains let through of ours.
+    ("rules in nf_tables", &["nft", "list", "ruleset"], &["blixt"]),
 ];
 
 pub(crate) fn without_a_trace(cluster: &Cluster) {

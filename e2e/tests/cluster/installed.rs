@@ -95,24 +95,36 @@ pub(crate) fn controllers_are_apart(cluster: &Cluster) {
     });
 }
 
-/// What the kernel says of the agents' processes, whatever manifests say.
+/// What the kernel says of the processes, whatever manifests say.
 pub(crate) fn with_few_privileges(cluster: &Cluster) {
     if !cluster.is_ours_or_skip("a look at the processes") {
         return;
     }
-    let agents = processes("blixt-agent", "blixt-cluster/");
-    assert!(!agents.is_empty(), "no agent runs");
-    for pid in agents {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let field = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split_whitespace().nth(1).unwrap().to_owned()
-        };
-        // CAP_NET_BIND_SERVICE 10, CAP_NET_ADMIN 12, CAP_NET_RAW 13, CAP_IPC_LOCK 14,
-        // CAP_PERFMON 38, CAP_BPF 39 (include/uapi/linux/capability.h).
-        const SIX: u64 = 1 << 10 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 38 | 1 << 39;
-        assert_eq!(u64::from_str_radix(&field("CapEff"), 16).unwrap(), SIX, "{status}");
-        assert_eq!(u64::from_str_radix(&field("CapBnd"), 16).unwrap(), SIX, "{status}");
-        assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1".to_owned(), "2".to_owned()));
+    // CAP_NET_BIND_SERVICE 10, CAP_NET_ADMIN 12, CAP_NET_RAW 13, CAP_IPC_LOCK 14,
+    // CAP_PERFMON 38, CAP_BPF 39 (include/uapi/linux/capability.h).
+    const SIX: u64 = 1 << 10 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 38 | 1 << 39;
+    // A process has 15 bytes of its program's name (proc_pid_comm(5)).
+    for (program, uid, capabilities) in [("blixt-agent", "0", SIX), ("blixt-controlle", "65532", 0)]
+    {
+        let running = processes(program, "blixt-cluster/");
+        assert!(!running.is_empty(), "no {program} runs");
+        for pid in running {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let field = |name: &str| {
+                let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+                line.split_once(':').unwrap().1.split_whitespace().collect::<Vec<_>>().join(" ")
+            };
+            for set in ["CapEff", "CapPrm", "CapBnd"] {
+                let found = u64::from_str_radix(&field(set), 16).unwrap();
+                assert_eq!(found, capabilities, "{set} of {program}: {status}");
+            }
+            // Real, effective, saved and that of files (proc_pid_status(5)).
+            assert_eq!(field("Uid"), [uid; 4].join(" "), "{program}: {status}");
+            assert_eq!(
+                (field("NoNewPrivs"), field("Seccomp:")),
+                ("1".into(), "2".into()),
+                "{status}"
+            );
+        }
     }
 }

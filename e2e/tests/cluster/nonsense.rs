@@ -1,5 +1,5 @@
-//! What makes no sense, and what is taken away under traffic: it is told, clients
-//! are refused rather than left waiting, and nobody else notices.
+//! What makes no sense, what is taken away under traffic, and what a node can't do: it
+//! is told, clients are refused rather than left waiting, and nobody else notices.
 
 use blixt_e2e::cluster::Cluster;
 use blixt_e2e::lab;
@@ -50,6 +50,23 @@ apiVersion: v1
 kind: Service
 metadata: {name: crowd, namespace: shop}
 spec: {ports: [{port: 8080}]}
+";
+
+/// A port that streams are taken on, which a node has to have free.
+const STREAM: &str = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: stream, labels: {pool: web}}
+spec:
+  gatewayClassName: blixt
+  listeners: [{name: web, protocol: HTTP, port: 8088}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: stream}
+spec:
+  parentRefs: [{name: stream}]
+  rules: [{backendRefs: [{name: web, port: 8080}]}]
 ";
 
 /// A pool with addresses that are another's too.
@@ -108,6 +125,7 @@ pub(crate) fn disturbs_nobody(cluster: &Cluster) {
     assert!(waited.is_empty(), "who is refused need not wait to know it: {waited:#?}");
 
     pools_that_change(cluster, &web);
+    a_port_that_a_node_has(cluster);
     for yaml in [CROWD, AGAIN] {
         cluster.delete(yaml);
     }
@@ -157,6 +175,34 @@ fn explained(cluster: &Cluster, why: &str) {
     for line in said.lines() {
         tells(line);
     }
+}
+
+/// It is told with the node and what to do there, and over once the port is free.
+fn a_port_that_a_node_has(cluster: &Cluster) {
+    let agnhost = lab::bin("agnhost");
+    let other = cluster
+        .at("node2", agnhost.to_str().unwrap())
+        .args(["netexec", "--http-port=8088"])
+        .spawn();
+    eventually_some("it to listen", SOON, || {
+        let listens = cluster.at("node2", "ss").args(["-Hltn", "sport = :8088"]).ok();
+        if listens.is_empty() { Err("it does not") } else { Ok(()) }
+    });
+    cluster.apply(STREAM);
+    told(cluster, "gateway/stream", "Programmed=False RefusedByNode");
+    let path = "jsonpath={.status.conditions[?(@.type=='Programmed')].message}";
+    let message = cluster.kubectl(&["get", "gateway", "stream", "-o", path]).ok();
+    let expected = "Node node2 can't apply it: port 8088 is taken on this node: `ss -ltnp sport = \
+                    :8088` says who has it, and either that one or the listener needs another port.";
+    assert_eq!(message, expected);
+    other.into_output();
+    eventually_some("stream to be programmed", SOON, || programmed(cluster, "stream"));
+    let url = format!("http://{}:8088/hostname", in_url(&addresses(cluster, "stream")[0]));
+    eventually_some(format!("{url} to be answered"), SOON, || {
+        let ran = cluster.client("curl").args(["-sS", "--max-time", "2", &url]).run();
+        if ran.stdout.starts_with("web-") { Ok(()) } else { Err(format!("{ran:?}")) }
+    });
+    cluster.delete(STREAM);
 }
 
 /// The Service's endpoints.

@@ -24,10 +24,24 @@ pub(crate) fn of_backends(cluster: &Cluster) {
     assert!(outcome.failures.is_empty(), "requests failed: {:#?}", outcome.failures);
 }
 
+/// The new leader finds agents that come to it one after the other, and rewrites
+/// nothing that is right already.
 pub(crate) fn of_controllers(cluster: &Cluster) {
+    let before = versions(cluster);
     let outcome = under_load(cluster, &restart("blixt-system", "deployment/blixt-controller"));
     assert!(outcome.failures.is_empty(), "requests failed: {:#?}", outcome.failures);
     installed::controllers_are_apart(cluster);
+    assert_eq!(versions(cluster), before, "what was right was written again");
+}
+
+/// What controllers write the status of, each with its version.
+fn versions(cluster: &Cluster) -> String {
+    let kinds = "gatewayclasses,gateways,tcproutes,udproutes,addresspools";
+    let path = "jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.resourceVersion} \
+                {.status}{\"\\n\"}{end}";
+    let versions = cluster.kubectl(&["get", kinds, "-A", "-o", path]).ok();
+    assert!(versions.lines().count() > 4, "{versions}");
+    versions
 }
 
 pub(crate) fn of_agents(cluster: &Cluster) {

@@ -1,13 +1,15 @@
-//! Certificates that end, and CAs that change, while agents run.
+//! Certificates that end, and CAs that change, while agents run; and a CA that others
+//! brought along.
 
 use std::fs;
 use std::time::Duration;
 
 use blixt_api::parts::Parts;
-use blixt_controller::push::Material;
+use blixt_controller::push::{Material, Trust};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tonic::Status;
 
-use crate::replica::{Agent, Files, ca, eventually, snapshot};
+use crate::replica::{Agent, Files, Replica, ca, eventually, snapshot};
 use crate::scripted::Scripted;
 
 /// Long enough for a busy machine to do what has to be done in half of it.
@@ -110,4 +112,41 @@ async fn another_ca_is_taken_up_without_a_restart() {
     assert_eq!(replica.script(|script| script.enrolled), 2);
     replica.script(|script| script.publish(Parts::of(&snapshot(80, 2)).to_snapshot()));
     agent.gets(&snapshot(80, 2)).await;
+}
+
+/// Agents know the root alone: whatever is between it and a certificate is shown
+/// with that, by the controller to agents and by agents to the controller.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_between_which_and_its_root_are_others_is_believed() {
+    let params = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let keys = [(); 3].map(|()| KeyPair::generate().unwrap());
+    let [root, middle, signer] = ["root", "middle", "signer"].map(params);
+    let of_root = root.self_signed(&keys[0]).unwrap();
+    let of_middle = middle.signed_by(&keys[1], &Issuer::from_params(&root, &keys[0])).unwrap();
+    let of_signer = signer.signed_by(&keys[2], &Issuer::from_params(&middle, &keys[1])).unwrap();
+    let brought = Material {
+        certificate: format!("{}{}", of_signer.pem(), of_middle.pem()),
+        key: keys[2].serialize_pem(),
+        bundle: of_root.pem(),
+        next: None,
+    };
+
+    let replica = Replica::start(&brought).await;
+    let wanted = snapshot(80, 1);
+    replica.push.publish(&wanted);
+    let agent = Agent::start(Files::new(&brought, "token of node-1"), &[&replica]);
+    agent.gets(&wanted).await;
+    eventually("the agent to be known", || replica.push.agents().len() == 1).await;
+
+    // With one of them missing it is not taken at all.
+    let gap = Material { certificate: of_signer.pem(), ..brought };
+    let why = Trust::new().update(&gap).unwrap_err().to_string();
+    let expected = "tls.crt can't be used (who knows ca.crt does not believe what it signs: \
+                    invalid peer certificate: UnknownIssuer)";
+    assert_eq!(why, expected);
 }

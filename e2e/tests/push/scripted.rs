@@ -16,12 +16,16 @@ use blixt_api::sync::v1alpha1::follow_response::Message as Told;
 use blixt_controller::push::{Authority, Material};
 use futures_util::Stream;
 use futures_util::stream::poll_fn;
+use rustls::ServerConfig;
+use rustls::sign::SingleCertAndKey;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
+
+use crate::wires::Pair;
 
 /// How long certificates are good that a controller makes.
 const LIFE: Duration = Duration::from_secs(24 * 3_600);
@@ -34,12 +38,16 @@ type Message = Result<wire::FollowResponse, Status>;
 /// What a test sets and sees.
 pub(crate) struct Script {
     pub(crate) ca: Material,
+    /// The certificate that it shows instead of a controller's.
+    pub(crate) shows: Option<Pair>,
     /// How long certificates are good that it gives.
     pub(crate) life: Duration,
     /// Why it gives none.
     pub(crate) enrols_not: Option<Status>,
     /// What it sends to whoever wants tables.
     pub(crate) tables: wire::Snapshot,
+    /// How many connections there have been.
+    pub(crate) knocked: usize,
     /// How often it gave a certificate, or did not.
     pub(crate) enrolled: usize,
     pub(crate) refused: usize,
@@ -50,6 +58,17 @@ pub(crate) struct Script {
 }
 
 impl Script {
+    /// How the next connection is let in.
+    fn server(&mut self) -> ServerConfig {
+        self.knocked += 1;
+        let authority = Authority::open(&self.ca).unwrap();
+        let mut server = authority.server(SystemTime::now()).unwrap();
+        if let Some(pair) = &self.shows {
+            server.cert_resolver = Arc::new(SingleCertAndKey::from(pair.certified()));
+        }
+        server
+    }
+
     /// How often tables were asked for.
     pub(crate) fn wants(&self) -> usize {
         self.said.iter().filter(|said| matches!(said, Said::Want(want) if want.tables)).count()
@@ -117,9 +136,11 @@ impl Scripted {
         let at = listener.local_addr().unwrap();
         let script = Arc::new(Mutex::new(Script {
             ca: ca.clone(),
+            shows: None,
             life: LIFE,
             enrols_not: None,
             tables: Parts::of(tables).to_snapshot(),
+            knocked: 0,
             enrolled: 0,
             refused: 0,
             said: Vec::new(),
@@ -129,8 +150,7 @@ impl Scripted {
         let opened = script.clone();
         let door = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let authority = Authority::open(&opened.lock().unwrap().ca).unwrap();
-                let server = authority.server(SystemTime::now()).unwrap();
+                let server = opened.lock().unwrap().server();
                 let sender = sender.clone();
                 tokio::spawn(async move {
                     if let Ok(stream) = TlsAcceptor::from(Arc::new(server)).accept(stream).await {

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};
 
+use blixt_api::parts::Parts;
 use blixt_api::sync::v1alpha1 as wire;
 use blixt_controller::push::Material;
 use rcgen::CertificateParams;
@@ -11,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
 use crate::replica::{Agent, Files, Replica, ca, eventually, snapshot};
+use crate::scripted::Scripted;
 use crate::wires::{Pair, client, follow, refusal, signed};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,6 +69,35 @@ async fn who_is_not_trusted_gets_nothing_and_is_told_why() {
 async fn is_told(replica: &Replica, ca: &Material, pair: &Pair, alert: &str) {
     let refused = refusal(replica, ca, pair).await;
     assert!(refused.ends_with(&format!("fatal alert: {alert}")), "{refused}");
+}
+
+/// An agent's certificate is a server's too, for those who scrape it, and of the CA
+/// that all agents trust.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_poses_as_a_controller_pushes_nothing() {
+    let ca = ca();
+    let (first, second) = (snapshot(80, 1), snapshot(80, 2));
+    let replica = Scripted::start(&ca, &first).await;
+    let agent = Agent::start_at(Files::new(&ca, "token of node-1"), &[replica.at]);
+    agent.gets(&first).await;
+
+    replica.script(|script| {
+        script.shows = Some(signed(&ca, "node-2", SystemTime::now()));
+        script.tables = Parts::of(&second).to_snapshot();
+    });
+    replica.hang_up(tonic::Status::unavailable("the test ends this stream"));
+    let refused = "invalid peer certificate: certificate not valid for name \"blixt-controller\"";
+    eventually("the reason", || agent.trouble().contains(refused)).await;
+    let knocked = replica.script(|script| script.knocked);
+    eventually("it to try again", || replica.script(|script| script.knocked > knocked + 1)).await;
+    let (followed, enrolled) = replica.script(|script| (script.followed(), script.enrolled));
+    assert_eq!((followed, enrolled), (1, 1), "nobody was spoken to");
+    assert!(agent.has(&first), "what it has stays");
+    assert!(agent.trouble().contains(refused), "{}", agent.trouble());
+
+    // With a controller's own, the same is taken.
+    replica.script(|script| script.shows = None);
+    agent.gets(&second).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,14 @@
 //! The real agent serves what a controller pushes, and goes on without it.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use blixt_e2e::{Agent, Announcements, ask, ask_over, serve_names};
-use blixt_model::{Gateway, Snapshot};
+use blixt_gateway::Programming;
+use blixt_model::{
+    Gateway, ListenerName, Port, RouteId, RouteKind, Snapshot, Stream, StreamKind, StreamListener,
+    StreamRoute, StreamTls,
+};
 use blixt_testkit::netns::{Lab, LabPlan, eventually_some, net};
 use blixt_testkit::require_root;
 
@@ -52,7 +56,7 @@ fn an_agent_serves_what_is_pushed_and_after_a_restart_without_a_controller() {
     heard.wait_for(&vips, begin, SOON);
     served("be0");
     eventually_some("it to be programmed", SOON, || match replica.programming() {
-        Some(blixt_gateway::Programming::Applied) => Ok(()),
+        Some(Programming::Applied) => Ok(()),
         other => Err(format!("{other:?}")),
     });
     replica.push.publish(&before(&[second]));
@@ -230,5 +234,65 @@ fn an_address_of_the_node_stays_its_own_and_the_rest_is_served() {
     programming("shop/edge", "257 backendRefs");
     answers(vip, "be0");
     answers(other, "be0");
+    agent.stop();
+}
+
+/// What the agent says of a port comes to what the Gateway's status is made of.
+#[test]
+fn a_port_that_another_program_of_the_node_has_is_told_until_it_is_free() {
+    require_root!();
+    let lab = Lab::new(LabPlan::default());
+    let backend = &lab.backends[0];
+    let _server = serve_names(&backend.namespace, 8_080, "be0");
+    let other = lab.lb.inside(|| TcpListener::bind("[::]:80").unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ca = ca();
+    let replica = Replica::serve_in(&lab, &runtime, &ca);
+    let [vip, _] = lab.vips();
+    let plain = snapshot_of(vec![vip], 5_000, backend.addresses.to_vec(), 8_080);
+    let mut gateways = plain.gateways().to_vec();
+    let route = StreamRoute {
+        route: RouteId { kind: RouteKind::Http, name: "shop/pages".parse().unwrap() },
+        hostnames: vec![],
+        backends: gateways[0].listeners[0].backends.clone(),
+    };
+    let listener = StreamListener {
+        name: ListenerName::new("http").unwrap(),
+        hostname: None,
+        tls: StreamTls::None,
+        routes: vec![route],
+    };
+    let port = Port::new(80).unwrap();
+    gateways[0].streams = vec![Stream { port, kind: StreamKind::Plain, listeners: vec![listener] }];
+    let services = plain.services().to_vec();
+    let wanted = Snapshot::new(plain.generation(), plain.seed(), gateways, services).unwrap();
+    replica.push.publish(&wanted);
+
+    let files = Files::new(&ca, "token of node-1");
+    let mut agent = Agent::follow(&lab, &files.flags(replica.at), &files.path("state"));
+    eventually_some("the agent to be ready", SOON, || agent.ready());
+    let becomes = |expected: &Programming| {
+        eventually_some(format!("{expected:?}"), SOON, || match replica.programming() {
+            Some(found) if found == *expected => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    };
+    let answers = |port: u16| {
+        eventually_some(format!("an answer on port {port}"), SOON, || {
+            let answer = lab.client.namespace.inside(move || ask((vip, port).into()));
+            match answer {
+                Ok(answer) if answer == "be0" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    };
+    let reason = "port 80 is taken on this node: `ss -ltnp sport = :80` says who has it, and either \
+                  that one or the listener needs another port";
+    becomes(&Programming::Refused { node: "node-1".to_owned(), reason: reason.to_owned() });
+    answers(5_000);
+    drop(other);
+    becomes(&Programming::Applied);
+    answers(80);
+    answers(5_000);
     agent.stop();
 }
