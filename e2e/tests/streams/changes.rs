@@ -10,7 +10,7 @@ use blixt_e2e::{Prober, connect};
 use blixt_testkit::netns::{eventually, eventually_some};
 use blixt_testkit::require_root;
 
-use super::world::{Pair, VIPS, World, curl, get, programmed, vips};
+use super::world::{Endpoint, Pair, VIPS, World, curl, get, programmed, vips};
 use super::{HTTP, TCP, alone, refused};
 
 #[test]
@@ -117,7 +117,16 @@ fn streams_to_an_endpoint_that_is_gone_are_reset_and_others_stay() {
     for name in ["a", "b"] {
         assert!(open.iter().any(|(by, _)| by == name), "nobody is at {name}");
     }
-    world.tell(|wanted| wanted.other_is_there = false);
+    // It terminates: whoever is there stays, and nobody comes.
+    world.tell(|wanted| wanted.other = Endpoint::Ends);
+    eventually("nobody else than a to be asked", Duration::from_secs(5), || {
+        world.outside.inside(|| (0..40).all(|_| get(vips(HTTP)[0]).is_ok_and(|by| by == "a")))
+    });
+    for (by, stream) in &mut open {
+        assert_eq!(who(stream), *by);
+    }
+
+    world.tell(|wanted| wanted.other = Endpoint::Gone);
     for (by, stream) in &mut open {
         if by == "b" {
             let error = stream.read(&mut [0]).expect_err("the endpoint is gone");
@@ -138,7 +147,7 @@ fn streams_to_an_endpoint_that_is_gone_are_reset_and_others_stay() {
 
     // Weight 0: those that there are stay, and nobody comes.
     world.tell(|wanted| {
-        wanted.other_is_there = true;
+        wanted.other = Endpoint::There;
         wanted.weights = [0, 1, 0];
     });
     eventually("nobody else than b to be asked", Duration::from_secs(5), || {

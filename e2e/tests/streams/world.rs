@@ -33,12 +33,23 @@ pub(crate) struct Wanted {
     pub(crate) weights: [u32; 3],
     /// What HTTPS is ended with.
     pub(crate) certificate: Pair,
-    /// Whether the other node's Service has its endpoint.
-    pub(crate) other_is_there: bool,
+    /// The endpoint of the other node's Service.
+    pub(crate) other: Endpoint,
     /// The port for HTTP.
     pub(crate) http: u16,
     /// Other objects.
     pub(crate) more: String,
+}
+
+/// How an endpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// Ready.
+    There,
+    /// Terminating, and serves still; the pod takes its place.
+    Ends,
+    /// Gone, and nobody is in its place.
+    Gone,
 }
 
 /// A certificate and its key, as PEM.
@@ -110,7 +121,7 @@ impl World {
         let wanted = Wanted {
             weights: [1, 1, 0],
             certificate: Pair::new(&["*.example.com"]),
-            other_is_there: true,
+            other: Endpoint::There,
             http: 80,
             more: String::new(),
         };
@@ -275,7 +286,7 @@ fn nginx(namespace: &Namespace, name: &str, own: &Pair, files: &TempDir) -> Proc
 
 /// All of it.
 fn yaml(wanted: &Wanted) -> String {
-    let Wanted { weights, certificate, other_is_there, http, more } = wanted;
+    let Wanted { weights, certificate, other, http, more } = wanted;
     let [a, b, nobody] = weights;
     let indented = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
     let (certificate, key) = (indented(&certificate.certificate), indented(&certificate.key));
@@ -287,8 +298,8 @@ fn yaml(wanted: &Wanted) -> String {
         )
     };
     let (to_http, to_tls) = (backends(80), backends(443));
-    let services: String = [("a", POD, true), ("b", OTHER, *other_is_there)]
-        .map(|(name, addresses, is_there)| service(name, addresses, is_there))
+    let services: String = [("a", POD, Endpoint::There), ("b", OTHER, *other)]
+        .map(|(name, addresses, endpoint)| service(name, addresses, endpoint))
         .concat();
     format!(
         "apiVersion: gateway.networking.k8s.io/v1
@@ -349,7 +360,7 @@ stringData:
     )
 }
 
-fn service(name: &str, addresses: [&str; 2], is_there: bool) -> String {
+fn service(name: &str, addresses: [&str; 2], endpoint: Endpoint) -> String {
     let mut yaml = format!(
         "---
 apiVersion: v1
@@ -358,10 +369,16 @@ metadata: {{name: {name}}}
 spec: {{ports: [{{name: http, port: 80}}, {{name: tls, port: 443}}]}}
 "
     );
-    for (family, address) in ["IPv4", "IPv6"].into_iter().zip(addresses) {
+    for ((family, address), pod) in ["IPv4", "IPv6"].into_iter().zip(addresses).zip(POD) {
         let slice = family.to_lowercase();
-        let endpoints =
-            if is_there { format!("[{{addresses: [\"{address}\"]}}]") } else { "[]".to_owned() };
+        let endpoints = match endpoint {
+            Endpoint::There => format!("[{{addresses: [\"{address}\"]}}]"),
+            Endpoint::Ends => format!(
+                "[{{addresses: [\"{address}\"], conditions: {{ready: false, serving: true, terminating: true}}}}, \
+                 {{addresses: [\"{pod}\"]}}]"
+            ),
+            Endpoint::Gone => "[]".to_owned(),
+        };
         yaml.push_str(&format!(
             "---
 apiVersion: discovery.k8s.io/v1
