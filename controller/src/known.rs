@@ -13,7 +13,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::watch::{Patience, describe, is_expired};
+use crate::watch::{Patience, Trouble};
 
 /// Objects as a watch tells them.
 pub(crate) struct Known<K: Resource + 'static>
@@ -23,7 +23,7 @@ where
     told: BoxStream<'static, Result<Event<K>, watcher::Error>>,
     all: Store<K>,
     is_listed: bool,
-    trouble: Option<String>,
+    trouble: Trouble,
 }
 
 impl<K> Known<K>
@@ -34,7 +34,7 @@ where
     pub(crate) fn follow(api: Api<K>, config: watcher::Config) -> Self {
         let (all, writer) = reflector::store();
         let told = reflector::reflector(writer, watcher(api, config).backoff(Patience::default()));
-        Self { told: told.boxed(), all, is_listed: false, trouble: None }
+        Self { told: told.boxed(), all, is_listed: false, trouble: Trouble::default() }
     }
 
     /// All there are, once that is known.
@@ -50,15 +50,13 @@ where
                 Ok(Event::InitDone) => self.is_listed = true,
                 Ok(Event::Apply(_) | Event::Delete(_)) => {}
                 Err(error) => {
-                    let text = describe(&error);
-                    if !is_expired(&error) && self.trouble.as_ref() != Some(&text) {
+                    if let Some(text) = self.trouble.news(&error) {
                         warn!("watching {} of our own: {text}; trying again", K::kind(&()));
-                        self.trouble = Some(text);
                     }
                     continue;
                 }
             }
-            self.trouble = None;
+            self.trouble.ends();
             return;
         }
         // A watch does not end.

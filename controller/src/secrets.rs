@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
-use crate::watch::{Change, Patience, config, describe};
+use crate::watch::{Change, Patience, Trouble, config};
 
 /// What is told of a Secret.
 #[derive(Debug)]
@@ -78,16 +78,12 @@ async fn watch(api: Api<Secret>, name: ObjectName, changes: UnboundedSender<Chan
     let config = config().fields(&format!("metadata.name={}", name.name()));
     let mut events = std::pin::pin!(watcher(api, config).backoff(Patience::default()));
     let mut found = None;
-    let mut trouble = None;
+    let mut trouble = Trouble::default();
     while let Some(event) = events.next().await {
         let told = match event {
             Err(error) => {
-                let why = describe(&error);
-                if trouble.as_ref() == Some(&why) {
-                    continue;
-                }
+                let Some(why) = trouble.news(&error) else { continue };
                 warn!("Secret {name} can't be read: {why}; trying again");
-                trouble = Some(why.clone());
                 // What passes is waited for: who has just begun knows no last good one.
                 if !is_final(&error) {
                     continue;
@@ -103,7 +99,7 @@ async fn watch(api: Api<Secret>, name: ObjectName, changes: UnboundedSender<Chan
                 continue;
             }
             Ok(Event::InitDone) => {
-                if trouble.take().is_some() {
+                if trouble.ends() {
                     info!("Secret {name} can be read again");
                 }
                 found.take().map_or(Told::Missing, there)

@@ -268,7 +268,7 @@ impl<N, A, D, L> Telling<N, A, D, L> {
         L: Fn(BTreeSet<Name>, u64) -> Change,
     {
         let what = self.what;
-        let mut trouble = None;
+        let mut trouble = Trouble::default();
         let mut call = 0;
         'anew: loop {
             let stream = watcher(api.clone(), config.clone()).backoff(Patience::default());
@@ -286,23 +286,17 @@ impl<N, A, D, L> Telling<N, A, D, L> {
                     None => return,
                     Some(Err(error)) => {
                         let missing = is_missing(&error);
-                        let text = describe(&error);
-                        if is_expired(&error) {
-                            debug!("watching {what}: {text}; it begins anew");
-                        } else if trouble.as_ref() != Some(&text) {
-                            if missing {
-                                info!("the cluster has no {what}: {text}");
-                            } else {
-                                warn!("watching {what}: {text}; trying again");
-                            }
-                            trouble = Some(text);
+                        match trouble.news(&error) {
+                            Some(text) if missing => info!("the cluster has no {what}: {text}"),
+                            Some(text) => warn!("watching {what}: {text}; trying again"),
+                            None => {}
                         }
                         // What the cluster does not have is complete.
                         missing.then(|| (self.listed)(BTreeSet::new(), call))
                     }
                     Some(Ok(event)) => {
                         // Who begins has not got anything yet.
-                        if !matches!(event, Event::Init) && trouble.take().is_some() {
+                        if !matches!(event, Event::Init) && trouble.ends() {
                             info!("watching {what} again");
                         }
                         match event {
@@ -387,9 +381,32 @@ fn is_missing(error: &Error) -> bool {
     )
 }
 
+/// What is wrong with a watch: it is told once.
+#[derive(Debug, Default)]
+pub(crate) struct Trouble(Option<String>);
+
+impl Trouble {
+    /// What is wrong, if that is news.
+    pub(crate) fn news(&mut self, error: &Error) -> Option<String> {
+        let text = describe(error);
+        if is_expired(error) {
+            debug!("{text}; it begins anew");
+            return None;
+        }
+        let is_news = self.0.as_ref() != Some(&text);
+        self.0 = Some(text.clone());
+        is_news.then_some(text)
+    }
+
+    /// Nothing is. Gives whether something was.
+    pub(crate) fn ends(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
 /// Whether too much has happened since then to go on from there: no trouble, for
 /// all is listed anew.
-pub(crate) fn is_expired(error: &Error) -> bool {
+fn is_expired(error: &Error) -> bool {
     matches!(
         error,
         Error::WatchError(status)
@@ -400,7 +417,7 @@ pub(crate) fn is_expired(error: &Error) -> bool {
 
 /// What is wrong, in the same words as long as it is the same trouble: one
 /// outage has many faces.
-pub(crate) fn describe(error: &Error) -> String {
+fn describe(error: &Error) -> String {
     let status = match error {
         Error::InitialListFailed(kube::Error::Api(status))
         | Error::WatchStartFailed(kube::Error::Api(status))

@@ -90,17 +90,24 @@ fn knock(door: Door) -> io::Result<()> {
 }
 
 fn knock_at_name(door: SocketAddr) -> io::Result<()> {
+    match ask_name(door, PATIENCE)?.as_str() {
+        "" => Err(io::Error::other("it has no name")),
+        _ => Ok(()),
+    }
+}
+
+/// The name of a server that tells it by UDP, by one datagram.
+pub fn ask_name(door: SocketAddr, patience: Duration) -> io::Result<String> {
     let socket = match door {
         SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
         SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
     };
     socket.connect(door)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience))?;
     socket.send(b"hostname")?;
-    match socket.recv(&mut [0; 256])? {
-        0 => Err(io::Error::other("it has no name")),
-        _ => Ok(()),
-    }
+    let mut answer = [0; 256];
+    let length = socket.recv(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
 fn knock_at_web(door: SocketAddr) -> io::Result<()> {

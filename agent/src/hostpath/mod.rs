@@ -161,7 +161,6 @@ impl HostPath {
             led: BTreeSet::new(),
             faults: Vec::new(),
             probes: BTreeMap::new(),
-            unprobed: BTreeMap::new(),
             foreign: false,
         };
         task.take_over().await;
@@ -222,19 +221,19 @@ struct Task {
     faults: Vec<Fault>,
     /// What became of each family's probes.
     probes: BTreeMap<Family, Probes>,
-    /// Why none is sent, if none is.
-    unprobed: BTreeMap<Family, String>,
     /// Another agent that lives has the pair.
     foreign: bool,
 }
 
 /// What became of probes.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Probes {
     /// How many got through, late ones too.
     passed: u64,
     /// How many looks in a row have seen none get through.
     lost: u8,
+    /// Why none is sent, if none is.
+    unsent: Option<String>,
 }
 
 impl Task {
@@ -379,24 +378,20 @@ impl Task {
             if faults.iter().any(|fault| fault.family == Some(family)) {
                 continue;
             }
-            let before = self.probes.get(&family).copied().unwrap_or_default();
-            let probed = self.probe(family, before.passed).await;
-            let why = probed.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            if self.unprobed.insert(family, why.clone()).unwrap_or_default() != why {
-                match why.is_empty() {
-                    true => info!("probes of {HOST_END} are sent again ({family})"),
-                    false => warn!(
-                        "no {family} probe of {HOST_END} is sent, so nobody looks whether a firewall \
-                         of the node drops what comes out of it: {why}"
-                    ),
-                }
-            }
-            let now = match probed {
-                Ok(passed) if passed > before.passed => Probes { passed, lost: 0 },
-                Ok(passed) => Probes { passed, lost: before.lost.saturating_add(1) },
-                Err(_) => Probes::default(),
+            let before = self.probes.remove(&family).unwrap_or_default();
+            let now = match self.probe(family, before.passed).await {
+                Ok(passed) if passed > before.passed => Probes { passed, ..Probes::default() },
+                Ok(passed) => Probes { passed, lost: before.lost.saturating_add(1), unsent: None },
+                Err(error) => Probes { unsent: Some(error.to_string()), ..Probes::default() },
             };
-            self.probes.insert(family, now);
+            match &now.unsent {
+                unsent if *unsent == before.unsent => {}
+                Some(why) => warn!(
+                    "no {family} probe of {HOST_END} is sent, so nobody looks whether a firewall \
+                     of the node drops what comes out of it: {why}"
+                ),
+                None => info!("probes of {HOST_END} are sent again ({family})"),
+            }
             if now.lost > LOST {
                 let sentence = format!(
                     "a firewall of the node drops the {family} packets that come out of {HOST_END}, and it is \
@@ -406,6 +401,7 @@ impl Task {
                 );
                 dropped.push(Fault { family: Some(family), sentence });
             }
+            self.probes.insert(family, now);
         }
         dropped
     }

@@ -3,12 +3,12 @@
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
 
 use blixt_e2e::cluster::{Cluster, processes};
-use blixt_e2e::knocks::Door;
+use blixt_e2e::knocks::{Door, ask_name};
 use blixt_testkit::netns::{eventually, eventually_some};
 
 use crate::failures::OUTAGE;
@@ -235,10 +235,10 @@ fn all_answer(cluster: &Cluster) -> Result<(), String> {
         is("kube-proxy's TCP", curl(&[&url("http", 30_080, "hostname")]), |it| {
             it.starts_with(POD)
         })?;
-        let udp = cluster.as_client(move || ask_udp(door(address, 30_081)));
+        let udp = cluster.as_client(move || ask_name(door(address, 30_081), PATIENCE));
         is("kube-proxy's UDP", format!("{udp:?}"), |it| it.contains(POD))?;
         is("the node's TCP", curl(&[&url("http", 8_088, "hostname")]), |it| it == NODE)?;
-        let udp = cluster.as_client(move || ask_udp(door(address, 8_089)));
+        let udp = cluster.as_client(move || ask_name(door(address, 8_089), PATIENCE));
         is("the node's UDP", format!("{udp:?}"), |it| it.contains(NODE))?;
         // By TLS, and to strangers it says no more.
         let kubelet = curl(&["-k", "-w", "%{http_code}", &url("https", 10_250, "pods")]);
@@ -254,18 +254,6 @@ fn all_answer(cluster: &Cluster) -> Result<(), String> {
 
 fn is(what: impl Display, answer: String, good: impl Fn(&str) -> bool) -> Result<(), String> {
     if good(&answer) { Ok(()) } else { Err(format!("{what}: {answer}")) }
-}
-
-/// The name of the server behind `to`, by one datagram.
-fn ask_udp(to: SocketAddr) -> io::Result<String> {
-    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.connect(to)?;
-    socket.send(b"hostname")?;
-    let mut answer = [0; 128];
-    let length = socket.recv(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
 fn door(address: &str, port: u16) -> SocketAddr {

@@ -3,10 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
-use blixt_e2e::cluster::{Cluster, processes, root};
-use blixt_testkit::netns::{eventually_some, program};
+use blixt_e2e::cluster::{Cluster, root};
+use blixt_testkit::netns::eventually_some;
 
 use crate::documented::tells;
+use crate::nodes::signal;
 use crate::served::SOON;
 
 /// A Gateway with a port that streams are taken on.
@@ -90,9 +91,7 @@ pub(crate) fn in_disorder(cluster: &Cluster, manifests: &str) {
         let rules = cluster.at("node2", "ip").args(["rule", "show"]).ok();
         if rules.contains("178000") { Ok(()) } else { Err(rules) }
     });
-    let agents = || processes("blixt-agent", "blixt-cluster/node2/");
-    let signal = |signal: &str| program("kill").arg(signal).args(agents()).run().status.success();
-    assert!(signal("-STOP"));
+    signal("blixt-agent", "node2", "-STOP");
     let delete = format!("kubectl kustomize {manifests} | kubectl delete --wait=false -f -");
     cluster.shell(&delete).ok();
     eventually_some("the agents to be told to end", SOON, || {
@@ -103,7 +102,7 @@ pub(crate) fn in_disorder(cluster: &Cluster, manifests: &str) {
         // That on node1 may be gone by now.
         if told.is_empty() { Err("none is") } else { Ok(()) }
     });
-    assert!(signal("-KILL"));
+    signal("blixt-agent", "node2", "-KILL");
     eventually_some("the namespace to be gone", SOON, || {
         let get = ["get", "namespace", "blixt-system", "--ignore-not-found", "-o", "yaml"];
         let found = cluster.kubectl(&get).ok();
