@@ -61,7 +61,8 @@ pub(crate) fn missing(snapshot: &Snapshot, snat: &BTreeSet<IpAddr>) -> Vec<Warni
                 },
                 message: format!(
                     "has an {family} address, but the agent has no {family} address for flows to \
-                     endpoints, so these are dropped: give it an {family} --snat-address, or let --host-path be auto"
+                     endpoints, so these are dropped: give it an {family} --snat-address (in a \
+                     cluster, make an AddressPool with use SNAT), or let --host-path be auto"
                 ),
             });
         }

@@ -67,12 +67,40 @@ impl Agent {
     /// Starts it anywhere as if in a container, and does not wait: it can't write
     /// to /proc/sys, and has no more capabilities than it needs.
     pub fn launch_in(namespace: &Namespace, manifests: &Manifests, flags: &[String]) -> Self {
-        const CONFINED: &str = "mount --bind /proc/sys /proc/sys\n\
-             mount -o remount,bind,ro /proc/sys\n\
-             caps=-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock,+net_bind_service\n\
-             exec setpriv --bounding-set=$caps --inh-caps=-all \"$@\"";
+        Self::launch_confined(namespace, manifests, flags, "")
+    }
 
-        let shell = namespace.command("unshare").args(["--mount", "sh", "-ec", CONFINED, "sh"]);
+    /// The same without one of these capabilities, which it believes that it has: so
+    /// it is the kernel that refuses what takes it.
+    pub fn launch_without(
+        namespace: &Namespace,
+        manifests: &Manifests,
+        flags: &[String],
+        capability: &str,
+    ) -> Self {
+        let lacks = format!(
+            "sed 's/^CapEff:.*/CapEff: ffffffffffffffff/' /proc/$$/status >$TMPDIR/status
+             mount --bind $TMPDIR/status /proc/$$/status
+             caps=$caps,-{capability}\n"
+        );
+        Self::launch_confined(namespace, manifests, flags, &lacks)
+    }
+
+    fn launch_confined(
+        namespace: &Namespace,
+        manifests: &Manifests,
+        flags: &[String],
+        more: &str,
+    ) -> Self {
+        // Who may lock memory is not limited by this.
+        let confined = format!(
+            "mount --bind /proc/sys /proc/sys
+             mount -o remount,bind,ro /proc/sys
+             ulimit -l 64
+             caps=-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock,+net_bind_service
+             {more}exec setpriv --bounding-set=$caps --inh-caps=-all \"$@\""
+        );
+        let shell = namespace.command("unshare").args(["--mount", "sh", "-ec", &confined, "sh"]);
         Self::spawn(namespace, shell.arg(binaries::agent()), &files(manifests, flags))
     }
 
@@ -82,6 +110,7 @@ impl Agent {
         let state = format!("--state-dir={}", files.path().join("state").display());
         let is_told = flags.iter().any(|flag| flag.starts_with("--state-dir"));
         let process = agent
+            .env("TMPDIR", files.path())
             .args(flags)
             .args((!is_told).then_some(state))
             .arg("--socket")
@@ -105,6 +134,17 @@ impl Agent {
         }
         let log = process.stderr();
         self.get("/readyz").map(drop).map_err(|why| format!("{why}\n{log}"))
+    }
+
+    /// What it complains of, whether it has ended, waits, or can't serve a Gateway.
+    pub fn complaint(&mut self) -> String {
+        if self.process.as_mut().unwrap().ended().is_some() {
+            return self.log();
+        }
+        match self.get("/readyz") {
+            Err(why) => why,
+            Ok(_) => self.ctl_run(&["status", "-o", "json"]).stdout,
+        }
     }
 
     /// Its process number.

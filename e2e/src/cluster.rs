@@ -8,25 +8,19 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use blixt_testkit::netns::{Process, Program, Ran, program, root_or_skip, thread_in};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::binaries;
 use crate::knocks::{Door, Knocks};
 use crate::lab;
 
-/// Held by who has a cluster: there is one on a machine, or KUBECONFIG leads all
-/// tests to the same.
-const LOCK: &str = "blixt-cluster-test.lock";
+/// What clusters of tests are called, of which there are two at most: a machine of two
+/// cores has no use for more.
+const NAMES: [&str; 2] = ["blixt-cluster", "blixt-cluster2"];
 
 /// What a cluster is brought up with.
 const PROGRAMS: [&str; 6] = ["kubelet", "kube-apiserver", "etcd", "containerd", "kubectl", "helm"];
-
-/// The networks of its client and its control plane.
-const CLIENT: &str = "/run/netns/blixt-cluster-client";
-const CONTROL: &str = "/run/netns/blixt-cluster-control";
-
-/// What leads to it, from the networks of its control plane and its client.
-pub const KUBECONFIG: &str = "/var/lib/blixt-cluster/kubeconfig";
 
 /// The tag of images that are the same and yet another version, for upgrades.
 pub const NEXT: &str = "next";
@@ -42,21 +36,13 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The network of its client, where it is one of `scripts/cluster`.
-pub fn client_network() -> &'static Path {
-    Path::new(CLIENT)
-}
-
-/// That of its control plane.
-pub fn control_network() -> &'static Path {
-    Path::new(CONTROL)
-}
-
 /// A cluster. One that was brought up for a test goes with it.
 #[derive(Debug)]
 pub struct Cluster {
     /// Whether it was.
     ours: bool,
+    /// What `scripts/cluster` knows it by.
+    name: &'static str,
     /// Held for as long as it is used.
     _lock: Flock<File>,
 }
@@ -88,19 +74,44 @@ impl Cluster {
             }
             lab::require(&PROGRAMS);
         }
-        let file = File::create(env::temp_dir().join(LOCK)).unwrap();
-        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
-        let cluster = Self { ours, _lock: lock };
+        let (name, lock) = one_that_is_free(if ours { &NAMES } else { &NAMES[..1] });
+        let cluster = Self { ours, name, _lock: lock };
         if !ours {
             return Some(cluster);
         }
-        let images = images();
+        let images = images(name);
         // What a test that was killed has left.
-        script("down").ok();
+        cluster.script("down").ok();
         let offloads = (!offloads).then_some("--no-offloads");
-        script("up").args(offloads).limit(PATIENCE).ok();
-        script("load").args(images).limit(PATIENCE).ok();
+        cluster.script("up").args(offloads).limit(PATIENCE).ok();
+        cluster.script("load").args(images).limit(PATIENCE).ok();
         Some(cluster)
+    }
+
+    fn script(&self, command: &str) -> Program {
+        script(command).env("BLIXT_CLUSTER", self.name)
+    }
+
+    /// The network of a place, where it is one of `scripts/cluster`.
+    pub fn network(&self, place: &str) -> PathBuf {
+        format!("/run/netns/{}-{place}", self.name).into()
+    }
+
+    /// What is kept of it, where it is one of `scripts/cluster`.
+    pub fn directory(&self) -> PathBuf {
+        format!("/var/lib/{}", self.name).into()
+    }
+
+    /// What leads to it, from the networks of its control plane and its client, where
+    /// it is one of `scripts/cluster`.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.directory().join("kubeconfig")
+    }
+
+    /// The processes of a program on one of its nodes, where it is one of
+    /// `scripts/cluster`.
+    pub fn processes(&self, program_name: &str, node: &str) -> Vec<String> {
+        processes(program_name, &format!("/{}/{node}/", self.name))
     }
 
     /// Whether it is one of `scripts/cluster`, whose nodes can be looked at.
@@ -118,7 +129,7 @@ impl Cluster {
 
     /// kubectl, not run yet.
     pub fn kubectl(&self, arguments: &[&str]) -> Program {
-        let kubectl = if self.is_ours() { script("kubectl") } else { program("kubectl") };
+        let kubectl = if self.is_ours() { self.script("kubectl") } else { program("kubectl") };
         kubectl.args(arguments).limit(PATIENCE)
     }
 
@@ -143,10 +154,13 @@ impl Cluster {
     pub fn shell(&self, line: &str) -> Ran {
         let programs = match self.is_ours() {
             true => format!(
-                "kubectl() {{ {script} kubectl \"$@\"; }}
-                 helm() {{ {script} exec control env KUBECONFIG={KUBECONFIG} {helm} \"$@\"; }}
+                "export BLIXT_CLUSTER={name}
+                 kubectl() {{ {script} kubectl \"$@\"; }}
+                 helm() {{ {script} exec control env KUBECONFIG={kubeconfig} {helm} \"$@\"; }}
                  ",
+                name = self.name,
                 script = root().join("scripts/cluster").display(),
+                kubeconfig = self.kubeconfig().display(),
                 helm = lab::bin("helm").display()
             ),
             false => String::new(),
@@ -167,7 +181,7 @@ impl Cluster {
     /// cluster there is no such place but this machine.
     pub fn at(&self, place: &str, name: &str) -> Program {
         match self.is_ours() {
-            true => script("exec").args([place, name]),
+            true => self.script("exec").args([place, name]),
             false => program(name),
         }
     }
@@ -198,7 +212,7 @@ impl Cluster {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
         match self.is_ours() {
-            true => thread_in(client_network(), work),
+            true => thread_in(&self.network("client"), work),
             false => thread::spawn(work),
         }
     }
@@ -206,7 +220,7 @@ impl Cluster {
     /// A command of `scripts/cluster`, which ours alone has.
     pub fn lab(&self, arguments: &[&str]) -> Ran {
         let (command, arguments) = arguments.split_first().unwrap();
-        script(command).args(arguments).limit(PATIENCE).run()
+        self.script(command).args(arguments).limit(PATIENCE).run()
     }
 }
 
@@ -250,13 +264,27 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("{}", self.shell(STATE_OF_THINGS).stdout);
         }
-        script("down").run();
+        self.script("down").run();
     }
 }
 
-/// The processes of a program on a cluster of `scripts/cluster`, by a part of their
-/// cgroup's path: `blixt-cluster/NODE/`, or a pod's uid. Whatever else this
-/// machine runs is none of them.
+/// Waits for one that no other test has.
+fn one_that_is_free(names: &[&'static str]) -> (&'static str, Flock<File>) {
+    loop {
+        for name in names {
+            let file = File::create(env::temp_dir().join(format!("{name}.lock"))).unwrap();
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return (name, lock),
+                Err((_, Errno::EWOULDBLOCK)) => {}
+                Err((_, error)) => panic!("{name}: {error}"),
+            }
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The processes of a program on clusters of `scripts/cluster`, by a part of their
+/// cgroup's path, such as a pod's uid. Whatever else this machine runs is none of them.
 pub fn processes(program_name: &str, cgroup: &str) -> Vec<String> {
     let found = program("pgrep").args(["-x", program_name]).run().stdout;
     let is_there = |pid: &&str| {
@@ -279,11 +307,11 @@ fn script(command: &str) -> Program {
 }
 
 /// The images of what is under test, made of this build.
-fn images() -> Vec<PathBuf> {
+fn images(name: &str) -> Vec<PathBuf> {
     let test = env::current_exe().unwrap();
     // TARGET/debug/deps/TEST-HASH
     let target = test.ancestors().nth(3).unwrap();
-    let directory = target.join("lab/blixt");
+    let directory = target.join("lab").join(name);
     program(root().join("scripts/images"))
         .env("CARGO_TARGET_DIR", target)
         .env("BLIXT_IMAGES_PROFILE", "dev")

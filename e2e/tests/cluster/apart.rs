@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blixt_e2e::Announcements;
-use blixt_e2e::cluster::{Cluster, client_network, control_network};
+use blixt_e2e::cluster::Cluster;
 use blixt_e2e::knocks::{self, Door};
 use blixt_testkit::netns::{eventually_some, thread_in};
 
@@ -56,12 +56,13 @@ endpoints: [{addresses: [192.0.2.5], conditions: {ready: true}}]
 ";
 
 pub(crate) fn both_own_until_they_meet_again(cluster: &Cluster) {
-    let listening = thread_in(control_network(), || TcpListener::bind("192.0.2.5:8090").unwrap());
+    let listening =
+        thread_in(&cluster.network("control"), || TcpListener::bind("192.0.2.5:8090").unwrap());
     let listener = listening.join().unwrap();
     thread::spawn(move || knocks::answer(&listener));
     cluster.apply(GATEWAY);
     let [one, two] = ["node1", "node2"].map(|node| mac(cluster, node));
-    let heard = Announcements::listen_in(client_network());
+    let heard = Announcements::listen_in(&cluster.network("client"));
     // One of each, so that nobody owns all.
     let vips = eventually_some("addresses on both nodes", HEALING, || {
         let vips: Vec<_> = (140..148).map(|host| format!("192.0.2.{host}")).collect();

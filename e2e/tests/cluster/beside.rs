@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
 
-use blixt_e2e::cluster::{Cluster, processes};
+use blixt_e2e::cluster::Cluster;
 use blixt_e2e::knocks::{Door, ask_name};
 use blixt_testkit::netns::{eventually, eventually_some};
 
@@ -119,20 +119,20 @@ pub(crate) fn kube_proxy(cluster: &Cluster) {
     served_from(&["client", NODE]);
 
     // Nobody starts it again meanwhile.
-    signal("containerd", NODE, "-STOP");
-    signal("blixt-agent", NODE, "-KILL");
+    signal(cluster, "containerd", NODE, "-STOP");
+    signal(cluster, "blixt-agent", NODE, "-KILL");
     goes_on("was killed");
     sleep(Duration::from_secs_f64(OUTAGE));
     goes_on("is dead");
     // The node's own requests end in what a killed agent leaves, until the next one comes.
     served_from(&["client"]);
-    assert_eq!(agents(), Vec::<String>::new(), "it was not dead all the time");
-    signal("containerd", NODE, "-CONT");
+    assert_eq!(agents(cluster), Vec::<String>::new(), "it was not dead all the time");
+    signal(cluster, "containerd", NODE, "-CONT");
     vips.iter().for_each(|vips| vips.come_back(cluster));
     goes_on("is back");
 
     on(cluster, r#"{"kubernetes.io/hostname": "node2"}"#);
-    eventually("the agent to be gone", HEALING, || agents().is_empty());
+    eventually("the agent to be gone", HEALING, || agents(cluster).is_empty());
     gone::from_node(cluster, NODE);
     goes_on("is gone");
     served_from(&["client", NODE]);
@@ -261,8 +261,8 @@ fn door(address: &str, port: u16) -> SocketAddr {
 }
 
 /// The agent's processes on the node.
-fn agents() -> Vec<String> {
-    processes("blixt-agent", &format!("blixt-cluster/{NODE}/"))
+fn agents(cluster: &Cluster) -> Vec<String> {
+    cluster.processes("blixt-agent", NODE)
 }
 
 /// Has agents run on the nodes that the labels select.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use blixt_e2e::cluster::{Cluster, KUBECONFIG, root};
+use blixt_e2e::cluster::{Cluster, root};
 use blixt_e2e::lab;
 use serde_json::Value;
 
@@ -50,7 +50,7 @@ pub(crate) fn as_published(cluster: &Cluster) {
     }
     let mut suite = cluster.client(lab::bin("conformance.test").to_str().unwrap());
     if cluster.is_ours() {
-        suite = suite.env("KUBECONFIG", KUBECONFIG);
+        suite = suite.env("KUBECONFIG", cluster.kubeconfig());
     }
     let ran = suite
         .args(["-test.v", "-test.timeout=0", "-gateway-class=blixt"])

@@ -249,10 +249,11 @@ fn knocked(cluster: &Cluster, vips: &[String; 2], what: &str, happens: impl FnOn
 /// For longer than it takes until a replica counts as cut off, and no leader leads.
 fn agents_need_no_api_server(cluster: &Cluster, vips: &[String; 2]) {
     const AWAY: Duration = Duration::from_secs(30);
-    let kill = "kill -KILL $(cut -d' ' -f1 /var/lib/blixt-cluster/pids/kube-apiserver)";
+    let pid = cluster.directory().join("pids/kube-apiserver");
+    let kill = format!("kill -KILL $(cut -d' ' -f1 {})", pid.display());
     let [(_, door), ..] = doors(vips);
     let knocks = cluster.knocks(door);
-    cluster.lab(&["exec", "control", "bash", "-c", kill]).ok();
+    cluster.lab(&["exec", "control", "bash", "-c", &kill]).ok();
     sleep(AWAY);
     let outcome = knocks.stop();
     let owner = owner(cluster, &vips[0]);
@@ -267,8 +268,8 @@ fn agents_need_no_api_server(cluster: &Cluster, vips: &[String; 2]) {
     installed::is_there(cluster);
 }
 
-fn kill_agent(_: &Cluster) {
-    signal("blixt-agent", "node2", "-KILL");
+fn kill_agent(cluster: &Cluster) {
+    signal(cluster, "blixt-agent", "node2", "-KILL");
 }
 
 /// The node whose controller leads.
@@ -283,7 +284,7 @@ fn leader(cluster: &Cluster) -> String {
 }
 
 fn kill_leader(cluster: &Cluster) {
-    signal("blixt-controlle", &leader(cluster), "-KILL");
+    signal(cluster, "blixt-controlle", &leader(cluster), "-KILL");
 }
 
 fn kill_both(cluster: &Cluster) {

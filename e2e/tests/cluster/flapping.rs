@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use blixt_e2e::Announcements;
-use blixt_e2e::cluster::{Cluster, client_network};
+use blixt_e2e::cluster::Cluster;
 use blixt_e2e::knocks::Door;
 
 use crate::failures::OUTAGE;
@@ -21,7 +21,7 @@ const THERE: Duration = Duration::from_millis(8_200);
 
 pub(crate) fn moves_addresses_less_and_less(cluster: &Cluster, vip: &String) {
     begin_anew(cluster, [vip]);
-    let heard = Announcements::listen_in(client_network());
+    let heard = Announcements::listen_in(&cluster.network("client"));
     let knocks = cluster.knocks(Door::Web(format!("{vip}:8080").parse().unwrap()));
     let begun = Instant::now();
     for _ in 0..FALLS {

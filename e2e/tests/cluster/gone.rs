@@ -91,7 +91,7 @@ pub(crate) fn in_disorder(cluster: &Cluster, manifests: &str) {
         let rules = cluster.at("node2", "ip").args(["rule", "show"]).ok();
         if rules.contains("178000") { Ok(()) } else { Err(rules) }
     });
-    signal("blixt-agent", "node2", "-STOP");
+    signal(cluster, "blixt-agent", "node2", "-STOP");
     let delete = format!("kubectl kustomize {manifests} | kubectl delete --wait=false -f -");
     cluster.shell(&delete).ok();
     eventually_some("the agents to be told to end", SOON, || {
@@ -102,7 +102,7 @@ pub(crate) fn in_disorder(cluster: &Cluster, manifests: &str) {
         // That on node1 may be gone by now.
         if told.is_empty() { Err("none is") } else { Ok(()) }
     });
-    signal("blixt-agent", "node2", "-KILL");
+    signal(cluster, "blixt-agent", "node2", "-KILL");
     eventually_some("the namespace to be gone", SOON, || {
         let get = ["get", "namespace", "blixt-system", "--ignore-not-found", "-o", "yaml"];
         let found = cluster.kubectl(&get).ok();

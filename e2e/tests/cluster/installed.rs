@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blixt_e2e::cluster::{Cluster, processes, root};
+use blixt_e2e::cluster::{Cluster, root};
 use blixt_e2e::lab;
 use blixt_testkit::netns::eventually_some;
 use serde_json::Value;
@@ -95,8 +95,18 @@ pub(crate) fn controllers_are_apart(cluster: &Cluster) {
     });
 }
 
-/// What the kernel says of the processes, whatever manifests say.
+/// What the kernel says of the processes, whatever manifests say; and that the
+/// namespace's label allows no more either.
 pub(crate) fn with_few_privileges(cluster: &Cluster) {
+    for (level, is_enough) in [("restricted", false), ("baseline", false), ("privileged", true)] {
+        let label = format!(
+            "kubectl label --dry-run=server --overwrite namespace blixt-system \
+             pod-security.kubernetes.io/enforce={level}"
+        );
+        let said = cluster.shell(&label).stderr;
+        let violates = format!("violate the new PodSecurity enforce level \"{level}:latest\"");
+        assert_eq!(!said.contains(&violates), is_enough, "{level}: {said}");
+    }
     if !cluster.is_ours_or_skip("a look at the processes") {
         return;
     }
@@ -106,7 +116,7 @@ pub(crate) fn with_few_privileges(cluster: &Cluster) {
     // A process has 15 bytes of its program's name (proc_pid_comm(5)).
     for (program, uid, capabilities) in [("blixt-agent", "0", SIX), ("blixt-controlle", "65532", 0)]
     {
-        let running = processes(program, "blixt-cluster/");
+        let running = ["node1", "node2"].map(|node| cluster.processes(program, node)).concat();
         assert!(!running.is_empty(), "no {program} runs");
         for pid in running {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use blixt_e2e::Announcements;
-use blixt_e2e::cluster::{Cluster, processes};
+use blixt_e2e::cluster::Cluster;
 use blixt_testkit::netns::{eventually_some, program};
 
 use crate::installed;
@@ -81,8 +81,8 @@ pub(crate) fn begin_anew<'a>(
     await_owner(cluster, vips, "node2");
 }
 
-pub(crate) fn signal(name: &str, node: &str, signal: &str) {
-    let found = processes(name, &format!("blixt-cluster/{node}/"));
+pub(crate) fn signal(cluster: &Cluster, name: &str, node: &str, signal: &str) {
+    let found = cluster.processes(name, node);
     let ran = program("kill").arg(signal).args(&found).run();
     // One that was ending may have ended meanwhile.
     let gone = ran.stderr.matches("No such process").count();
@@ -108,12 +108,12 @@ pub(crate) fn replace_agent(cluster: &Cluster) {
     replace(cluster, "blixt-agent", "node2");
 }
 
-pub(crate) fn stop_agent(_: &Cluster) {
-    signal("blixt-agent", "node2", "-STOP");
+pub(crate) fn stop_agent(cluster: &Cluster) {
+    signal(cluster, "blixt-agent", "node2", "-STOP");
 }
 
-pub(crate) fn continue_agent(_: &Cluster) {
-    signal("blixt-agent", "node2", "-CONT");
+pub(crate) fn continue_agent(cluster: &Cluster) {
+    signal(cluster, "blixt-agent", "node2", "-CONT");
 }
 
 pub(crate) fn nothing(_: &Cluster) {}

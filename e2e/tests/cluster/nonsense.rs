@@ -149,9 +149,9 @@ fn pools_that_change(cluster: &Cluster, web: &[String]) {
     assert!(refused.stderr.contains("spec.addresses"), "{refused:?}");
     set(json!(web)).ok();
     told(cluster, "gateway/crowd", "Programmed=False AddressNotAssigned");
-    explained(cluster, "AddressPool web has no free address");
+    explained(cluster, "crowd", "AddressPool web has no free address");
     cluster.kubectl(&["label", "gateway", "crowd", "pool-"]).ok();
-    explained(cluster, "No AddressPool is for this Gateway");
+    explained(cluster, "crowd", "No AddressPool is for this Gateway");
     cluster.kubectl(&["label", "gateway", "crowd", "pool=web"]).ok();
     set(before).ok();
     eventually_some("crowd to be programmed again", SOON, || programmed(cluster, "crowd"));
@@ -161,19 +161,20 @@ fn pools_that_change(cluster: &Cluster, web: &[String]) {
     assert_eq!(addresses(cluster, "web"), web);
 }
 
-/// Waits until the command for operators shows why crowd has no address: it shows what
-/// their page does.
-fn explained(cluster: &Cluster, why: &str) {
+/// Waits until the command for operators shows this of a Gateway, and what it shows then
+/// is what their page does, where nodes are called otherwise.
+pub(crate) fn explained(cluster: &Cluster, gateway: &str, why: &str) {
     let command = tells(
         r#"kubectl --namespace shop get gateway edge -o jsonpath='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}'"#,
     );
-    let command = command.replace("--namespace shop get gateway edge", "get gateway crowd");
-    let said = eventually_some(format!("crowd to say: {why}"), SOON, || {
+    let command =
+        command.replace("--namespace shop get gateway edge", &format!("get gateway {gateway}"));
+    let said = eventually_some(format!("{gateway} to say: {why}"), SOON, || {
         let said = cluster.shell(&command).ok();
         if said.contains(why) { Ok(said) } else { Err(said) }
     });
     for line in said.lines() {
-        tells(line);
+        tells(&line.replace("node1", "worker-1"));
     }
 }
 

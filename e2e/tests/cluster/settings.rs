@@ -79,6 +79,7 @@ pub(crate) fn reach_all_nodes(cluster: &Cluster) {
     each_agent(cluster, "to know the settings", |status| {
         is(&status["agent"]["restart_awaited_for"], &awaited)
     });
+    each_has_slots(cluster, 1_021);
     ask_through_each_node(cluster);
     for (pod, kept) in each_kept(cluster) {
         let hour = |kept: &f64| (3_590.0..=3_600.0).contains(kept);
@@ -130,7 +131,7 @@ fn nodes(udp_query: &str) -> String {
     .to_string()
 }
 
-fn refer_to(cluster: &Cluster, config: Value) {
+pub(crate) fn refer_to(cluster: &Cluster, config: Value) {
     let patch = json!({"spec": {"parametersRef": config}}).to_string();
     cluster.kubectl(&["patch", "gatewayclass", "blixt", "--type=merge", "-p", &patch]).ok();
 }
@@ -176,6 +177,20 @@ fn each_kept(cluster: &Cluster) -> Vec<(String, Vec<f64>)> {
     agents(cluster).into_iter().map(kept).collect()
 }
 
+/// Waits until the Maglev table of each Service of each agent has that many slots.
+fn each_has_slots(cluster: &Cluster, slots: u32) {
+    for pod in agents(cluster) {
+        eventually_some(format!("{pod} to have Maglev tables of {slots} slots"), SOON, || {
+            let lb: Value = serde_json::from_str(&blixtctl(cluster, &pod, "lb")).unwrap();
+            let listeners = lb["listeners"].as_array().unwrap().iter();
+            let backends = listeners.flat_map(|listener| listener["backends"].as_array().unwrap());
+            let found: Vec<_> = backends.map(|backend| &backend["maglev"]["of"]).collect();
+            let is_so = !found.is_empty() && found.iter().all(|of| **of == json!(slots));
+            if is_so { Ok(()) } else { Err(format!("{found:?}")) }
+        });
+    }
+}
+
 /// Waits until no agent has a flow of UDP any more.
 fn flows_go(cluster: &Cluster) {
     eventually_some("flows to go", SHORT, || {
@@ -185,7 +200,11 @@ fn flows_go(cluster: &Cluster) {
 }
 
 /// Waits until what each agent says of itself is good.
-fn each_agent(cluster: &Cluster, what: &str, good: impl Fn(&Value) -> Result<(), String>) {
+pub(crate) fn each_agent(
+    cluster: &Cluster,
+    what: &str,
+    good: impl Fn(&Value) -> Result<(), String>,
+) {
     let agents = agents(cluster);
     assert_eq!(agents.len(), 2, "{agents:?}");
     for pod in agents {
@@ -195,11 +214,11 @@ fn each_agent(cluster: &Cluster, what: &str, good: impl Fn(&Value) -> Result<(),
     }
 }
 
-fn is(found: &Value, wanted: &Value) -> Result<(), String> {
+pub(crate) fn is(found: &Value, wanted: &Value) -> Result<(), String> {
     if found == wanted { Ok(()) } else { Err(format!("{found}, not {wanted}")) }
 }
 
-fn agents(cluster: &Cluster) -> Vec<String> {
+pub(crate) fn agents(cluster: &Cluster) -> Vec<String> {
     let selector = ["-l", "app.kubernetes.io/component=agent", "-o", "name"];
     let names = cluster.kubectl(&[&["-n", "blixt-system", "get", "pods"][..], &selector].concat());
     names.ok().lines().map(str::to_owned).collect()

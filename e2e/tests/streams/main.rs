@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, with what went wrong"
 )]
 
+mod capabilities;
 mod changes;
 mod limits;
 mod world;

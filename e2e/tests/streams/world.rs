@@ -153,8 +153,12 @@ impl World {
 
     /// The same, and does not wait for the Gateway.
     pub(crate) fn launch(&self) -> Agent {
-        let flags = ["--interface=eth0", "--flow-capacity=4096"].map(str::to_owned);
-        Agent::start_in(&self.node, &self.manifests, &flags)
+        Agent::start_in(&self.node, &self.manifests, &flags())
+    }
+
+    /// The same without a capability, and does not wait at all.
+    pub(crate) fn launch_without(&self, capability: &str) -> Agent {
+        Agent::launch_without(&self.node, &self.manifests, &flags(), capability)
     }
 
     pub(crate) fn is_programmed(&self, agent: &Agent) {
@@ -221,6 +225,10 @@ pub(crate) fn programmed(agent: &Agent, name: &str) -> (bool, String) {
         Some(it) => (it["status"] == "True", it["message"].as_str().unwrap_or("").to_owned()),
         None => (false, status.to_string()),
     }
+}
+
+fn flags() -> [String; 2] {
+    ["--interface=eth0", "--flow-capacity=4096"].map(str::to_owned)
 }
 
 /// A port of the VIPs.
