@@ -251,6 +251,11 @@ impl Keeper {
         let urls = urls(slices.iter().map(Arc::as_ref), self.port);
         self.push.tell_peers(urls.iter().cloned().collect());
         let Some(bundle) = self.trust.bundle().filter(|_| leads) else { return Ok(()) };
+        // An agent is started once there is a map, and shown another one a minute or so
+        // later: there is none before it leads to somebody.
+        if before.is_none() && urls.is_empty() {
+            return Ok(());
+        }
         let data: BTreeMap<_, _> = [
             (BUNDLE.to_owned(), bundle),
             (URLS.to_owned(), urls.into_iter().map(|url| url + "\n").collect()),

@@ -29,9 +29,20 @@ pub(crate) fn from_the_readme(cluster: &Cluster) {
 
     cluster.shell(&ours).ok();
     is_there(cluster);
+    agents_found_it_at_once(cluster);
     // It is what was asked for, with nothing left to apply.
     cluster.shell(&ours.replace("apply", "diff")).ok();
     controllers_are_apart(cluster);
+}
+
+/// What agents are shown when they start leads them to a controller: what is changed
+/// later kubelet shows them after a minute or more.
+fn agents_found_it_at_once(cluster: &Cluster) {
+    let logs =
+        ["-n", "blixt-system", "logs", "-l", "app.kubernetes.io/component=agent", "--tail=-1"];
+    let logs = cluster.kubectl(&logs).ok();
+    assert!(logs.contains("tables are in force"), "{logs}");
+    assert!(!logs.contains("names no controller"), "{logs}");
 }
 
 /// The same with Helm, as the page for operators says, and with metrics for others.
@@ -45,6 +56,7 @@ pub(crate) fn with_helm(cluster: &Cluster) {
         tells("kubectl label namespace blixt-system pod-security.kubernetes.io/enforce=privileged");
     cluster.shell(&format!("{install} {metrics}\n{label}")).ok();
     is_there(cluster);
+    agents_found_it_at_once(cluster);
     controllers_are_apart(cluster);
 }
 

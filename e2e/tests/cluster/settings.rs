@@ -184,7 +184,8 @@ fn each_has_slots(cluster: &Cluster, slots: u32) {
             let lb: Value = serde_json::from_str(&blixtctl(cluster, &pod, "lb")).unwrap();
             let listeners = lb["listeners"].as_array().unwrap().iter();
             let backends = listeners.flat_map(|listener| listener["backends"].as_array().unwrap());
-            let found: Vec<_> = backends.map(|backend| &backend["maglev"]["of"]).collect();
+            let endpoints = backends.flat_map(|backend| backend["endpoints"].as_array().unwrap());
+            let found: Vec<_> = endpoints.map(|endpoint| &endpoint["maglev"]["of"]).collect();
             let is_so = !found.is_empty() && found.iter().all(|of| **of == json!(slots));
             if is_so { Ok(()) } else { Err(format!("{found:?}")) }
         });
