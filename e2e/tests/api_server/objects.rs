@@ -145,6 +145,16 @@ pub(crate) fn remove_all(server: &ApiServer) {
         });
         kube.apply_object(&namespace).unwrap();
     }
+    // Where agents find controllers, which an installed Service would tell.
+    let found = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "blixt-controller", "namespace": NAMESPACE,
+            "labels": {"kubernetes.io/service-name": "blixt-controller"},
+        },
+        "addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.1"]}], "ports": [],
+    });
+    kube.apply_object(&found).unwrap();
 }
 
 /// The versions of all objects whose status a controller writes: whoever

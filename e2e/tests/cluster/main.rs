@@ -2,10 +2,10 @@
 //! kustomize where veths have their offloads, as in kind, and once with Helm where
 //! they have none; and what Gateway API's conformance suite says of it.
 //!
-//! One test is one cluster, of which there are two at a time, and goes through the
-//! rooms in the order of a user's day. Without the lab's programs it is skipped, and
-//! says so; with KUBECONFIG in the environment it is that cluster, which must have the
-//! images and lets the samples' addresses reach its nodes.
+//! One test is one cluster, and goes through the rooms in the order of a
+//! user's day. Without the lab's programs it is skipped, and says so; with
+//! KUBECONFIG in the environment it is that cluster, which must have the images
+//! and lets the samples' addresses reach its nodes.
 
 #![allow(
     clippy::panic,
