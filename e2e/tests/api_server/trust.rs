@@ -21,6 +21,7 @@ use crate::objects::{self, EDGE, SHOP, becomes};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_ca_that_is_brought_along_is_taken_and_a_bad_one_is_not", a_ca_is_brought_along),
     ("a_ca_of_ours_is_renewed_by_itself", a_ca_of_ours_is_renewed),
+    ("agents_are_shown_no_map_that_leads_to_nobody", no_map_leads_to_nobody),
     ("an_idle_controller_asks_for_nothing", an_idle_controller_asks_for_nothing),
     ("only_an_agents_pod_gets_a_certificate", only_an_agents_pod),
 ];
@@ -225,6 +226,29 @@ fn believes(kube: &KubeApi, controller: &Controller, trusted: &str) -> Result<()
         let connected = connector.connect("blixt-controller".try_into().unwrap(), stream).await;
         connected.map(drop).map_err(|error| error.to_string())
     })
+}
+
+/// Kubelet shows them another one a minute or so later.
+fn no_map_leads_to_nobody(server: &mut ApiServer) {
+    const SLICE: Id<'static> = Id::namespaced("EndpointSlice", NAMESPACE, "blixt-controller");
+    let kube = &server.kube;
+    without_a_ca(kube);
+    let is_ready = |ready: bool| {
+        let endpoint = json!({"addresses": ["192.0.2.7"], "conditions": {"ready": ready}});
+        kube.merge(&SLICE, json!({"endpoints": [endpoint]}));
+    };
+    is_ready(false);
+    let controller = Controller::start(server, "a");
+    eventually("it to lead", PATIENCE, || controller.leads());
+    // It has made the CA by then, and could make the map.
+    kube.eventually(&CA, |_| Ok(()));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(kube.get(&FOUND), None);
+    is_ready(true);
+    let urls = kube.eventually(&FOUND, |map| Ok(map["data"]["urls"].clone()));
+    let port = controller.agents_port();
+    assert_eq!(urls, json!(format!("https://192.0.2.7:{port}\n")));
+    controller.stop();
 }
 
 fn an_idle_controller_asks_for_nothing(server: &mut ApiServer) {

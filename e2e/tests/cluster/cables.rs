@@ -26,12 +26,7 @@ pub(crate) fn are_taken_out(cluster: &Cluster) {
     }
     NODES.iter().for_each(|node| plug(cluster, node));
     cluster.apply(SETTINGS);
-    refer_to(
-        cluster,
-        json!({
-            "group": "blixt.dev", "kind": "GatewayConfig", "namespace": "default", "name": "cables",
-        }),
-    );
+    refer_to(cluster, Some("cables"));
     each_agent(cluster, "to know the settings", |status| {
         let awaited = status["agent"]["restart_awaited_for"].as_array().unwrap();
         let eth1 = json!("interfaces: eth1 instead of those of the default route");
@@ -65,7 +60,7 @@ pub(crate) fn are_taken_out(cluster: &Cluster) {
     NODES.iter().for_each(|node| set(cluster, node, "up"));
     eventually_some("web to be programmed again", SOON, || programmed(cluster, "web"));
 
-    refer_to(cluster, json!(null));
+    refer_to(cluster, None);
     cluster.delete(SETTINGS);
     restart_agents(cluster);
     for node in NODES {

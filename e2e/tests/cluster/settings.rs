@@ -66,12 +66,7 @@ pub(crate) fn reach_all_nodes(cluster: &Cluster) {
     cluster.delete(OWN);
 
     cluster.apply(&nodes("1h"));
-    refer_to(
-        cluster,
-        json!({
-            "group": "blixt.dev", "kind": "GatewayConfig", "namespace": "default", "name": "nodes",
-        }),
-    );
+    refer_to(cluster, Some("nodes"));
     used_by(cluster, "nodes", "[\"GatewayClass blixt\"]");
     told(cluster, "gatewayconfig/nodes", "Accepted=True Accepted");
     told(cluster, "gatewayclass/blixt", "Accepted=True Accepted");
@@ -111,7 +106,7 @@ pub(crate) fn reach_all_nodes(cluster: &Cluster) {
         workers.iter().try_for_each(|worker| is(&worker["flow_capacity"], &json!(5_000)))?;
         is(&status["agent"]["restart_awaited_for"], &json!([]))
     });
-    refer_to(cluster, Value::Null);
+    refer_to(cluster, None);
     for yaml in [LATE, &nodes("1s")] {
         cluster.delete(yaml);
     }
@@ -131,7 +126,13 @@ fn nodes(udp_query: &str) -> String {
     .to_string()
 }
 
-pub(crate) fn refer_to(cluster: &Cluster, config: Value) {
+/// Has the class refer to a GatewayConfig, or to none.
+pub(crate) fn refer_to(cluster: &Cluster, config: Option<&str>) {
+    let config = config.map(|name| {
+        json!({
+            "group": "blixt.dev", "kind": "GatewayConfig", "namespace": "default", "name": name,
+        })
+    });
     let patch = json!({"spec": {"parametersRef": config}}).to_string();
     cluster.kubectl(&["patch", "gatewayclass", "blixt", "--type=merge", "-p", &patch]).ok();
 }
