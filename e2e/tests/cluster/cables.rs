@@ -5,7 +5,7 @@ use blixt_e2e::cluster::Cluster;
 use blixt_testkit::netns::eventually_some;
 use serde_json::json;
 
-use crate::documented::tells;
+use crate::documented::{tells, words};
 use crate::nonsense::explained;
 use crate::restarts::restart;
 use crate::served::{SOON, programmed};
@@ -53,7 +53,6 @@ pub(crate) fn are_taken_out(cluster: &Cluster) {
             "Health NOT READY",
             "interface eth1 is down, or its cable is out: `ip link set eth1 up`",
         ] {
-            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(shown.lines().any(|shown| words(shown) == tells(line)), "{shown}");
         }
     }

@@ -13,12 +13,16 @@ const FEW: usize = 10;
 pub(crate) fn tells(line: &str) -> &str {
     let is_told = ["docs/operations.md", "README.md"].iter().any(|page| {
         let page = std::fs::read_to_string(root().join(page)).unwrap().replace("\\\n", " ");
-        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         let mut lines = page.lines().filter_map(|line| line.strip_prefix("    "));
         lines.any(|told| words(told) == line) || page.contains(&format!("`{line}`"))
     });
     assert!(is_told, "no page tells: {line}");
     line
+}
+
+/// A line, however it is aligned.
+pub(crate) fn words(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 pub(crate) fn commands_work(cluster: &Cluster) {
@@ -56,7 +60,6 @@ pub(crate) fn commands_work(cluster: &Cluster) {
         // What the page shows of it begins as it does.
         if command.ends_with("/blixtctl lb") {
             let example = page.split_once(command).unwrap().1.trim_start().lines().next().unwrap();
-            let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
             assert_eq!(words(ran.stdout.lines().next().unwrap()), words(example));
         }
     }
