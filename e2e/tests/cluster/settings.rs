@@ -65,7 +65,7 @@ pub(crate) fn reach_all_nodes(cluster: &Cluster) {
     answers(cluster, &addresses(cluster, "own")[0]);
     cluster.delete(OWN);
 
-    cluster.apply(&nodes("1h"));
+    cluster.apply(&nodes("2h", "1h"));
     refer_to(cluster, Some("nodes"));
     used_by(cluster, "nodes", "[\"GatewayClass blixt\"]");
     told(cluster, "gatewayconfig/nodes", "Accepted=True Accepted");
@@ -76,17 +76,20 @@ pub(crate) fn reach_all_nodes(cluster: &Cluster) {
     });
     each_has_slots(cluster, 1_021);
     ask_through_each_node(cluster);
+    // Who asks from a port that asked before talks on.
     for (pod, kept) in each_kept(cluster) {
-        let hour = |kept: &f64| (3_590.0..=3_600.0).contains(kept);
-        assert!(!kept.is_empty() && kept.iter().all(hour), "{pod}: {kept:?}");
+        let (asked, talked): (Vec<_>, Vec<_>) = kept.into_iter().partition(|s| *s <= 3_600.0);
+        assert!(!asked.is_empty() && asked.iter().all(|s| *s >= 3_590.0), "{pod}: {asked:?}");
+        assert!(talked.iter().all(|s| (7_190.0..=7_200.0).contains(s)), "{pod}: {talked:?}");
+        assert!(talked.len() < asked.len(), "{pod}: {asked:?}, {talked:?}");
     }
 
     // In force at once.
-    cluster.apply(&nodes("1s"));
+    cluster.apply(&nodes("1s", "1s"));
     flows_go(cluster);
 
     // What makes no sense changes nothing.
-    let bad = cluster.shell(&format!("kubectl apply -f - <<<'{}'", nodes("500ms")));
+    let bad = cluster.shell(&format!("kubectl apply -f - <<<'{}'", nodes("1s", "500ms")));
     assert!(bad.stderr.contains("use a time from 1s to 288h"), "{bad:?}");
     cluster.apply(LATE);
     for object in ["gatewayclass/late", "gatewayconfig/late"] {
@@ -107,19 +110,20 @@ pub(crate) fn reach_all_nodes(cluster: &Cluster) {
         is(&status["agent"]["restart_awaited_for"], &json!([]))
     });
     refer_to(cluster, None);
-    for yaml in [LATE, &nodes("1s")] {
+    for yaml in [LATE, &nodes("1s", "1s")] {
         cluster.delete(yaml);
     }
     told(cluster, "gatewayclass/blixt", "Accepted=True Accepted");
 }
 
-/// What is to hold on all nodes. A question by UDP is kept for a time.
-fn nodes(udp_query: &str) -> String {
+/// What is to hold on all nodes. What talks by UDP is kept for a time, and what only
+/// asked and was answered for another.
+fn nodes(udp: &str, udp_query: &str) -> String {
     json!({
         "apiVersion": "blixt.dev/v1alpha1", "kind": "GatewayConfig",
         "metadata": {"name": "nodes", "namespace": "default"},
         "spec": {
-            "forwarding": "NAT", "timeouts": {"udp": "2h", "udpQuery": udp_query},
+            "forwarding": "NAT", "timeouts": {"udp": udp, "udpQuery": udp_query},
             "flowCapacity": 5_000, "maglevSize": 1_021,
         },
     })

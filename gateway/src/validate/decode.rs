@@ -18,7 +18,7 @@ pub(super) fn decode_secret<T: DeserializeOwned>(value: Value) -> Result<T, Vec<
 
 fn decode_and<T: DeserializeOwned>(
     value: Value,
-    reason: fn(&serde_json::Error) -> String,
+    reason: fn(&erased_serde::Error) -> String,
 ) -> Result<T, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut track = Track::new();
@@ -27,7 +27,10 @@ fn decode_and<T: DeserializeOwned>(
     };
     let deserializer = serde_ignored::Deserializer::new(value, &mut unknown);
     let deserializer = serde_path_to_error::Deserializer::new(deserializer, &mut track);
-    let result = T::deserialize(deserializer);
+    // Each type is read by one reader, and not by one for each of these layers: it would
+    // take minutes to build.
+    let mut deserializer = <dyn erased_serde::Deserializer<'_>>::erase(deserializer);
+    let result = erased_serde::deserialize(&mut deserializer);
     match result {
         Ok(read) if problems.is_empty() => Ok(read),
         Ok(_) => Err(problems),
@@ -39,7 +42,7 @@ fn decode_and<T: DeserializeOwned>(
     }
 }
 
-fn reason(error: &serde_json::Error) -> String {
+fn reason(error: &erased_serde::Error) -> String {
     let text = error.to_string();
     let Some((found, wanted)) =
         text.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "))
