@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use blixt_gateway::{Compiled, Programming};
+use blixt_gateway::Compiled;
 use blixt_model::ObjectName;
 use blixt_scrape::{Door, Page};
 use tokio::net::TcpListener;
@@ -15,11 +15,7 @@ use tracing::error;
 use crate::clients::Clients;
 use crate::flags::Flags;
 use crate::push::cluster::Keeping;
-use crate::push::{self, Heard, Push, TokenReviews, Trust};
-
-/// How far agents are with each Gateway; `None` while nobody knows, as in the
-/// first moments of a replica, when no agent has found it yet.
-pub(crate) type Progress = BTreeMap<ObjectName, Option<Programming>>;
+use crate::push::{self, Heard, Progress, Push, TokenReviews, Trust};
 
 /// What has to do with agents, in tasks of its own.
 pub(crate) struct Pushing {
@@ -115,9 +111,9 @@ impl Agents {
         self.push.publish(&compiled.snapshot)
     }
 
-    /// How far they are with a Gateway of what was published last.
-    pub(crate) fn programming(&self, name: &ObjectName) -> Option<Programming> {
-        self.push.programming(name)
+    /// How far they are with Gateways of what was published last.
+    pub(crate) fn programming(&self, of: impl IntoIterator<Item = ObjectName>) -> Progress {
+        self.push.programming(of)
     }
 
     /// Which nodes can't use the newest tables, and why.

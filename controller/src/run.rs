@@ -29,7 +29,7 @@ use crate::http::{self, HttpError, Shown};
 use crate::infrastructure::{self, Wanted};
 use crate::metrics::{FAILED, GONE, Metrics, OUTDATED, WRITTEN};
 use crate::patience::{Failure, Patience};
-use crate::push::{Push, tell};
+use crate::push::{Progress, Push, tell};
 use crate::secrets::Secrets;
 use crate::status::{self, Write};
 use crate::watch::{All, Change, Watches};
@@ -286,12 +286,17 @@ impl Loop {
             self.look_at(until);
             return;
         }
-        let Some(mut compiled) = self.compile_once() else { return };
-        // What agents say is of what they were told.
-        if self.agents.publish(&compiled.compiled)
-            && let Some(newer) = self.compile_once()
-        {
-            compiled = newer;
+        let progress = self.progress();
+        let Some(mut compiled) = self.compile_once(&progress) else { return };
+        if self.agents.publish(&compiled.compiled) {
+            // What agents say is of what they were told. Of new endpoints no Gateway
+            // says anything.
+            let newer = self.progress();
+            if newer != progress
+                && let Some(newer) = self.compile_once(&newer)
+            {
+                compiled = newer;
+            }
         }
         self.metrics.compilations.inc();
         self.metrics.compile_seconds.set(begin.elapsed().as_secs_f64());
@@ -305,8 +310,13 @@ impl Loop {
         }
     }
 
-    fn compile_once(&self) -> Option<Outcome> {
-        let outcome = self.world.compile(&|name| self.agents.programming(name));
+    /// Asked once for each compilation: it changes all the time.
+    fn progress(&self) -> Progress {
+        self.agents.programming(self.world.gateways())
+    }
+
+    fn compile_once(&self, progress: &Progress) -> Option<Outcome> {
+        let outcome = self.world.compile(progress);
         if let Err(fault) = &outcome {
             error!("the objects do not compile, please report this: {fault}");
         }

@@ -339,7 +339,7 @@ mod tests {
     }
 
     fn compiled(world: &World) -> Outcome {
-        world.compile(&|_| Some(Programming::Applied)).unwrap()
+        world.compile_with_all(Some(Programming::Applied))
     }
 
     /// Writes, as an API server would take them, until nothing is due; the
@@ -388,14 +388,14 @@ mod tests {
         }
         let refused = || Programming::Refused { node: "n1".to_owned(), reason: "no".to_owned() };
         for programming in [Programming::Applied, refused()] {
-            let known = |world: &World| world.compile(&|_| Some(programming.clone())).unwrap();
+            let known = |world: &World| world.compile_with_all(Some(programming.clone()));
             for _ in 0..2 {
                 for write in due(world.objects(), &known(&world), &at(1)) {
                     let Write::Status(object) = write else { continue };
                     world.apply(Change::Apply(object));
                 }
             }
-            let unknown = world.compile(&|_| None).unwrap();
+            let unknown = world.compile_with_all(None);
             let writes = due(world.objects(), &unknown, &at(2));
             let of_gateways = writes.iter().filter(|write| write.key().kind == Kind::Gateway);
             assert_eq!(of_gateways.count(), 0, "{writes:?}");
@@ -407,7 +407,7 @@ mod tests {
         changed.status = before.status.clone();
         changed.metadata.generation = Some(2);
         world.apply(Change::Apply(Object::Gateway(changed)));
-        let writes = due(world.objects(), &world.compile(&|_| None).unwrap(), &at(2));
+        let writes = due(world.objects(), &world.compile_with_all(None), &at(2));
         let Some(Write::Status(Object::Gateway(written))) =
             writes.iter().find(|write| write.key().kind == Kind::Gateway)
         else {

@@ -13,7 +13,7 @@ use blixt_model::{Generation, ObjectName, SnapshotError};
 use k8s_openapi::api::core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::agents::Progress;
+use crate::push::Progress;
 use crate::secrets::Told;
 use crate::watch::{All, Change, Watched};
 
@@ -230,19 +230,17 @@ impl World {
         self.index.apply(Event::Delete(key))
     }
 
-    /// Compiles all there is. The snapshot has those addresses only that are
+    /// The names of all Gateways.
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = ObjectName> {
+        let gateways = self.objects.keys().filter(|key| key.kind == Kind::Gateway);
+        gateways.filter_map(|key| ObjectName::new(key.namespace.clone()?, key.name.clone()).ok())
+    }
+
+    /// Compiles all there is, where agents are so far. The snapshot has those addresses only that are
     /// in the status of their Gateways, and nodes have those sources only that
     /// are in the status of a pool: what is not written there may be given to
     /// somebody else by the next leader.
-    pub(crate) fn compile(
-        &self,
-        programming: &dyn Fn(&ObjectName) -> Option<Programming>,
-    ) -> Result<Outcome, SnapshotError> {
-        let gateways = self.objects.keys().filter(|key| key.kind == Kind::Gateway);
-        let names = gateways
-            .filter_map(|key| ObjectName::new(key.namespace.clone()?, key.name.clone()).ok());
-        // Asked once: it changes all the time.
-        let progress: Progress = names.map(|name| (name.clone(), programming(&name))).collect();
+    pub(crate) fn compile(&self, progress: &Progress) -> Result<Outcome, SnapshotError> {
         let known = |name: &ObjectName| progress.get(name).cloned().flatten();
         let programmed = |name: &ObjectName| known(name).unwrap_or(Programming::Pending);
         let (unusable, assigned, nodes) = (self.unusable(), self.assigned(), self.nodes());
@@ -267,11 +265,18 @@ impl World {
         }
         sources.retain(|_, addresses| !addresses.is_empty());
         let snapshot = compiled.snapshot.retain_addresses(is_written);
-        let unknown = progress.into_iter().filter(|(_, progress)| progress.is_none());
+        let unknown = progress.iter().filter(|(_, progress)| progress.is_none());
         Ok(Outcome {
-            unknown: unknown.map(|(name, _)| name).collect(),
+            unknown: unknown.map(|(name, _)| name.clone()).collect(),
             compiled: Compiled { snapshot, sources, ..compiled },
         })
+    }
+
+    /// The same, where agents are as far with each Gateway.
+    #[cfg(test)]
+    pub(crate) fn compile_with_all(&self, programming: Option<Programming>) -> Outcome {
+        let progress = self.gateways().map(|name| (name, programming.clone())).collect();
+        self.compile(&progress).unwrap()
     }
 
     fn unusable(&self) -> BTreeMap<IpAddr, String> {
@@ -405,7 +410,7 @@ mod tests {
     }
 
     fn compiled(world: &World) -> Compiled {
-        world.compile(&|_| Some(Programming::Applied)).unwrap().compiled
+        world.compile_with_all(Some(Programming::Applied)).compiled
     }
 
     fn given(compiled: &Compiled) -> Vec<String> {

@@ -1,6 +1,8 @@
 //! The agents as one replica sees them: who lives, who has applied what, and
 //! what follows of it. Pure: time is an argument.
 
+mod survey;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -425,78 +427,6 @@ impl Agents {
             let (node, reason) = (node.to_owned(), format!("{address} {why}"));
             Some(Programming::AddressTaken { node, reason })
         })
-    }
-
-    /// How far the agents are with a Gateway of the newest snapshot. `None`
-    /// while a replica that has just begun has yet to hear of its agents: then
-    /// nobody knows better than what status says already.
-    pub(crate) fn programming(&self, name: &ObjectName, now: Instant) -> Option<Programming> {
-        let begins = now.saturating_duration_since(self.started) < COUNTS;
-        let pending = || (!begins).then_some(Programming::Pending);
-        let withheld = self.withheld.as_ref().and_then(|withheld| withheld.gateway(name));
-        if withheld.is_some() && withheld != self.newest().and_then(|newest| newest.gateway(name)) {
-            return Some(Programming::NoNode { why: self.too_large() });
-        }
-        let Some(newest) = self.newest() else { return pending() };
-        let Some(wanted) = newest.gateway(name) else { return pending() };
-        if let Some(taken) = self.taken_from(name) {
-            return Some(taken);
-        }
-        let is_same =
-            |parts: &Arc<Parts>| Arc::ptr_eq(parts, newest) || parts.gateway(name) == Some(wanted);
-        let mut found = None;
-        for (node, agent) in self.counting(now) {
-            let uses = agent.uses(now).is_some_and(is_same);
-            match &agent.refused {
-                _ if !agent.streams && self.streaming.contains(name) => {
-                    let reason = format!(
-                        "its agent, version {}, serves no HTTP, HTTPS and TLS listeners: upgrade it",
-                        agent.version
-                    );
-                    return Some(Programming::Refused { node: node.clone(), reason });
-                }
-                Some(refused)
-                    if !(uses && agent.unsure.is_none())
-                        && refused.snapshot.as_ref().is_some_and(is_same) =>
-                {
-                    let reason = refused.reason.clone();
-                    return Some(Programming::Refused { node: node.clone(), reason });
-                }
-                _ if uses => {
-                    if let Some(reason) = agent.troubles.get(name).cloned() {
-                        return Some(Programming::Refused { node: node.clone(), reason });
-                    }
-                    found.get_or_insert(Programming::Applied);
-                }
-                _ => found = Some(Programming::Pending),
-            }
-        }
-        match found {
-            None => {
-                let there = || self.by_node.iter().filter(|(_, agent)| agent.is_there(now));
-                let unable = if there().next().is_none() {
-                    Programming::NoAgent
-                } else if let Some(why) = all_in_trouble(there()) {
-                    Programming::NoNode { why }
-                } else {
-                    Programming::Pending
-                };
-                (!begins).then_some(unable)
-            }
-            Some(Programming::Pending) => pending(),
-            found => found,
-        }
-    }
-
-    /// Those who carry Gateways. Where all are in trouble, those who are out of it since
-    /// a moment ago: they own VIPs then.
-    fn counting(&self, now: Instant) -> impl Iterator<Item = (&String, &Agent)> {
-        let those = |fit: fn(&Health) -> bool| {
-            self.by_node.iter().filter(move |(_, agent)| agent.counts(now, fit))
-        };
-        let is_out_of_trouble = |health: &Health| health.trouble().is_none();
-        let nobody = those(is_out_of_trouble).next().is_none();
-        those(if nobody { Health::can_serve } else { is_out_of_trouble })
     }
 
     /// Who can't use the newest tables, and why; also where no Gateway is the

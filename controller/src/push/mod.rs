@@ -94,11 +94,15 @@ enum Said {
     Refused(Digest, String),
 }
 
+/// How far agents are with each Gateway; `None` while nobody knows, as in the
+/// first moments of a replica, when no agent has found it yet.
+pub type Progress = BTreeMap<ObjectName, Option<Programming>>;
+
 /// How far all agents are, as they say.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Heard {
     /// With each Gateway.
-    pub programming: BTreeMap<ObjectName, Option<Programming>>,
+    pub programming: Progress,
     /// Which nodes can't use the newest tables, and why. Where that is about
     /// endpoints no Gateway says it.
     pub refusals: BTreeMap<String, String>,
@@ -222,11 +226,11 @@ impl Push {
         tell(&self.0.certificates, Arc::new(certificates_out(certificates)));
     }
 
-    /// How far agents are with a Gateway of the newest snapshot: for
+    /// How far agents are with Gateways of the newest snapshot: for
     /// `Environment::programmed`. `None`, in the first seconds of a replica:
     /// that is not known yet, and what its status says should stay.
-    pub fn programming(&self, gateway: &ObjectName) -> Option<Programming> {
-        self.state().agents.programming(gateway, Instant::now())
+    pub fn programming(&self, gateways: impl IntoIterator<Item = ObjectName>) -> Progress {
+        self.state().programming(gateways, Instant::now())
     }
 
     /// What agents say, and whenever that changes.
@@ -330,9 +334,8 @@ impl Push {
             let agents = &state.agents;
             let size = agents.size();
             self.0.meters.tell(&agents.states(now), &state.owned, size);
-            let answer = |name: &ObjectName| (name.clone(), agents.programming(name, now));
             Heard {
-                programming: state.gateways.iter().map(answer).collect(),
+                programming: state.programming(state.gateways.iter().cloned(), now),
                 refusals: agents.refusals(now),
             }
         });
@@ -474,6 +477,15 @@ impl Push {
 }
 
 impl State {
+    fn programming(&self, of: impl IntoIterator<Item = ObjectName>, now: Instant) -> Progress {
+        let survey = self.agents.survey(now);
+        let answer = |name| {
+            let programming = survey.programming(&name);
+            (name, programming)
+        };
+        of.into_iter().map(answer).collect()
+    }
+
     /// Computes who owns what, if that can have changed.
     fn own(&mut self, now: Instant) {
         let (live, vips) = (self.agents.live(now), self.agents.vips());

@@ -130,7 +130,11 @@ impl Replica {
     }
 
     pub(crate) fn programming(&self) -> Option<Programming> {
-        self.push.programming(&gateway())
+        self.programming_of(gateway())
+    }
+
+    pub(crate) fn programming_of(&self, gateway: ObjectName) -> Option<Programming> {
+        self.push.programming([gateway]).into_values().next().flatten()
     }
 }
 

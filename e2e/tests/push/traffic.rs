@@ -166,7 +166,7 @@ fn an_address_of_the_node_stays_its_own_and_the_rest_is_served() {
     };
     let programming = |name: &str, wanted: &str| {
         eventually_some(format!("{wanted:?}"), SOON, || {
-            let found = format!("{:?}", replica.push.programming(&name.parse().unwrap()));
+            let found = format!("{:?}", replica.programming_of(name.parse().unwrap()));
             if found.contains(wanted) { Ok(()) } else { Err(found) }
         });
     };

@@ -95,7 +95,8 @@ impl Replica {
     }
 
     fn both(&self) -> [Option<Programming>; 2] {
-        ["a", "b"].map(|name| self.agents.programming(&name.parse().unwrap(), self.now))
+        let survey = self.agents.survey(self.now);
+        ["a", "b"].map(|name| survey.programming(&name.parse().unwrap()))
     }
 }
 
