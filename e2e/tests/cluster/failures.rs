@@ -15,9 +15,10 @@ use crate::nodes::{
     HEALING, await_owner, begin_anew, continue_agent, crash, cut_link, drain, join_link, mac,
     nothing, owner, replace, replace_agent, signal, start_again, stop_agent, uncordon,
 };
+use crate::resets::{Connections, Old};
 use crate::restarts::PLANNED;
 use crate::served::in_url;
-use crate::{apart, beside, flapping, gone, installed, resets};
+use crate::{apart, beside, flapping, gone, installed};
 
 /// How long new connections may find nobody, at most, in seconds.
 pub(crate) const OUTAGE: f64 = 3.0;
@@ -92,14 +93,19 @@ struct Failure {
     name: &'static str,
     first: fn(&Cluster),
     fails: fn(&Cluster),
-    heals: fn(&Cluster),
+    /// Nothing where it heals by itself.
+    heals: Option<fn(&Cluster)>,
     most: f64,
     usual: f64,
+    old: Old,
+    /// The agent was silent, and was not exchanged since.
+    was_silent: bool,
 }
 
 impl Failure {
     const fn new(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
-        Self { name, first: nothing, fails, heals, most: OUTAGE, usual: OUTAGE }
+        let (first, heals, old) = (nothing, Some(heals), Old::AreReset);
+        Self { name, first, fails, heals, most: OUTAGE, usual: OUTAGE, old, was_silent: false }
     }
 
     const fn planned(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
@@ -108,15 +114,28 @@ impl Failure {
 
     /// With the leader on the node that it happens to.
     const fn with_leader(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
-        Self { first: lead_from_node2, ..Self::new(name, fails, heals) }
+        Self { first: lead_from_node2, ..Self::silent(name, fails, heals) }
+    }
+
+    const fn silent(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
+        Self { was_silent: true, ..Self::new(name, fails, heals) }
+    }
+
+    const fn by_itself(self) -> Self {
+        Self { heals: None, ..self }
+    }
+
+    /// Whose addresses stay where they are.
+    const fn at_its_place(self) -> Self {
+        Self { old: Old::GoOn, ..self }
     }
 }
 
 const FAILURES: [Failure; 7] = [
-    Failure::planned("the agent is told to end", replace_agent, nothing),
-    Failure::planned("the node is drained", drain, uncordon),
+    Failure::planned("the agent is told to end", replace_agent, nothing).by_itself(),
+    Failure::planned("the node is drained", drain, uncordon).at_its_place(),
     Failure::new("the agent is killed", kill_agent, replace_agent),
-    Failure::new("the agent hangs", stop_agent, continue_agent),
+    Failure::silent("the agent hangs", stop_agent, continue_agent),
     Failure::new("the agent and the leader are killed", kill_both, replace_both),
     Failure::with_leader("the link is cut, and the leader is behind it", cut_link, join_link),
     Failure::with_leader("the node dies, and the leader is on it", crash, start_again),
@@ -124,9 +143,9 @@ const FAILURES: [Failure; 7] = [
 
 /// Those that are part of one of these.
 const PARTS: [Failure; 3] = [
-    Failure::new("the leader is killed", kill_leader, replace_controllers),
-    Failure::new("the link is cut", cut_link, join_link),
-    Failure::new("the node dies", crash, start_again),
+    Failure::new("the leader is killed", kill_leader, replace_controllers).at_its_place(),
+    Failure::silent("the link is cut", cut_link, join_link),
+    Failure::silent("the node dies", crash, start_again),
 ];
 
 pub(crate) fn of_everything(what: &str, times: usize) {
@@ -143,7 +162,7 @@ pub(crate) fn of_everything(what: &str, times: usize) {
     if times >= ENOUGH {
         flapping::moves_addresses_less_and_less(&cluster, &vips[0]);
     }
-    resets::of_old_connections(&cluster, &vips);
+    begin_anew(&cluster, &vips);
     for failure in FAILURES.iter().chain(PARTS.iter().filter(|_| times >= ENOUGH)) {
         let outages: Vec<_> = (0..times).map(|_| once(&cluster, &vips, failure)).collect();
         let sorted = |at: usize, part: usize| {
@@ -209,22 +228,28 @@ fn ms(outages: &[f64]) -> String {
 }
 
 /// One failure: the outages at all doors when it comes, and those when all becomes as
-/// it was.
+/// it was. Connections that were there before are old then.
 fn once(cluster: &Cluster, vips: &[String; 2], failure: &Failure) -> [[f64; 4]; 2] {
     (failure.first)(cluster);
-    // As if it had been well for long: else it were waited for longer each time.
-    begin_anew(cluster, vips);
+    await_owner(cluster, vips, "node2");
+    let connections = Connections::begin(cluster, vips);
     let lost = knocked(cluster, vips, failure.name, || {
         sleep(Duration::from_secs(1));
         (failure.fails)(cluster);
         // As long as anybody may take, and a moment for what comes late.
         sleep(Duration::from_secs_f64(OUTAGE + 1.0));
     });
+    connections.become_what(failure.old, failure.name);
+    // What heals by itself may have healed by now.
+    let heals = failure.heals.map(|heals| (heals, Connections::begin(cluster, vips)));
     let back = knocked(cluster, vips, failure.name, || {
-        (failure.heals)(cluster);
+        heals.iter().for_each(|(heals, _)| heals(cluster));
         await_owner(cluster, vips, "node2");
         sleep(Duration::from_secs(1));
     });
+    if let Some((_, connections)) = heals {
+        connections.become_what(failure.old, &format!("{}, and all is as it was", failure.name));
+    }
     installed::is_there(cluster);
     // One owner and no other, whoever thought to be one while apart.
     eventually_some("one owner, five times in a row", HEALING, || {
@@ -232,6 +257,10 @@ fn once(cluster: &Cluster, vips: &[String; 2], failure: &Failure) -> [[f64; 4]; 
         let mac = mac(cluster, "node2");
         if owners.iter().all(|owner| *owner == mac) { Ok(()) } else { Err(format!("{owners:?}")) }
     });
+    // As if it had been well for long: else it were waited for longer each time.
+    if failure.was_silent {
+        begin_anew(cluster, vips);
+    }
     [lost, back]
 }
 

@@ -124,8 +124,13 @@ pub(crate) fn drain(cluster: &Cluster) {
     cluster.kubectl(&drain).limit(HEALING).ok();
 }
 
+/// Who left does not come back by itself: with both controllers on one node, what fails
+/// next could leave none that agents know.
 pub(crate) fn uncordon(cluster: &Cluster) {
     cluster.kubectl(&["uncordon", "node2"]).ok();
+    if let [_, one] = &pods(cluster, "blixt-controller", "node1")[..] {
+        cluster.kubectl(&["-n", "blixt-system", "delete", "--wait=false", one]).ok();
+    }
 }
 
 pub(crate) fn cut_link(cluster: &Cluster) {

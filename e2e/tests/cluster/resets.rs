@@ -1,78 +1,50 @@
-//! What becomes of connections when their address goes to another node, and back: each
-//! hears at its next packet that it is over, and its client does not wait until it gives
-//! up by itself.
+//! What becomes of connections while something fails and when all is as it was: where
+//! their address goes to another node, each hears at its next packet that it is over, and
+//! its client does not wait until it gives up by itself.
 
-use std::fs;
-use std::path::PathBuf;
-use std::thread::sleep;
+use std::fs::File;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use blixt_e2e::cluster::Cluster;
-use blixt_testkit::netns::{Process, eventually_some};
+use blixt_testkit::netns::{Process, eventually_some, program};
 use tempfile::TempDir;
-
-use crate::failures::OUTAGE;
-use crate::installed;
-use crate::nodes::{
-    await_owner, begin_anew, continue_agent, crash, cut_link, drain, join_link, replace_agent,
-    start_again, stop_agent, uncordon,
-};
 
 /// Less than a client would wait before it sends its packet again and again.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Over addresses of both families.
-pub(crate) fn of_old_connections(cluster: &Cluster, vips: &[String; 2]) {
-    let begin = || vips.each_ref().map(|vip| Talk::begin(cluster, vip));
-    let are_reset = |talks: [Talk; 2], when: &str| {
-        talks.into_iter().for_each(|talk| talk.hears_a_reset(when));
-    };
-    let lost = || sleep(Duration::from_secs_f64(OUTAGE));
+/// What becomes of connections that were there before.
+#[derive(Clone, Copy)]
+pub(crate) enum Old {
+    /// Their address goes to another node.
+    AreReset,
+    /// It does not.
+    GoOn,
+}
 
-    begin_anew(cluster, vips);
-    let talks = begin();
-    drain(cluster);
-    for said in talks.map(Talk::goes_on) {
-        println!("a node that is drained keeps its connections: {said}");
+/// One to each of some addresses.
+pub(crate) struct Connections([Talk; 2]);
+
+impl Connections {
+    pub(crate) fn begin(cluster: &Cluster, vips: &[String; 2]) -> Self {
+        Self(vips.each_ref().map(|vip| Talk::begin(cluster, vip)))
     }
-    uncordon(cluster);
 
-    let talks = begin();
-    replace_agent(cluster);
-    await_owner(cluster, vips, "node1");
-    are_reset(talks, "the agent was told to end");
-    begin_anew(cluster, vips);
-
-    let talks = begin();
-    cut_link(cluster);
-    lost();
-    are_reset(talks, "the link was cut");
-    let talks = begin();
-    join_link(cluster);
-    await_owner(cluster, vips, "node2");
-    are_reset(talks, "the address is back where it was");
-    begin_anew(cluster, vips);
-
-    let talks = begin();
-    stop_agent(cluster);
-    lost();
-    are_reset(talks, "the agent hung");
-    continue_agent(cluster);
-    begin_anew(cluster, vips);
-
-    let talks = begin();
-    crash(cluster);
-    lost();
-    are_reset(talks, "the node died");
-    start_again(cluster);
-    // What a dead node's agent has left, the next one takes away.
-    installed::is_there(cluster);
+    pub(crate) fn become_what(self, old: Old, when: &str) {
+        for talk in self.0 {
+            match old {
+                Old::AreReset => talk.hears_a_reset(when),
+                Old::GoOn => talk.goes_on(when),
+            }
+        }
+    }
 }
 
 /// A request that has begun, on a connection that is there.
 struct Talk {
     client: Process,
-    pauses: PathBuf,
+    /// Who writes to it has the client go on.
+    go: File,
     _files: TempDir,
 }
 
@@ -86,20 +58,23 @@ impl Talk {
             printf 'GET /hostname HTTP/1.1\r\n' >&3
             sleep 0.3
             touch "$1"
-            while [ -e "$1" ]; do sleep 0.02; done
+            read -r <"$2"
             head <<<$'Host: x\r\nConnection: close\r\n\r' >&3
             timeout 5 cat <&3"#;
         let files = tempfile::tempdir().unwrap();
-        let pauses = files.path().join("pauses");
-        let client = cluster.client("bash").args(["-c", TALK, vip]).arg(&pauses).spawn();
+        let [pauses, go] = ["pauses", "go"].map(|name| files.path().join(name));
+        program("mkfifo").arg(&go).ok();
+        let client = cluster.client("bash").args(["-c", TALK, vip]).arg(&pauses).arg(&go).spawn();
+        // For both, so that it waits for nobody at its other end (fifo(7)).
+        let go = File::options().read(true).write(true).open(go).unwrap();
         let is_there = || if pauses.exists() { Ok(()) } else { Err("no answer") };
         eventually_some("the connection", Duration::from_secs(10), is_there);
-        Self { client, pauses, _files: files }
+        Self { client, go, _files: files }
     }
 
     /// Says the rest of it, and gives what the client heard, and after how long.
     fn ends(mut self) -> (String, String, Duration) {
-        fs::remove_file(&self.pauses).unwrap();
+        self.go.write_all(b"\n").unwrap();
         let begun = Instant::now();
         self.client.wait_for(Duration::from_secs(10));
         let took = begun.elapsed();
@@ -107,11 +82,11 @@ impl Talk {
         (stdout, stderr, took)
     }
 
-    fn goes_on(self) -> String {
+    fn goes_on(self, when: &str) {
         let (stdout, stderr, _) = self.ends();
-        let first = stdout.lines().next().unwrap_or_default().trim().to_owned();
-        assert_eq!(first, "HTTP/1.1 200 OK", "{stdout}{stderr}");
-        first
+        let first = stdout.lines().next().unwrap_or_default().trim();
+        assert_eq!(first, "HTTP/1.1 200 OK", "{when}: {stdout}{stderr}");
+        println!("{when}: an old connection goes on: {first}");
     }
 
     fn hears_a_reset(self, when: &str) {
