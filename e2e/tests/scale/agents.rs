@@ -4,6 +4,8 @@
 //! A few of them are strict: they put every snapshot together from its parts and
 //! hold its digest against what it should be.
 
+use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,6 +33,7 @@ const COMING: usize = 50;
 
 /// One agent has applied this.
 struct Applied {
+    agent: usize,
     digest: Vec<u8>,
     at: Instant,
 }
@@ -39,6 +42,9 @@ struct Applied {
 pub(crate) struct Agents {
     number: usize,
     applied: mpsc::UnboundedReceiver<Applied>,
+    /// What each has applied last, and how many have each of these.
+    have: Vec<Vec<u8>>,
+    having: HashMap<Vec<u8>, usize>,
     told: Arc<AtomicU64>,
     runtime: Runtime,
 }
@@ -63,6 +69,7 @@ impl Agents {
         for index in 0..number {
             let endpoint = endpoint(&format!("node-{index}"), port, ca, &authority);
             let agent = Agent {
+                index,
                 strict: index < STRICT,
                 applies: applies.clone(),
                 told: told.clone(),
@@ -77,30 +84,34 @@ impl Agents {
                 }
             });
         }
-        Self { number, applied, told, runtime }
+        let (have, having) = (vec![Vec::new(); number], HashMap::new());
+        Self { number, applied, have, having, told, runtime }
     }
 
     /// Waits until all of them have applied one and the same snapshot, which is
     /// another one than `before`; gives its digest and what it took.
     pub(crate) fn all_apply(&mut self, before: &[u8], patience: Duration) -> (Vec<u8>, Change) {
-        let (mut digest, mut have, mut at) = (Vec::new(), 0, Instant::now());
         let told_before = self.told.swap(0, Ordering::Relaxed);
         let all = async {
-            while have < self.number {
-                let applied = self.applied.recv().await.unwrap();
-                if applied.digest == before {
-                    continue;
+            loop {
+                let Applied { agent, digest, at } = self.applied.recv().await.unwrap();
+                // Some may have had two while others had none yet.
+                let last = mem::replace(&mut self.have[agent], digest.clone());
+                if let Some(others) = self.having.get_mut(&last) {
+                    *others -= 1;
                 }
-                if applied.digest == digest {
-                    have += 1;
-                } else {
-                    (digest, have) = (applied.digest, 1);
+                let having = self.having.entry(digest.clone()).or_default();
+                *having += 1;
+                if *having == self.number && digest != before {
+                    return (digest, at);
                 }
-                at = applied.at;
             }
         };
         let waited = self.runtime.block_on(async { tokio::time::timeout(patience, all).await });
-        assert!(waited.is_ok(), "{have} of {} agents have it after {patience:?}", self.number);
+        let Ok((digest, at)) = waited else {
+            panic!("of {} agents so many have each of these: {:?}", self.number, self.having);
+        };
+        self.having.retain(|_, agents| *agents > 0);
         let bytes = told_before + self.told.load(Ordering::Relaxed);
         (digest, Change { at, bytes: bytes / self.number as u64 })
     }
@@ -128,6 +139,7 @@ fn endpoint(node: &str, port: u16, ca: &Material, authority: &Authority) -> Endp
 }
 
 struct Agent {
+    index: usize,
     strict: bool,
     applies: mpsc::UnboundedSender<Applied>,
     told: Arc<AtomicU64>,
@@ -174,7 +186,8 @@ impl Agent {
                 });
                 say.send(applied).await.map_err(|error| text(&error))?;
                 // Nobody listens any more when the test is over.
-                let _ = self.applies.send(Applied { digest, at: Instant::now() });
+                let applied = Applied { agent: self.index, digest, at: Instant::now() };
+                let _ = self.applies.send(applied);
             }
         }
     }
