@@ -291,9 +291,9 @@ impl Loop {
         if self.agents.publish(&compiled.compiled) {
             // What agents say is of what they were told. Of new endpoints no Gateway
             // says anything.
-            let newer = self.progress();
-            if newer != progress
-                && let Some(newer) = self.compile_once(&newer)
+            let since = self.progress();
+            if since != progress
+                && let Some(newer) = self.compile_once(&since)
             {
                 compiled = newer;
             }

@@ -236,10 +236,10 @@ impl World {
         gateways.filter_map(|key| ObjectName::new(key.namespace.clone()?, key.name.clone()).ok())
     }
 
-    /// Compiles all there is, where agents are so far. The snapshot has those addresses only that are
-    /// in the status of their Gateways, and nodes have those sources only that
-    /// are in the status of a pool: what is not written there may be given to
-    /// somebody else by the next leader.
+    /// Compiles all there is, where agents are so far. The snapshot has those
+    /// addresses only that are in the status of their Gateways, and nodes have those
+    /// sources only that are in the status of a pool: what is not written there may be
+    /// given to somebody else by the next leader.
     pub(crate) fn compile(&self, progress: &Progress) -> Result<Outcome, SnapshotError> {
         let known = |name: &ObjectName| progress.get(name).cloned().flatten();
         let programmed = |name: &ObjectName| known(name).unwrap_or(Programming::Pending);

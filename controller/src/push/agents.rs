@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use blixt_api::parts::{Digest, Parts};
 use blixt_api::sync::{BEAT, MAX_MESSAGE_BYTES};
-use blixt_gateway::Programming;
 use blixt_model::ObjectName;
 
 use super::falls::Falls;
@@ -420,15 +419,6 @@ impl Agents {
         all.filter(|address| self.taken.by(address).is_none()).collect()
     }
 
-    /// Which node has an address of a Gateway itself, and why it stays there.
-    fn taken_from(&self, name: &ObjectName) -> Option<Programming> {
-        self.addresses.get(name)?.iter().find_map(|address| {
-            let (node, why) = self.taken.by(address)?;
-            let (node, reason) = (node.to_owned(), format!("{address} {why}"));
-            Some(Programming::AddressTaken { node, reason })
-        })
-    }
-
     /// Who can't use the newest tables, and why; also where no Gateway is the
     /// worse for it, as it is with endpoints.
     pub(crate) fn refusals(&self, now: Instant) -> BTreeMap<String, String> {
@@ -486,30 +476,6 @@ impl Agent {
     fn owns(&self, now: Instant, may_own: fn(&Health) -> bool) -> bool {
         self.has.is_some() && may_own(&self.health) && self.lives(now)
     }
-
-    /// Whether it carries Gateways.
-    fn counts(&self, now: Instant, fit: fn(&Health) -> bool) -> bool {
-        let is_new = now.saturating_duration_since(self.since) < COUNTS;
-        self.is_there(now) && fit(&self.health) && (self.answered || !is_new)
-    }
-
-    /// The snapshot it uses, as far as it is known here.
-    fn uses(&self, now: Instant) -> Option<&Arc<Parts>> {
-        let is_late = |since| now.saturating_duration_since(since) >= COUNTS;
-        self.applied.as_ref().filter(|_| !self.unsure.is_some_and(is_late))
-    }
-}
-
-/// Why nobody serves anything, if all are in trouble.
-fn all_in_trouble<'a>(agents: impl Iterator<Item = (&'a String, &'a Agent)>) -> Option<String> {
-    let troubles = agents.map(|(node, agent)| Some((node, agent.health.trouble()?)));
-    let troubles = troubles.collect::<Option<Vec<_>>>()?;
-    let (node, why) = troubles.first()?;
-    let others = match troubles.len() - 1 {
-        0 => String::new(),
-        others => format!(" ({others} more can't either)"),
-    };
-    Some(format!("No node can serve it now. {node}: {why}{others}."))
 }
 
 #[cfg(test)]

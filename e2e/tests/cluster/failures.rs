@@ -12,8 +12,8 @@ use blixt_e2e::knocks::Door;
 use blixt_testkit::netns::eventually_some;
 
 use crate::nodes::{
-    HEALING, await_owner, begin_anew, continue_agent, crash, cut_link, drain, join_link, mac,
-    nothing, owner, replace, replace_agent, signal, start_again, stop_agent, uncordon,
+    HEALING, await_owner, begin_anew, continue_agent, crash, cut_link, drain, exchange, join_link,
+    mac, nothing, owner, replace, replace_agent, signal, start_again, stop_agent, uncordon,
 };
 use crate::resets::{Connections, Old};
 use crate::restarts::PLANNED;
@@ -103,26 +103,26 @@ struct Failure {
 }
 
 impl Failure {
-    const fn new(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
-        let (first, heals, old) = (nothing, Some(heals), Old::AreReset);
+    const fn new(name: &'static str, fails: fn(&Cluster), heals: Option<fn(&Cluster)>) -> Self {
+        let (first, old) = (nothing, Old::AreReset);
         Self { name, first, fails, heals, most: OUTAGE, usual: OUTAGE, old, was_silent: false }
     }
 
-    const fn planned(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
+    const fn planned(name: &'static str, fails: fn(&Cluster), heals: Option<fn(&Cluster)>) -> Self {
         Self { most: PLANNED, usual: USUAL, ..Self::new(name, fails, heals) }
     }
 
     /// With the leader on the node that it happens to.
-    const fn with_leader(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
+    const fn with_leader(
+        name: &'static str,
+        fails: fn(&Cluster),
+        heals: Option<fn(&Cluster)>,
+    ) -> Self {
         Self { first: lead_from_node2, ..Self::silent(name, fails, heals) }
     }
 
-    const fn silent(name: &'static str, fails: fn(&Cluster), heals: fn(&Cluster)) -> Self {
+    const fn silent(name: &'static str, fails: fn(&Cluster), heals: Option<fn(&Cluster)>) -> Self {
         Self { was_silent: true, ..Self::new(name, fails, heals) }
-    }
-
-    const fn by_itself(self) -> Self {
-        Self { heals: None, ..self }
     }
 
     /// Whose addresses stay where they are.
@@ -132,20 +132,20 @@ impl Failure {
 }
 
 const FAILURES: [Failure; 7] = [
-    Failure::planned("the agent is told to end", replace_agent, nothing).by_itself(),
-    Failure::planned("the node is drained", drain, uncordon).at_its_place(),
-    Failure::new("the agent is killed", kill_agent, replace_agent),
-    Failure::silent("the agent hangs", stop_agent, continue_agent),
-    Failure::new("the agent and the leader are killed", kill_both, replace_both),
-    Failure::with_leader("the link is cut, and the leader is behind it", cut_link, join_link),
-    Failure::with_leader("the node dies, and the leader is on it", crash, start_again),
+    Failure::planned("the agent is told to end", replace_agent, None),
+    Failure::planned("the node is drained", drain, Some(uncordon)).at_its_place(),
+    Failure::new("the agent is killed", kill_agent, Some(replace_agent)),
+    Failure::silent("the agent hangs", stop_agent, Some(continue_agent)),
+    Failure::new("the agent and the leader are killed", kill_both, Some(replace_both)),
+    Failure::with_leader("the link is cut, and the leader is behind it", cut_link, Some(join_link)),
+    Failure::with_leader("the node dies, and the leader is on it", crash, Some(start_again)),
 ];
 
 /// Those that are part of one of these.
 const PARTS: [Failure; 3] = [
-    Failure::new("the leader is killed", kill_leader, replace_controllers).at_its_place(),
-    Failure::silent("the link is cut", cut_link, join_link),
-    Failure::silent("the node dies", crash, start_again),
+    Failure::new("the leader is killed", kill_leader, Some(replace_controllers)).at_its_place(),
+    Failure::silent("the link is cut", cut_link, Some(join_link)),
+    Failure::silent("the node dies", crash, Some(start_again)),
 ];
 
 pub(crate) fn of_everything(what: &str, times: usize) {
@@ -334,7 +334,7 @@ fn replace_controllers(cluster: &Cluster) {
     for line in cluster.kubectl(&get).ok().lines() {
         let (pod, restarts) = line.split_once(' ').unwrap();
         if pod.contains("blixt-controller") && restarts != "0" {
-            cluster.kubectl(&["-n", "blixt-system", "delete", "--wait=false", "pod", pod]).ok();
+            exchange(cluster, &format!("pod/{pod}"));
         }
     }
 }

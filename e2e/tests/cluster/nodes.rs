@@ -99,9 +99,12 @@ pub(crate) fn pods(cluster: &Cluster, workload: &str, node: &str) -> Vec<String>
 
 /// Pods that were killed often are started late: a new one is at once.
 pub(crate) fn replace(cluster: &Cluster, workload: &str, node: &str) {
-    for pod in pods(cluster, workload, node) {
-        cluster.kubectl(&["-n", "blixt-system", "delete", "--wait=false", &pod]).ok();
-    }
+    pods(cluster, workload, node).iter().for_each(|pod| exchange(cluster, pod));
+}
+
+/// Another pod for one of ours, without waiting for it.
+pub(crate) fn exchange(cluster: &Cluster, pod: &str) {
+    cluster.kubectl(&["-n", "blixt-system", "delete", "--wait=false", pod]).ok();
 }
 
 pub(crate) fn replace_agent(cluster: &Cluster) {
@@ -129,7 +132,7 @@ pub(crate) fn drain(cluster: &Cluster) {
 pub(crate) fn uncordon(cluster: &Cluster) {
     cluster.kubectl(&["uncordon", "node2"]).ok();
     if let [_, one] = &pods(cluster, "blixt-controller", "node1")[..] {
-        cluster.kubectl(&["-n", "blixt-system", "delete", "--wait=false", one]).ok();
+        exchange(cluster, one);
     }
 }
 

@@ -135,8 +135,7 @@ fn iperf3_finds_its_server_by_tcp_and_udp() {
         }
         let end = &iperf3(&["-u", "-b", "20M", "-l", "1200", "-t", "2"])["end"];
         let lost = end["sum"]["lost_percent"].as_f64().unwrap();
-        // On a busy machine a worker waits for its core, and a ring is soon full.
-        assert!(lost < 10.0, "{vip}: {end:#}");
+        assert!(lost < 1.0, "{vip}: {end:#}");
     }
     drop(server);
     // Data that comes after its connection's end is refused, as a server of

@@ -7,7 +7,7 @@ use blixt_api::parts::Parts;
 use blixt_gateway::Programming;
 use blixt_model::ObjectName;
 
-use super::{Agent, Agents, COUNTS, all_in_trouble};
+use super::{Agent, Agents, COUNTS};
 use crate::push::health::Health;
 
 /// All agents at one moment. What is the same for all Gateways is found out once: there
@@ -53,6 +53,29 @@ impl Agents {
         let is_out_of_trouble = |health: &Health| health.trouble().is_none();
         let nobody = those(is_out_of_trouble).next().is_none();
         those(if nobody { Health::can_serve } else { is_out_of_trouble })
+    }
+
+    /// Which node has an address of a Gateway itself, and why it stays there.
+    fn taken_from(&self, name: &ObjectName) -> Option<Programming> {
+        self.addresses.get(name)?.iter().find_map(|address| {
+            let (node, why) = self.taken.by(address)?;
+            let (node, reason) = (node.to_owned(), format!("{address} {why}"));
+            Some(Programming::AddressTaken { node, reason })
+        })
+    }
+}
+
+impl Agent {
+    /// Whether it carries Gateways.
+    fn counts(&self, now: Instant, fit: fn(&Health) -> bool) -> bool {
+        let is_new = now.saturating_duration_since(self.since) < COUNTS;
+        self.is_there(now) && fit(&self.health) && (self.answered || !is_new)
+    }
+
+    /// The snapshot it uses, as far as it is known here.
+    fn uses(&self, now: Instant) -> Option<&Arc<Parts>> {
+        let is_late = |since| now.saturating_duration_since(since) >= COUNTS;
+        self.applied.as_ref().filter(|_| !self.unsure.is_some_and(is_late))
     }
 }
 
@@ -126,4 +149,16 @@ impl Survey<'_> {
             found => found,
         }
     }
+}
+
+/// Why nobody serves anything, if all are in trouble.
+fn all_in_trouble<'a>(agents: impl Iterator<Item = (&'a String, &'a Agent)>) -> Option<String> {
+    let troubles = agents.map(|(node, agent)| Some((node, agent.health.trouble()?)));
+    let troubles = troubles.collect::<Option<Vec<_>>>()?;
+    let (node, why) = troubles.first()?;
+    let others = match troubles.len() - 1 {
+        0 => String::new(),
+        others => format!(" ({others} more can't either)"),
+    };
+    Some(format!("No node can serve it now. {node}: {why}{others}."))
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::push::owners;
+use blixt_gateway::Programming;
 use blixt_model::{
     Affinity, Backend, Endpoint, EndpointState, Gateway, Generation, HashSeed, Listener,
     ListenerName, Port, Protocol, ServiceIndex, ServicePort, ServicePortId, Snapshot, Target,
