@@ -136,6 +136,7 @@ fn goes_on(
     let opens = packet.meta.kind == Kind::Tcp && tcp::opens(packet.meta.tcp_flags);
     let asks_anew = opens && found.direction == Direction::ToEndpoint;
     match standing(flow, asks_anew, tables, moment.now) {
+        Standing::GoesOn if is_of_another(packet, flow, found.direction) => Err(DropReason::NoFlow),
         Standing::GoesOn => Ok(true),
         Standing::Over => {
             flows.expire(found.id, moment);
@@ -179,6 +180,22 @@ pub(crate) fn standing(flow: &Flow, asks_anew: bool, tables: &Tables, now: Milli
         // 5961 §4): anybody may have sent it.
         Stage::Udp(_) | Stage::Tcp(_) => Standing::GoesOn,
     }
+}
+
+/// Whether a segment that comes upon a client's connection that has ended is of a later one
+/// from the same port, which began where we do not see it: at another node, while that had
+/// the VIP. What remembers the old one (TIME_WAIT) would answer with what the client does
+/// not believe, and it would wait until it gives up by itself.
+///
+/// By what it acknowledges: a client begins its connections from one port not far from each
+/// other (RFC 6528 §3).
+#[inline(always)]
+fn is_of_another(packet: &Packet<'_>, flow: &Flow, direction: Direction) -> bool {
+    let ahead = packet.meta.tcp_ack.wrapping_sub(flow.client_ack);
+    flow.stage() == Stage::Resting
+        && direction == Direction::ToEndpoint
+        && packet.meta.tcp_flags & tcp::ACK != 0
+        && ahead.wrapping_add(UNDER_WAY) > 2 * UNDER_WAY
 }
 
 /// Lets a SYN have its tuple for a flow of its own, unless it only looks like
@@ -244,10 +261,13 @@ fn follow(
         // ended the flow may not have been believed by its receiver, or come
         // from a stranger, and who still talks keeps the way open (RFC 7857
         // §2.2).
-        Stage::Resting | Stage::Free => match packet.meta.tcp_flags & tcp::RST {
-            0 => Says::Becomes(Stage::Resting),
-            _ => Says::Nothing,
-        },
+        Stage::Resting | Stage::Free if packet.meta.tcp_flags & tcp::RST == 0 => {
+            if packet.meta.tcp_flags & tcp::ACK != 0 {
+                acknowledge(flow, direction, packet.meta.tcp_ack);
+            }
+            Says::Becomes(Stage::Resting)
+        }
+        Stage::Resting | Stage::Free => Says::Nothing,
     };
     forward(packet, direction, flow, moment);
     match after {

@@ -85,6 +85,49 @@ fn who_still_talks_after_a_reset_keeps_the_way_open() {
     assert_eq!(world.entries(), (0, 0));
 }
 
+/// For longer than numbers stay near to those of the end.
+#[test]
+fn who_hears_much_after_a_reset_keeps_the_way_open() {
+    const STEP: u32 = 10 << 20;
+    let mut world = world();
+    let opened = world.open(client(1), at(WEB));
+    world.send(tcp(client(1), at(WEB)).flags(RST).seq(1_001)).sent();
+    for step in 0..4 {
+        let said = 5_001 + step * STEP;
+        let data = tcp(opened.dst, opened.src).flags(ACK | PSH).seq(said).ack(1_001);
+        assert_eq!(world.send(data).sent().dst, client(1));
+        let answer = tcp(client(1), at(WEB)).flags(ACK).seq(1_001).ack(said + STEP);
+        assert_eq!(world.send(answer).sent().dst, opened.dst);
+    }
+}
+
+/// The client's second connection began at another node, from the port of its first one,
+/// and comes here with the VIP.
+#[test]
+fn a_segment_of_another_connection_is_told_so_after_the_end() {
+    let mut world = world();
+    let opened = world.open(client(1), at(WEB));
+    world.close(client(1), at(WEB), &opened);
+    // A client's numbers grow with time, those of two servers have nothing in common.
+    let other = |flags| tcp(client(1), at(WEB)).flags(flags).seq(250_000).ack(2_000_000_000);
+    for flags in [ACK, ACK | PSH, ACK | FIN] {
+        let reset = world.send(other(flags)).reset();
+        assert_eq!((reset.src, reset.dst, reset.seq), (at(WEB), client(1), 2_000_000_000));
+    }
+    assert_eq!(world.send(other(RST | ACK)).dropped(), DropReason::NoFlow);
+    assert_eq!(world.entries(), (1, 1), "the first one's port rests");
+    // It keeps nothing open, and what is late of the first one arrives.
+    world.later(59);
+    world.send(other(ACK)).reset();
+    let late = world.send(tcp(client(1), at(WEB)).flags(ACK).seq(1_002).ack(5_002)).sent();
+    assert_eq!((late.src, late.dst), (opened.src, opened.dst));
+    world.later(59);
+    world.send(other(ACK)).reset();
+    world.later(2);
+    world.sweep();
+    assert_eq!(world.entries(), (0, 0));
+}
+
 #[test]
 fn a_syn_after_the_end_starts_another_flow_from_another_port() {
     let mut world = world();

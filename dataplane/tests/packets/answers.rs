@@ -235,6 +235,21 @@ fn an_endpoint_that_talks_out_of_nowhere_is_reset() {
 }
 
 #[test]
+fn a_client_that_goes_on_with_another_connection_than_what_ended_is_reset() {
+    for cast in casts() {
+        let Cast { client, web, snat, web_endpoint, .. } = cast;
+        given(one_endpoint_each())
+            .with_web_flow(&cast)
+            .client_sends(tcp(client, web).flags(RST).seq(1_001))
+            .endpoint_gets(tcp(snat, web_endpoint).flags(RST).seq(1_001).hop_limit(63))
+            .moved(["to_endpoints", "flow.ended", "flow.resting"])
+            .client_sends(tcp(client, web).flags(ACK | PSH).seq(250_000).ack(2_000_000_000))
+            .client_gets(tcp(web, client).flags(RST).seq(2_000_000_000).window(0))
+            .moved(["drop.no_flow", "answer.reset"]);
+    }
+}
+
+#[test]
 fn answers_end_where_their_limits_do_and_come_back_with_time() {
     for Cast { client, web, .. } in casts() {
         let limits = Limits { resets_per_second: 1, icmp_per_second: 1 };

@@ -1,13 +1,14 @@
 //! Changes while traffic flows: in force at once, and no flow that exists
 //! notices.
 
-use std::io::{self, ErrorKind, Read};
-use std::net::UdpSocket;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use blixt_e2e::{Answer, Prober, Stage, StagePlan, Starved, ask, ask_over, connect};
+use blixt_e2e::{Answer, Prober, Stage, StagePlan, Starved, ask, ask_over, connect, serve_streams};
 use blixt_testkit::netns::eventually;
 use blixt_testkit::require_root;
+use socket2::{Domain, Socket, Type};
 
 use super::balance::short_rest;
 use super::names_everywhere;
@@ -203,6 +204,44 @@ fn clients_of_an_endpoint_that_is_gone_are_reset_and_others_stay() {
         eventually("be1 to be back", Duration::from_secs(3), || {
             client.inside(move || ask(to).unwrap() == "be1")
         });
+    }
+}
+
+/// A client's second connection is from the port of its first one, and to somebody else
+/// who has the VIP; then that comes back. The first one's endpoint still remembers it.
+#[test]
+fn a_connection_that_began_elsewhere_is_reset_where_one_from_its_port_has_ended() {
+    require_root!();
+    let stage = Stage::new(StagePlan::default(), |_, _| ());
+    let backends = stage.lab.backends.iter();
+    let _servers: Vec<_> =
+        backends.map(|backend| serve_streams(&backend.namespace, 8_080)).collect();
+    let client = &stage.lab.client.namespace;
+    for to in stage.vip(80) {
+        let from = client.inside(move || {
+            let mut first = connect(to).unwrap();
+            first.write_all(b"get 5\n").unwrap();
+            // The server ends it first, and so waits for what is late.
+            assert_eq!(first.read_to_end(&mut Vec::new()).unwrap(), 5);
+            first.local_addr().unwrap()
+        });
+        client.ip(&format!("address add {} dev lo", to.ip()));
+        let (mut second, other_end) = client.inside(move || {
+            let somebody = TcpListener::bind(to).unwrap();
+            let second = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+            second.bind(&from.into()).unwrap();
+            second.connect(&to.into()).unwrap();
+            (TcpStream::from(second), somebody.accept().unwrap())
+        });
+        let dropped = || stage.agent().metrics().sum("blixt_drops_total", &["reason=\"no_flow\""]);
+        let before = dropped();
+        client.ip(&format!("address del {} dev lo", to.ip()));
+        second.write_all(b"get 5\n").unwrap();
+        second.set_read_timeout(Some(PATIENCE)).unwrap();
+        let error = second.read(&mut [0]).expect_err("nobody knows it");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{to}: {error}");
+        assert_eq!(dropped(), before + 1.0, "{to}");
+        drop(other_end);
     }
 }
 
