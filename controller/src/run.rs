@@ -406,7 +406,7 @@ async fn send_all(
                         (OUTDATED, OUTDATED.to_owned())
                     }
                     kube::Error::Api(status) if status.code == 404 => (GONE, GONE.to_owned()),
-                    kube::Error::Api(status) => (FAILED, status.message),
+                    kube::Error::Api(status) => (FAILED, of_any(&status.message, &key)),
                     error => (FAILED, error.to_string()),
                 };
                 metrics.wrote(outcome);
@@ -415,4 +415,32 @@ async fn send_all(
         }
     }
     failed
+}
+
+/// What the API server says of an object, as it would of others: without its name, which it
+/// says after that of its type.
+fn of_any(message: &str, key: &ObjectKey) -> String {
+    message.replacen(&format!(" \"{}\"", key.name), "", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blixt_gateway::Kind;
+
+    #[test]
+    fn what_is_said_of_one_object_is_said_of_others() {
+        let key = |name: &str| ObjectKey {
+            kind: Kind::Gateway,
+            namespace: Some("shop".to_owned()),
+            name: name.to_owned(),
+        };
+        let said = |name| {
+            let message = format!("gateways \"{name}\" is forbidden: User \"us\" cannot update");
+            of_any(&message, &key(name))
+        };
+        assert_eq!(said("a"), "gateways is forbidden: User \"us\" cannot update");
+        assert_eq!(said("a"), said("b"));
+        assert_eq!(of_any("etcdserver: no leader", &key("a")), "etcdserver: no leader");
+    }
 }

@@ -11,13 +11,15 @@ use blixt_testkit::netns::{Process, Program, Ran, program, root_or_skip, thread_
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::alone;
 use crate::binaries;
 use crate::knocks::{Door, Knocks};
 use crate::lab;
 
 /// What clusters of tests are called. How long nobody answers is measured in them: each
-/// has two cores of the machine, or there is only one.
-const NAMES: [&str; 2] = ["blixt-cluster", "blixt-cluster2"];
+/// has two cores of the machine, or there is only one; but where tests wait for each other
+/// ([`alone::AT_WORK`]).
+const NAMES: [&str; 3] = ["blixt-cluster", "blixt-cluster2", "blixt-cluster3"];
 const CORES: usize = 2;
 
 /// What a cluster is brought up with.
@@ -76,7 +78,11 @@ impl Cluster {
             lab::require(&PROGRAMS);
         }
         let cores = thread::available_parallelism().unwrap().get();
-        let at_once = if ours { (cores / CORES).clamp(1, NAMES.len()) } else { 1 };
+        let at_once = match env::var_os(alone::AT_WORK) {
+            _ if !ours => 1,
+            None => (cores / CORES).clamp(1, NAMES.len()),
+            Some(_) => NAMES.len(),
+        };
         let (name, lock) = one_that_is_free(&NAMES[..at_once]);
         let cluster = Self { ours, name, _lock: lock };
         if !ours {

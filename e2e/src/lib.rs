@@ -32,7 +32,7 @@ pub mod stream;
 mod transfers;
 
 pub use agent::{Agent, Metrics, Stopped};
-pub use alone::alone;
+pub use alone::{alone, wait_for_quiet};
 pub use announcements::Announcements;
 pub use api_server::ApiServer;
 pub use clients::{Answer, Prober, ask, ask_from, ask_over, ask_udp, ask_udp_from, connect};

@@ -219,7 +219,9 @@ struct Following {
     means: Means,
     streams: BTreeMap<String, Stream>,
     tasks: JoinSet<()>,
-    /// Where replicas say that all of them are.
+    /// Where each replica says that all of them are.
+    told: BTreeMap<String, BTreeSet<Url>>,
+    /// All of that, and who says it.
     peers: watch::Sender<BTreeSet<Url>>,
     replicas: Replicas,
     /// When the next snapshot is asked for, if the last could not be read.
@@ -254,6 +256,7 @@ impl Following {
             means,
             streams: BTreeMap::new(),
             tasks: JoinSet::new(),
+            told: BTreeMap::new(),
             peers,
             replicas: Replicas::default(),
             ask_at: None,
@@ -346,6 +349,7 @@ impl Following {
                 }
                 self.troubles.insert(replica.clone(), why);
                 self.replicas.down(&replica);
+                self.show_peers();
             }
             Kind::Told(told) => self.hear(&replica, told),
             Kind::Unreadable(why) => self.ask_later(&replica, &why),
@@ -361,8 +365,8 @@ impl Following {
             }
             Told::Peers(peers) => {
                 let read = peers.urls.iter().filter_map(|url| url.parse().ok()).collect();
-                tell(&self.peers, read);
-                return;
+                self.told.insert(replica.to_owned(), read);
+                return self.show_peers();
             }
             Told::Snapshot(_) | Told::Delta(_) | Told::Assignment(_) | Told::Certificates(_) => {}
         }
@@ -390,6 +394,20 @@ impl Following {
             Ok(parts) => self.read(parts),
             Err(why) => self.ask_later(replica, &why),
         }
+    }
+
+    /// Replicas are where those that are up say, and where those are: one that has just begun
+    /// may not have heard of itself yet, and the others do not say it again. Where none is up
+    /// they are where they were.
+    fn show_peers(&mut self) {
+        let up = self.streams.iter().filter(|(_, stream)| stream.say.is_some());
+        let up: BTreeSet<_> = up.map(|(replica, _)| replica).collect();
+        if up.is_empty() {
+            return;
+        }
+        self.told.retain(|replica, _| up.contains(replica));
+        let they = up.iter().filter_map(|replica| replica.parse().ok());
+        tell(&self.peers, they.chain(self.told.values().flatten().cloned()).collect());
     }
 
     /// A replica does not rely on this agent for so long.

@@ -5,7 +5,11 @@ fn parts(seed: u64) -> Parts {
     Parts::of(&Snapshot::new(Generation(1), HashSeed(seed), vec![], vec![]).unwrap())
 }
 
-/// An agent whose one stream is this test.
+/// Replicas.
+const A: &str = "https://192.0.2.1:9874";
+const B: &str = "https://192.0.2.2:9874";
+
+/// An agent whose streams are this test: one to A that is up, one to B that is not.
 struct Stage {
     following: Following,
     said: mpsc::Receiver<Said>,
@@ -26,8 +30,10 @@ impl Stage {
         let means = Means { trust, scrapers, events, report, serving, doubted, ending };
         let mut following = Following::new(means, watch::Sender::default(), wishes, reach);
         let (say, said) = mpsc::channel(16);
-        let abort = following.tasks.spawn(pending());
-        following.streams.insert("a".to_owned(), Stream { abort, say: None });
+        for replica in [A, B] {
+            let abort = following.tasks.spawn(pending());
+            following.streams.insert(replica.to_owned(), Stream { abort, say: None });
+        }
         let mut stage = Self { following, said, wishes: wanted };
         stage.take(Kind::Up(say));
         let beat = wire::ControllerBeat {
@@ -41,7 +47,22 @@ impl Stage {
     }
 
     fn take(&mut self, kind: Kind) {
-        self.following.take(Event { replica: "a".to_owned(), kind });
+        self.take_of(A, kind);
+    }
+
+    fn take_of(&mut self, replica: &str, kind: Kind) {
+        self.following.take(Event { replica: replica.to_owned(), kind });
+    }
+
+    /// Where a replica says that all are.
+    fn hears_of(&mut self, replica: &str, urls: &[&str]) {
+        let urls = urls.iter().map(ToString::to_string).collect();
+        self.take_of(replica, Kind::Told(Told::Peers(wire::Peers { urls })));
+    }
+
+    /// Where they are looked for.
+    fn peers(&self) -> Vec<String> {
+        self.following.peers.borrow().iter().map(ToString::to_string).collect()
     }
 
     fn hears(&mut self, told: Told) {
@@ -138,4 +159,22 @@ async fn an_assignment_comes_with_the_tables_that_there_are() {
     assert_eq!(owned(&stage), mine.owned);
     stage.hears(Told::Assignment(wire::Assignment::default()));
     assert!(owned(&stage).is_empty());
+}
+
+#[tokio::test]
+async fn a_replica_that_has_not_heard_of_itself_is_not_lost() {
+    let mut stage = Stage::new();
+    stage.hears_of(A, &[A, B]);
+    assert_eq!(stage.peers(), [A, B]);
+    stage.take_of(B, Kind::Up(mpsc::channel(16).0));
+    stage.hears_of(B, &[A]);
+    assert_eq!(stage.peers(), [A, B]);
+    // What the first one said goes with it, who is up stays.
+    stage.take(Kind::Down("it has ended the stream".to_owned()));
+    assert_eq!(stage.peers(), [A, B], "B still leads to A");
+    stage.hears_of(B, &[B]);
+    assert_eq!(stage.peers(), [B]);
+    // Whoever comes back is where they were.
+    stage.take_of(B, Kind::Down("it has ended the stream".to_owned()));
+    assert_eq!(stage.peers(), [B]);
 }

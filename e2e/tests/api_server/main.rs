@@ -48,6 +48,9 @@ const ROOMS: [&[(&str, Test)]; 10] = [
 /// How many tests run at once, each with an API server: they mostly wait.
 const AT_ONCE: usize = 2;
 
+/// What each is called besides its name, for those who run the rest (`scripts/test`).
+const KIND: &str = "API server";
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(AT_ONCE).min(AT_ONCE));
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
             servers().push(server);
             Ok(())
         })
+        .with_kind(KIND)
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }

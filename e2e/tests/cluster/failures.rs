@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use blixt_e2e::cluster::Cluster;
 use blixt_e2e::knocks::Door;
+use blixt_e2e::wait_for_quiet;
 use blixt_testkit::netns::eventually_some;
 
 use crate::nodes::{
@@ -157,6 +158,7 @@ pub(crate) fn of_everything(what: &str, times: usize) {
     cluster.apply(GATEWAY);
     cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=120s", "pod/steady"]).ok();
     let vips = ["192.0.2.", "2001:db8:1::"].map(|network| of_node2(&cluster, network));
+    wait_for_quiet();
     apart::both_own_until_they_meet_again(&cluster);
     // Tests of push look at it too, and in less than its two minutes.
     if times >= ENOUGH {
