@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blixt_afxdp::lab::{Attached, Hook, Program};
 use blixt_afxdp::{Exchange, Slot};
@@ -95,7 +95,10 @@ impl World {
     pub(super) fn put(&mut self, interface: &'static str) -> &Program {
         self.programs.retain(|(name, ..)| *name != interface);
         let program = Program::redirect_all(self.queues).unwrap();
-        let attached = program.attach(interface, Hook::Native).unwrap();
+        // A program that another test starts has what was attached before until it runs.
+        let attached = eventually_some("the hook", Duration::from_secs(5), || {
+            program.attach(interface, Hook::Native)
+        });
         self.programs.push((interface, program, attached));
         &self.programs.last().unwrap().1
     }
