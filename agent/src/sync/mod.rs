@@ -212,6 +212,8 @@ impl Sync {
 struct Stream {
     abort: tokio::task::AbortHandle,
     say: Option<mpsc::Sender<Said>>,
+    /// Where the replica says that all of them are, while it is up.
+    peers: BTreeSet<Url>,
 }
 
 /// The task that follows the controller.
@@ -219,9 +221,7 @@ struct Following {
     means: Means,
     streams: BTreeMap<String, Stream>,
     tasks: JoinSet<()>,
-    /// Where each replica says that all of them are.
-    told: BTreeMap<String, BTreeSet<Url>>,
-    /// All of that, and who says it.
+    /// Where those that are up, and those that they tell of, are.
     peers: watch::Sender<BTreeSet<Url>>,
     replicas: Replicas,
     /// When the next snapshot is asked for, if the last could not be read.
@@ -256,7 +256,6 @@ impl Following {
             means,
             streams: BTreeMap::new(),
             tasks: JoinSet::new(),
-            told: BTreeMap::new(),
             peers,
             replicas: Replicas::default(),
             ask_at: None,
@@ -323,7 +322,7 @@ impl Following {
             if !self.streams.contains_key(&replica) {
                 let keep = stream::keep(replica.clone(), at, self.means.clone());
                 let abort = self.tasks.spawn(keep);
-                self.streams.insert(replica, Stream { abort, say: None });
+                self.streams.insert(replica, Stream { abort, say: None, peers: BTreeSet::new() });
             }
         }
     }
@@ -347,6 +346,7 @@ impl Following {
                 if stream.say.take().is_some() {
                     info!(replica, "no longer connected to the controller: {why}");
                 }
+                stream.peers.clear();
                 self.troubles.insert(replica.clone(), why);
                 self.replicas.down(&replica);
                 self.show_peers();
@@ -364,8 +364,10 @@ impl Following {
                 return self.replicas.beat(replica, &beat, std::time::Instant::now());
             }
             Told::Peers(peers) => {
-                let read = peers.urls.iter().filter_map(|url| url.parse().ok()).collect();
-                self.told.insert(replica.to_owned(), read);
+                if let Some(stream) = self.streams.get_mut(replica) {
+                    let read = peers.urls.iter().filter_map(|url| url.parse().ok());
+                    stream.peers = read.collect();
+                }
                 return self.show_peers();
             }
             Told::Snapshot(_) | Told::Delta(_) | Told::Assignment(_) | Told::Certificates(_) => {}
@@ -399,15 +401,14 @@ impl Following {
     /// Replicas are where those that are up say, and where those are: one that has just begun
     /// may not have heard of itself yet, and the others do not say it again. Where none is up
     /// they are where they were.
-    fn show_peers(&mut self) {
-        let up = self.streams.iter().filter(|(_, stream)| stream.say.is_some());
-        let up: BTreeSet<_> = up.map(|(replica, _)| replica).collect();
-        if up.is_empty() {
+    fn show_peers(&self) {
+        let up = || self.streams.iter().filter(|(_, stream)| stream.say.is_some());
+        if up().next().is_none() {
             return;
         }
-        self.told.retain(|replica, _| up.contains(replica));
-        let they = up.iter().filter_map(|replica| replica.parse().ok());
-        tell(&self.peers, they.chain(self.told.values().flatten().cloned()).collect());
+        let they = up().filter_map(|(replica, _)| replica.parse().ok());
+        let others = up().flat_map(|(_, stream)| stream.peers.iter().cloned());
+        tell(&self.peers, they.chain(others).collect());
     }
 
     /// A replica does not rely on this agent for so long.

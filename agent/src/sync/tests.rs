@@ -32,7 +32,9 @@ impl Stage {
         let (say, said) = mpsc::channel(16);
         for replica in [A, B] {
             let abort = following.tasks.spawn(pending());
-            following.streams.insert(replica.to_owned(), Stream { abort, say: None });
+            following
+                .streams
+                .insert(replica.to_owned(), Stream { abort, say: None, peers: BTreeSet::new() });
         }
         let mut stage = Self { following, said, wishes: wanted };
         stage.take(Kind::Up(say));
