@@ -51,7 +51,7 @@ fn a_certificate_is_exchanged_and_nobody_notices() {
         tls.read_to_string(&mut answer)?;
         Ok(answer)
     });
-    asks_more(25);
+    asks_more(26);
     curl(&world.outside, "www.example.com", VIPS[0], &old_only).unwrap();
     world.tell(|wanted| wanted.certificate = new);
     eventually_some("the new certificate", Duration::from_secs(5), || {
@@ -61,7 +61,7 @@ fn a_certificate_is_exchanged_and_nobody_notices() {
     // 60: the certificate is not trusted.
     let refused = curl(&world.outside, "www.example.com", VIPS[0], &old_only);
     assert_eq!(refused, Err(60));
-    asks_more(25);
+    asks_more(26);
     talking.store(false, Ordering::Relaxed);
     kept.join().unwrap();
     let answers = prober.stop();
